@@ -1,0 +1,218 @@
+//! The blocking lock client: leases from a lock table, with or without a database.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::error::{LockError, LockName, StoreError};
+use crate::lease::acquisition::{Acquisition, Attempt, Patience};
+use crate::lease::keeper::Keeper;
+use crate::lease::queue::Queue;
+use crate::lease::server_clock::ServerClock;
+use crate::lease::{Desk, Lease, LeaseTerms};
+use crate::stats::{Counters, LockStats};
+use crate::store::{DynamoDbLockStore, LockStore};
+
+/// A client of a DynamoDB lock table: acquires, renews and releases leases, blocking the caller.
+///
+/// [`EfsSqliteConnection`](crate::EfsSqliteConnection) uses one by itself. On its own it serves
+/// for other work that only one process may do at a time.
+///
+/// Cloning is cheap; clones share the store, the thread that renews leases, and the counters.
+/// All methods may be called from any thread, also inside a tokio runtime, where they block the
+/// worker thread like any blocking call: use `spawn_blocking`.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore};
+///
+/// // `DynamoDbLockClient::new("locks")` takes the table `locks` of the environment's AWS account.
+/// let client = DynamoDbLockClient::with_store(Arc::new(InMemoryLockStore::new()))
+///     .lease_duration(Duration::from_secs(30));
+/// let lease = client.acquire("nightly-report", Duration::from_secs(3))?;
+/// assert!(client.try_acquire("nightly-report")?.is_none());
+/// lease.renew()?;
+/// lease.release()?;
+/// # Ok::<(), diesel_sqlite_efs::LockError>(())
+/// ```
+#[derive(Clone)]
+pub struct DynamoDbLockClient {
+    store: Arc<dyn LockStore>,
+    clock: Clock,
+    server_clock: Arc<ServerClock>,
+    terms: Arc<LeaseTerms>,
+    keeper: Arc<Keeper>,
+    counters: Arc<Counters>,
+    database: PathBuf,
+}
+
+impl DynamoDbLockClient {
+    /// The default [`lease_duration`](Self::lease_duration).
+    pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+    /// The default [`max_hold`](Self::max_hold): the longest that a Lambda function can run.
+    pub const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(900);
+
+    /// A client of the named table, in the AWS account, region and endpoint of the environment.
+    ///
+    /// Nothing of AWS is touched before the first lease or [`warm_up`](Self::warm_up).
+    pub fn new(table: impl Into<String>) -> Self {
+        Self::with_store(Arc::new(DynamoDbLockStore::new(table)))
+    }
+
+    /// A client of any store, such as an [`InMemoryLockStore`](crate::InMemoryLockStore).
+    pub fn with_store(store: Arc<dyn LockStore>) -> Self {
+        Self {
+            store,
+            clock: Clock::system(),
+            server_clock: Arc::default(),
+            terms: Arc::new(LeaseTerms {
+                duration: Self::DEFAULT_LEASE,
+                max_hold: Self::DEFAULT_MAX_HOLD,
+                holder: format!("process {}", std::process::id()),
+            }),
+            keeper: Arc::default(),
+            counters: Arc::default(),
+            database: PathBuf::new(),
+        }
+    }
+
+    /// For how long an item grants the lease, unless it is renewed. Default: 10 s, long against a
+    /// write transaction and short to wait for after a crash. At least 2 s make sense: others judge
+    /// the end to the second.
+    #[must_use]
+    pub fn lease_duration(mut self, duration: Duration) -> Self {
+        self.terms_mut().duration = duration;
+        self
+    }
+
+    /// After what time since its acquisition a lease is no longer renewed by itself. Default:
+    /// 15 min.
+    #[must_use]
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.terms_mut().max_hold = max_hold;
+        self
+    }
+
+    /// The name written into the item, for people. Default: the process id.
+    #[must_use]
+    pub fn holder(mut self, holder: impl Into<String>) -> Self {
+        self.terms_mut().holder = holder.into();
+        self
+    }
+
+    /// Where the time is read from; for tests.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn terms_mut(&mut self) -> &mut LeaseTerms {
+        Arc::make_mut(&mut self.terms)
+    }
+
+    /// The same client, for one connection: with counters of its own and the database's name in
+    /// its errors.
+    pub(crate) fn for_database(&self, database: PathBuf) -> Self {
+        Self {
+            database,
+            counters: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Asks once. `None` if somebody else holds the lease.
+    ///
+    /// # Errors
+    /// [`LockError::Store`] if the store could not answer.
+    pub fn try_acquire(&self, key: &str) -> Result<Option<Lease>, LockError> {
+        /// One request and its repetition on a fresh connection.
+        const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
+        match self.begin(key).try_once(GIVE_UP_AFTER)? {
+            Attempt::Granted(lease) => Ok(Some(self.keep(lease))),
+            Attempt::Refused { .. } => Ok(None),
+        }
+    }
+
+    /// Waits for the lease, at most for `timeout`: first in order behind this process's other
+    /// requests for the same key, then asking the store with growing, random pauses.
+    ///
+    /// # Errors
+    /// [`LockError::Busy`] if somebody else still holds it; trying again is safe.
+    /// [`LockError::Store`], at once where waiting cannot help, if the store could not answer.
+    pub fn acquire(&self, key: &str, timeout: Duration) -> Result<Lease, LockError> {
+        let patience = Patience {
+            until: Instant::now() + timeout,
+            max_attempts: None,
+        };
+        let mut acquisition = self.begin(key);
+        match acquisition.try_once(timeout)? {
+            Attempt::Granted(lease) => Ok(self.keep(lease)),
+            Attempt::Refused { .. } => acquisition.wait(patience).map(|lease| self.keep(lease)),
+        }
+    }
+
+    /// Does ahead of time what the first lease would do before its first request: for DynamoDB,
+    /// reads the AWS configuration, finds credentials, sets up TLS. Nothing is sent to the table.
+    ///
+    /// # Errors
+    /// What is missing in the configuration. Trying again helps once that is mended.
+    pub fn warm_up(&self) -> Result<(), StoreError> {
+        self.store.warm_up()
+    }
+
+    /// An acquisition of `key`, nothing asked yet.
+    pub(crate) fn begin(&self, key: &str) -> Acquisition {
+        let name = self.lock_name(key);
+        let queue = Queue::of(&self.store, key);
+        let desk = Desk {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            server_clock: self.server_clock.clone(),
+            terms: self.terms.clone(),
+            counters: self.counters.clone(),
+            name,
+        };
+        Acquisition::new(desk, queue)
+    }
+
+    /// Renews the lease while it is held.
+    pub(crate) fn keep(&self, lease: Lease) -> Lease {
+        self.keeper.watch(&lease);
+        lease
+    }
+
+    /// Releases the lease on another thread; [`finish_releases`](Self::finish_releases) and
+    /// dropping the last clone wait for it.
+    pub(crate) fn release_in_background(&self, lease: Lease) {
+        self.keeper.release(lease);
+    }
+
+    pub(crate) fn finish_releases(&self) {
+        self.keeper.finish_releases();
+    }
+
+    pub(crate) fn lock_name(&self, key: &str) -> Arc<LockName> {
+        Arc::new(LockName {
+            database: self.database.clone(),
+            key: key.to_owned(),
+            table: self.store.table().to_owned(),
+        })
+    }
+
+    /// What the leases of this client have cost so far.
+    pub fn stats(&self) -> LockStats {
+        self.counters.get()
+    }
+}
+
+impl fmt::Debug for DynamoDbLockClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DynamoDbLockClient")
+            .field("store", &self.store)
+            .field("terms", &self.terms)
+            .finish_non_exhaustive()
+    }
+}

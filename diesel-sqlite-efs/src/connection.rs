@@ -1,0 +1,375 @@
+//! The connection: Diesel's traits over `SqliteConnection`, opened through the VFS.
+
+mod cursor;
+mod open;
+mod session;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use diesel::connection::{
+    CacheSize, Connection, ConnectionSealed, DefaultLoadingMode, Instrumentation, LoadConnection,
+    MultiConnectionHelper, SimpleConnection, WithMetadataLookup,
+};
+use diesel::dsl::{Find, Update};
+use diesel::expression::{MixedAggregates, QueryMetadata, ValidGrouping, is_aggregate};
+use diesel::migration::{CREATE_MIGRATIONS_TABLE, MigrationConnection};
+use diesel::prelude::*;
+use diesel::query_builder::{AsChangeset, IntoUpdateTarget, Query, QueryFragment, QueryId};
+use diesel::query_dsl::UpdateAndFetchResults;
+use diesel::query_dsl::methods::{ExecuteDsl, FindDsl, LoadQuery};
+use diesel::sql_types::TypeMetadata;
+use diesel::sqlite::{Sqlite, SqliteConnection};
+
+pub use self::cursor::EfsCursor;
+use self::session::Session;
+use crate::config::EfsConfig;
+use crate::error::{ConnectError, LockError};
+use crate::stats::LockStats;
+use crate::transaction::{EfsTransactionManager, TransactionState};
+
+/// A [`SqliteConnection`] to a database on a network file system that many hosts write to.
+///
+/// It takes the write lock of the database when SQLite first needs to write in a transaction, and
+/// releases it when the transaction ends; what only reads takes no lock and sends no request.
+/// Everything else is Diesel's: the query builder, `sql_query`, transactions, migrations, pools.
+///
+/// # Opening
+/// [`establish`](Connection::establish) takes a URL with the settings as parameters, and the
+/// environment for what the URL does not say; [`connect`](Self::connect) takes an [`EfsConfig`].
+/// Opening sends no request and takes no lock, unless a crashed writer has left a hot journal.
+///
+/// ```
+/// use diesel::prelude::*;
+/// use diesel_sqlite_efs::EfsSqliteConnection;
+///
+/// # let directory = std::env::temp_dir().join(format!("efs-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # let path = directory.join("app.db");
+/// # let path = path.display();
+/// // In production: "/mnt/efs/app.db?lock_table=app-locks"
+/// let mut conn = EfsSqliteConnection::establish(&format!("{path}?lock=local"))?;
+/// diesel::sql_query("CREATE TABLE visits (page TEXT NOT NULL)").execute(&mut conn)?;
+/// conn.transaction(|conn| {
+///     diesel::sql_query("INSERT INTO visits VALUES ('home')").execute(conn)
+/// })?;
+/// # drop(conn);
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// What the lock has to say arrives as [`diesel::result::Error::DatabaseError`]. Errors of kind
+/// `SerializationFailure` mean: nothing was changed, run the whole transaction again.
+/// [`last_lock_error`](Self::last_lock_error) has the typed value.
+///
+/// After a statement whose failure made SQLite end the transaction, all statements until the end
+/// of the transaction's closure fail with [`LockError::Aborted`], so that nothing it still does
+/// can reach the database by itself.
+///
+/// # Threads and runtimes
+/// Like Diesel's connections it is used by one thread at a time and blocks it. Inside a tokio
+/// runtime use `spawn_blocking`, or diesel-async's `SyncConnectionWrapper`. Do not open and close
+/// the database file in the same process by other means than SQLite: closing any descriptor of a
+/// file drops the process's POSIX locks on it (<https://sqlite.org/howtocorrupt.html>).
+pub struct EfsSqliteConnection {
+    /// Dropped first: closing it ends a transaction and releases its lease.
+    inner: SqliteConnection,
+    session: Session,
+}
+
+impl EfsSqliteConnection {
+    /// Opens the database as configured; what the configuration does not say is taken from the
+    /// environment.
+    ///
+    /// # Errors
+    /// [`ConnectError::Config`] names the setting or what is wrong with the file;
+    /// [`ConnectError::Lock`] means that a hot journal had to be rolled back first and the lock
+    /// was not to be had: try again if it [is retryable](LockError::is_retryable).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, InMemoryLockStore};
+    ///
+    /// # let path = std::env::temp_dir().join(format!("efs-doc-connect-{}.db", std::process::id()));
+    /// let config = EfsConfig::new(&path).lock_store(Arc::new(InMemoryLockStore::new()));
+    /// let conn = EfsSqliteConnection::connect(&config)?;
+    /// # drop(conn);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn connect(config: &EfsConfig) -> Result<Self, ConnectError> {
+        let (inner, session) = open::open(config)?;
+        Ok(Self { inner, session })
+    }
+
+    /// Runs a transaction begun with `BEGIN IMMEDIATE`: the lock is taken before it begins,
+    /// waiting for it if need be, so that nothing it reads can be out of date when it writes.
+    ///
+    /// Use it for transactions that read first and then write. Begun the ordinary way they fail
+    /// with a retryable error if somebody has written in between.
+    ///
+    /// # Errors
+    /// [`diesel::result::Error::AlreadyInTransaction`] inside a transaction; otherwise as
+    /// [`transaction`](Connection::transaction).
+    pub fn immediate_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: From<diesel::result::Error>,
+    {
+        EfsTransactionManager::locked_transaction(self, "BEGIN IMMEDIATE", f)
+    }
+
+    /// Runs a transaction begun with `BEGIN EXCLUSIVE`: as
+    /// [`immediate_transaction`](Self::immediate_transaction), and readers on this host are kept
+    /// out from the beginning.
+    ///
+    /// # Errors
+    /// As [`immediate_transaction`](Self::immediate_transaction).
+    pub fn exclusive_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: From<diesel::result::Error>,
+    {
+        EfsTransactionManager::locked_transaction(self, "BEGIN EXCLUSIVE", f)
+    }
+
+    /// Takes the write lock, waiting for it if need be, and holds it while `f` runs: for several
+    /// transactions that nobody else's write may come between, at the price of one acquisition.
+    ///
+    /// The lease is renewed meanwhile, up to the setting `lock_max_hold`. If it is lost all the
+    /// same, every further write in `f` fails. On a database without a lock, such as `:memory:`,
+    /// `f` is simply run.
+    ///
+    /// # Errors
+    /// [`LockError::Busy`] and the other errors of an acquisition, as Diesel's error, and those of
+    /// `f`.
+    pub fn with_write_lock<T, E, F>(&mut self, f: F) -> Result<T, E>
+    where
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: From<diesel::result::Error>,
+    {
+        let _pin = self.session.pin()?;
+        f(self)
+    }
+
+    /// Brings the database's schema up to date: runs the migrations of `source` that it lacks, all
+    /// of them under one lease, and returns their versions.
+    ///
+    /// Which ones are pending is read twice: first without the lock, so that nothing is asked of
+    /// DynamoDB when there are none, and again under it. Of many processes that start at once on a
+    /// new version, one applies the migrations, and the others wait and find none left to apply.
+    /// The lease is renewed while they run, up to the setting `lock_max_hold`.
+    ///
+    /// # Errors
+    /// What a migration fails with, and the errors of [`with_write_lock`](Self::with_write_lock).
+    /// Those that are retryable (see the type's [errors](Self#errors)) may be tried again; a
+    /// migration that failed is not recorded, and what it had done in a transaction is undone.
+    #[cfg(feature = "migrations")]
+    pub fn run_migrations(
+        &mut self,
+        source: impl diesel::migration::MigrationSource<Sqlite>,
+    ) -> diesel::migration::Result<Vec<diesel::migration::MigrationVersion<'static>>> {
+        crate::migrations::run(self, source)
+    }
+
+    /// No statement waits for locks beyond this moment; `None` for no such limit, the default.
+    ///
+    /// Meant for the end of a Lambda invocation, less the time that its last steps need.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        if let Some(gate) = self.session.gate() {
+            gate.set_deadline(deadline);
+        }
+    }
+
+    /// How long a statement waits for locks before it fails, in place of the setting
+    /// `lock_timeout`. `PRAGMA busy_timeout = <milliseconds>` does the same.
+    pub fn set_lock_timeout(&mut self, timeout: Duration) {
+        if let Some(gate) = self.session.gate() {
+            gate.set_timeout(timeout);
+        }
+    }
+
+    /// Does ahead of time what the first write would do before its first request to DynamoDB:
+    /// reads the AWS configuration, finds credentials, sets up TLS. Nothing is sent to the lock
+    /// table. Does nothing for other stores.
+    ///
+    /// # Errors
+    /// [`LockError::Store`] says what is missing in the AWS configuration.
+    pub fn warm_up(&mut self) -> Result<(), LockError> {
+        self.session.warm_up()
+    }
+
+    /// The last error that the lock caused on this connection, if any.
+    pub fn last_lock_error(&self) -> Option<&LockError> {
+        self.session.last_lock_error()
+    }
+
+    /// What the lock has cost this connection so far.
+    pub fn lock_stats(&self) -> LockStats {
+        (self.session.gate()).map_or_else(LockStats::default, |gate| gate.client().stats())
+    }
+
+    /// Diesel's own connection underneath, still protected by the VFS: for what Diesel offers for
+    /// `SqliteConnection` alone, such as `get_results` of a batch insert with RETURNING,
+    /// `register_collation` and SQL functions.
+    ///
+    /// Errors of the lock arrive as SQLite's ("database is locked", "disk I/O error") through it.
+    /// Transactions are best begun and ended on the outer connection, which keeps account of them.
+    pub fn sqlite(&mut self) -> &mut SqliteConnection {
+        &mut self.inner
+    }
+
+    /// Runs statements that belong to a transaction: none once it is aborted.
+    fn run<T>(
+        &mut self,
+        f: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
+    ) -> QueryResult<T> {
+        self.session.begin_statement()?;
+        let result = f(&mut self.inner);
+        self.session.finish_statement(result)
+    }
+
+    /// Runs what begins or commits a transaction.
+    pub(crate) fn run_control(&mut self, sql: &str) -> QueryResult<()> {
+        self.session.begin_control();
+        let result = self.inner.batch_execute(sql);
+        self.session.finish_control(result)
+    }
+
+    /// Runs a rollback: what a lost lease makes of its last steps is no longer of interest.
+    pub(crate) fn run_rollback(&mut self, sql: &str) -> QueryResult<()> {
+        self.session.begin_control();
+        let result = self.inner.batch_execute(sql);
+        self.session.translate(result)
+    }
+
+    pub(crate) fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}
+
+impl SimpleConnection for EfsSqliteConnection {
+    fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        self.run(|inner| inner.batch_execute(query))
+    }
+}
+
+impl ConnectionSealed for EfsSqliteConnection {}
+
+impl Connection for EfsSqliteConnection {
+    type Backend = Sqlite;
+    type TransactionManager = EfsTransactionManager;
+
+    /// Opens the database at a path, a `file:` or `sqlite://` URL, with settings as its
+    /// parameters: see [`EfsConfig`].
+    fn establish(database_url: &str) -> ConnectionResult<Self> {
+        let config = EfsConfig::from_url(database_url).map_err(ConnectError::from)?;
+        Ok(Self::connect(&config)?)
+    }
+
+    fn execute_returning_count<T>(&mut self, source: &T) -> QueryResult<usize>
+    where
+        T: QueryFragment<Sqlite> + QueryId,
+    {
+        self.run(|inner| inner.execute_returning_count(source))
+    }
+
+    fn transaction_state(&mut self) -> &mut TransactionState {
+        self.session.transaction()
+    }
+
+    fn instrumentation(&mut self) -> &mut dyn Instrumentation {
+        self.inner.instrumentation()
+    }
+
+    fn set_instrumentation(&mut self, instrumentation: impl Instrumentation) {
+        self.inner.set_instrumentation(instrumentation);
+    }
+
+    fn set_prepared_statement_cache_size(&mut self, size: CacheSize) {
+        self.inner.set_prepared_statement_cache_size(size);
+    }
+}
+
+impl LoadConnection<DefaultLoadingMode> for EfsSqliteConnection {
+    type Cursor<'conn, 'query> = EfsCursor<'conn, 'query>;
+    type Row<'conn, 'query> = <SqliteConnection as LoadConnection>::Row<'conn, 'query>;
+
+    fn load<'conn, 'query, T>(&'conn mut self, source: T) -> QueryResult<EfsCursor<'conn, 'query>>
+    where
+        T: Query + QueryFragment<Sqlite> + QueryId + 'query,
+        Sqlite: QueryMetadata<T::SqlType>,
+    {
+        self.session.begin_statement()?;
+        match LoadConnection::load(&mut self.inner, source) {
+            Ok(rows) => Ok(EfsCursor::new(rows, &mut self.session)),
+            Err(error) => self.session.finish_statement(Err(error)),
+        }
+    }
+}
+
+impl WithMetadataLookup for EfsSqliteConnection {
+    fn metadata_lookup(&mut self) -> &mut <Sqlite as TypeMetadata>::MetadataLookup {
+        self.inner.metadata_lookup()
+    }
+}
+
+impl MultiConnectionHelper for EfsSqliteConnection {
+    fn to_any<'a>(
+        lookup: &mut <Sqlite as TypeMetadata>::MetadataLookup,
+    ) -> &mut (dyn std::any::Any + 'a) {
+        lookup
+    }
+
+    fn from_any(
+        lookup: &mut dyn std::any::Any,
+    ) -> Option<&mut <Sqlite as TypeMetadata>::MetadataLookup> {
+        lookup.downcast_mut()
+    }
+}
+
+impl MigrationConnection for EfsSqliteConnection {
+    fn setup(&mut self) -> QueryResult<usize> {
+        diesel::sql_query(CREATE_MIGRATIONS_TABLE).execute(self)
+    }
+}
+
+/// What `save_changes` needs, as Diesel does it for `SqliteConnection`.
+impl<'b, Changes, Output> UpdateAndFetchResults<Changes, Output> for EfsSqliteConnection
+where
+    Changes: Copy + Identifiable,
+    Changes:
+        AsChangeset<Target = <Changes as diesel::associations::HasTable>::Table> + IntoUpdateTarget,
+    Changes::Table: FindDsl<Changes::Id>,
+    Update<Changes, Changes>: ExecuteDsl<EfsSqliteConnection>,
+    Find<Changes::Table, Changes::Id>: LoadQuery<'b, EfsSqliteConnection, Output>,
+    <Changes::Table as Table>::AllColumns: ValidGrouping<()>,
+    <<Changes::Table as Table>::AllColumns as ValidGrouping<()>>::IsAggregate:
+        MixedAggregates<is_aggregate::No, Output = is_aggregate::No>,
+{
+    fn update_and_fetch(&mut self, changeset: Changes) -> QueryResult<Output> {
+        diesel::update(changeset).set(changeset).execute(self)?;
+        FindDsl::find(Changes::table(), changeset.id()).get_result(self)
+    }
+}
+
+#[cfg(feature = "r2d2")]
+impl diesel::r2d2::R2D2Connection for EfsSqliteConnection {
+    fn ping(&mut self) -> QueryResult<()> {
+        self.batch_execute("SELECT 1")
+    }
+
+    fn is_broken(&mut self) -> bool {
+        use diesel::connection::TransactionManager;
+        EfsTransactionManager::is_broken_transaction_manager(self)
+    }
+}
+
+impl fmt::Debug for EfsSqliteConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EfsSqliteConnection")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,86 @@
+//! The rows of a query, with the lock's errors translated.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use diesel::connection::LoadConnection;
+use diesel::result::QueryResult;
+use diesel::sqlite::SqliteConnection;
+
+use super::session::Session;
+
+type Rows<'conn, 'query> = <SqliteConnection as LoadConnection>::Cursor<'conn, 'query>;
+type Row<'conn, 'query> = <SqliteConnection as LoadConnection>::Row<'conn, 'query>;
+
+/// The rows that a query returns, from `load_iter` and below `load` and `get_result`.
+///
+/// A statement that writes outside a transaction, such as `INSERT .. RETURNING`, is run to its end
+/// before its first row is handed out. SQLite commits it only then, and a caller that takes one row
+/// and leaves must not miss that the commit failed.
+pub struct EfsCursor<'conn, 'query> {
+    rows: Rows<'conn, 'query>,
+    session: &'conn mut Session,
+    begun: bool,
+    buffered: VecDeque<Row<'conn, 'query>>,
+}
+
+impl<'conn, 'query> EfsCursor<'conn, 'query> {
+    pub(super) fn new(rows: Rows<'conn, 'query>, session: &'conn mut Session) -> Self {
+        Self {
+            rows,
+            session,
+            begun: false,
+            buffered: VecDeque::new(),
+        }
+    }
+
+    /// The next row of SQLite's.
+    fn step(&mut self) -> Option<QueryResult<Row<'conn, 'query>>> {
+        match self.rows.next() {
+            Some(Ok(row)) => Some(Ok(row)),
+            Some(Err(error)) => Some(self.session.finish_statement(Err(error))),
+            None => (self.session.finish_statement(Ok(())).err()).map(Err),
+        }
+    }
+
+    /// The first row; all others are fetched with it if the end of the statement is a commit.
+    fn first(&mut self) -> Option<QueryResult<Row<'conn, 'query>>> {
+        self.begun = true;
+        let first = self.step()?;
+        if first.is_err() || !self.session.will_autocommit() {
+            return Some(first);
+        }
+        while let Some(row) = self.step() {
+            match row {
+                Ok(row) => self.buffered.push_back(row),
+                Err(error) => {
+                    self.buffered.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+        Some(first)
+    }
+}
+
+impl<'conn, 'query> Iterator for EfsCursor<'conn, 'query> {
+    type Item = QueryResult<Row<'conn, 'query>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if !self.begun {
+            return self.first();
+        }
+        match self.buffered.pop_front() {
+            Some(row) => Some(Ok(row)),
+            None => self.step(),
+        }
+    }
+}
+
+impl fmt::Debug for EfsCursor<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EfsCursor")
+            .field("begun", &self.begun)
+            .finish_non_exhaustive()
+    }
+}

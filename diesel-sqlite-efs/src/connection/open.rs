@@ -1,0 +1,235 @@
+//! Opening: from settings to a connection whose file is ruled by a gate.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use diesel::connection::{Connection, SimpleConnection};
+use diesel::result::{ConnectionError, DatabaseErrorKind, Error};
+use diesel::sqlite::SqliteConnection;
+
+use super::session::Session;
+use crate::client::DynamoDbLockClient;
+use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
+use crate::error::{ConfigError, ConnectError};
+use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
+use crate::url::Database;
+use crate::vfs::gate::{FileFormat, Gate, GateSettings};
+use crate::vfs::netfs::network_file_system;
+use crate::vfs::{Admission, open_admitted, shim_over};
+
+/// Opens the database and applies what has to hold for every transaction.
+pub(super) fn open(config: &EfsConfig) -> Result<(SqliteConnection, Session), ConnectError> {
+    let settings = config.resolve()?;
+    match &settings.database {
+        // Nobody else can write to it: Diesel's own connection, without a lock.
+        Database::Memory { url } => Ok((SqliteConnection::establish(url)?, Session::new(None))),
+        Database::File { path, .. } => open_file(&settings, path),
+    }
+}
+
+fn open_file(
+    settings: &Settings,
+    path: &Path,
+) -> Result<(SqliteConnection, Session), ConnectError> {
+    check_directory(path)?;
+    let network = network(settings, path)?;
+    let shim = shim_over(&settings.base_vfs).ok_or_else(|| ConfigError::InvalidValue {
+        setting: "EfsConfig::base_vfs".to_owned(),
+        value: settings.base_vfs.clone(),
+        problem: "SQLite knows no VFS of this name".to_owned(),
+    })?;
+    let gate = Arc::new(Gate::new(
+        client(settings).for_database(path.to_owned()),
+        &settings.key,
+        GateSettings {
+            commit: settings.commit,
+            release: settings.release,
+            timeout: settings.timeout,
+            max_attempts: settings.max_attempts,
+        },
+    ));
+    // Where file locks work, they keep readers and writers apart; on a network file system the
+    // lock may be lost unnoticed.
+    let read_check = settings.read_check.unwrap_or(match network {
+        Some(_) => ReadCheck::Counter,
+        None => ReadCheck::Off,
+    });
+    let admission = Admission {
+        gate: gate.clone(),
+        check_reads: read_check == ReadCheck::Counter,
+        normal_sync_allowed: settings.synchronous == Synchronous::Normal,
+        network: network.is_some(),
+    };
+    let uri = settings.sqlite_uri(shim);
+    let opened = open_admitted(admission, || SqliteConnection::establish(&uri));
+    let mut connection = match opened {
+        Ok(Some(connection)) => connection,
+        Ok(None) => {
+            return Err(unusable(
+                path,
+                "SQLite did not open it through this crate's VFS",
+            ));
+        }
+        Err(error) => return Err(diagnose(&gate, path, error)),
+    };
+    if let Err(error) = connection.batch_execute(&pragmas(settings)) {
+        return Err(match gate.take_error() {
+            Some(lock_error) => lock_error.into(),
+            None => diagnose(
+                &gate,
+                path,
+                ConnectionError::CouldntSetupConfiguration(error),
+            ),
+        });
+    }
+    Ok((connection, Session::new(Some(gate))))
+}
+
+/// What holds for every transaction of the connection.
+///
+/// `journal_mode=DELETE` is SQLite's default, and the only one that the VFS lets through; asking
+/// for it would cost a look at the file. Temporary tables stay in memory, off the network.
+/// `cache_spill=OFF` keeps uncommitted pages out of the file.
+fn pragmas(settings: &Settings) -> String {
+    format!(
+        "PRAGMA synchronous={}; PRAGMA temp_store=MEMORY; PRAGMA cache_spill=OFF; PRAGMA cache_size={};",
+        settings.synchronous.pragma(),
+        settings.cache_size.pragma()
+    )
+}
+
+/// The kind of network file system that the database is on, if it is.
+fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigError> {
+    let detected = network_file_system(path).map_err(|error| ConfigError::Database {
+        path: path.to_owned(),
+        problem: format!("its file system cannot be examined: {error}"),
+    })?;
+    let network = match settings.network_override {
+        Some(false) => None,
+        Some(true) => Some(detected.unwrap_or_else(|| "as configured".to_owned())),
+        None => detected,
+    };
+    match (&settings.store, network) {
+        (StoreChoice::Local, Some(file_system)) => Err(ConfigError::LocalLockOnNetwork {
+            path: path.to_owned(),
+            file_system,
+        }),
+        (_, network) => Ok(network),
+    }
+}
+
+/// One store for each table and process: its thread and its connections serve all.
+fn store(choice: &StoreChoice) -> Arc<dyn LockStore> {
+    type Stores = HashMap<String, Weak<DynamoDbLockStore>>;
+    static BY_TABLE: LazyLock<Mutex<Stores>> = LazyLock::new(Mutex::default);
+    static LOCAL: LazyLock<Arc<LocalLockStore>> = LazyLock::new(|| Arc::new(LocalLockStore));
+    match choice {
+        StoreChoice::Custom(store) => store.clone(),
+        StoreChoice::Local => LOCAL.clone(),
+        StoreChoice::DynamoDb { table } => {
+            let mut stores = BY_TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = stores.entry(table.clone()).or_default();
+            entry.upgrade().unwrap_or_else(|| {
+                let store = Arc::new(DynamoDbLockStore::new(table));
+                *entry = Arc::downgrade(&store);
+                store
+            })
+        }
+    }
+}
+
+fn client(settings: &Settings) -> DynamoDbLockClient {
+    /// Nobody takes over a local lock: SQLite's file locks end with the process that holds them.
+    const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+    let (lease, max_hold) = match settings.store {
+        StoreChoice::Local => (NEVER, Duration::ZERO),
+        _ => (settings.lease, settings.max_hold),
+    };
+    DynamoDbLockClient::with_store(store(&settings.store))
+        .lease_duration(lease)
+        .max_hold(max_hold)
+        .holder(settings.holder.clone())
+        .clock(settings.clock.clone())
+}
+
+/// What SQLite would only call "unable to open database file".
+fn check_directory(path: &Path) -> Result<(), ConfigError> {
+    let problem = |problem: String| ConfigError::Database {
+        path: path.to_owned(),
+        problem,
+    };
+    if path.is_dir() {
+        return Err(problem("it is a directory".to_owned()));
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    match directory.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(problem(format!(
+            "{} is not a directory",
+            directory.display()
+        ))),
+        Err(error) => Err(problem(format!(
+            "its directory {} cannot be used ({error}); is the file system mounted?",
+            directory.display()
+        ))),
+    }
+}
+
+/// Why the file could not be used, from what the VFS saw of it.
+fn diagnose(gate: &Gate, path: &Path, error: ConnectionError) -> ConnectError {
+    match gate.file_format() {
+        Some(FileFormat::WriteAheadLog) => unusable(
+            path,
+            "it is in WAL mode, which needs memory shared by all its users and cannot work across hosts; convert it on one host, while nobody uses it, with `sqlite3 FILE 'PRAGMA journal_mode=DELETE'`",
+        ),
+        Some(FileFormat::Other) => {
+            unusable(path, "it is not a SQLite database, or it is encrypted")
+        }
+        Some(FileFormat::RollbackJournal) | None => match &error {
+            ConnectionError::BadConnection(message) => unusable(
+                path,
+                &format!("{message}; check the permissions of the file and of its directory"),
+            ),
+            ConnectionError::CouldntSetupConfiguration(Error::DatabaseError(
+                DatabaseErrorKind::Unknown,
+                information,
+            )) => unusable(
+                path,
+                &format!(
+                    "{}{}",
+                    information.message(),
+                    hint(path, information.message())
+                ),
+            ),
+            _ => error.into(),
+        },
+    }
+}
+
+fn hint(path: &Path, message: &str) -> String {
+    let wal = {
+        let mut name = path.as_os_str().to_owned();
+        name.push("-wal");
+        PathBuf::from(name)
+    };
+    if message == "unable to open database file" && wal.exists() {
+        format!(
+            "; a write-ahead log ({}) stands beside it: open it once with the sqlite3 shell on one host, while nobody uses it, and run `PRAGMA journal_mode=DELETE`",
+            wal.display()
+        )
+    } else {
+        String::new()
+    }
+}
+
+fn unusable(path: &Path, problem: &str) -> ConnectError {
+    ConnectError::Config(ConfigError::Database {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    })
+}

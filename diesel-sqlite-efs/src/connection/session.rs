@@ -1,0 +1,185 @@
+//! What a connection keeps beside SQLite: its gate, its transaction, and what went wrong last.
+
+use std::sync::Arc;
+
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
+
+use crate::error::LockError;
+use crate::transaction::TransactionState;
+use crate::vfs::gate::Gate;
+
+/// The connection's side of the lock.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// `None` for databases that nobody else can write to.
+    gate: Option<Arc<Gate>>,
+    transaction: TransactionState,
+    last_lock_error: Option<LockError>,
+}
+
+/// Keeps the lease until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Pin(Option<Arc<Gate>>);
+
+impl Session {
+    pub(crate) fn new(gate: Option<Arc<Gate>>) -> Self {
+        Self {
+            gate,
+            transaction: TransactionState::default(),
+            last_lock_error: None,
+        }
+    }
+
+    pub(crate) fn gate(&self) -> Option<&Gate> {
+        self.gate.as_deref()
+    }
+
+    pub(crate) fn transaction(&mut self) -> &mut TransactionState {
+        &mut self.transaction
+    }
+
+    pub(crate) fn last_lock_error(&self) -> Option<&LockError> {
+        self.last_lock_error.as_ref()
+    }
+
+    pub(crate) fn warm_up(&self) -> Result<(), LockError> {
+        let Some(gate) = &self.gate else {
+            return Ok(());
+        };
+        gate.client().warm_up().map_err(|source| LockError::Store {
+            lock: gate.lock_name().clone(),
+            source,
+        })
+    }
+
+    /// Acquires the lease and holds it until the pin is dropped.
+    pub(crate) fn pin(&mut self) -> QueryResult<Pin> {
+        if let Some(gate) = &self.gate
+            && let Err(error) = gate.pin()
+        {
+            self.last_lock_error = Some(error.clone());
+            return Err(error.into());
+        }
+        Ok(Pin(self.gate.clone()))
+    }
+
+    /// Whether a statement may run: not in a transaction that SQLite has ended already.
+    pub(crate) fn begin_statement(&mut self) -> QueryResult<()> {
+        self.note_end_of_transaction(None);
+        if let Some(aborted) = self.transaction.aborted() {
+            return Err(aborted.into());
+        }
+        self.begin_control();
+        Ok(())
+    }
+
+    /// A statement ran: translates what the lock had to do with its failure.
+    pub(crate) fn finish_statement<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
+        let result = self.finish_control(result);
+        self.note_end_of_transaction(result.as_ref().err());
+        result
+    }
+
+    /// A statement that begins or ends a transaction is about to run.
+    pub(crate) fn begin_control(&mut self) {
+        if let Some(gate) = &self.gate {
+            gate.statement_begins();
+        }
+    }
+
+    /// A statement ran that may have committed something.
+    pub(crate) fn finish_control<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
+        match (
+            result,
+            self.gate.as_ref().and_then(|gate| gate.take_hidden_loss()),
+        ) {
+            (Ok(_), Some(loss)) => Err(self.lock_failed(loss)),
+            (result, _) => self.translate(result),
+        }
+    }
+
+    /// Puts the lock's error in the place of SQLite's, where it is the cause.
+    pub(crate) fn translate<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
+        let (Some(gate), Err(error)) = (&self.gate, &result) else {
+            return result;
+        };
+        let lock_error = gate.take_error();
+        if let Some(forbidden) = gate.take_forbidden() {
+            let message = Box::new(forbidden.to_string());
+            return Err(Error::DatabaseError(DatabaseErrorKind::Unknown, message));
+        }
+        match lock_error {
+            Some(lock_error) if may_be_the_locks(error) => Err(self.lock_failed(lock_error)),
+            _ => result,
+        }
+    }
+
+    /// Whether a statement has written in autocommit mode, so that it commits when it ends.
+    pub(crate) fn will_autocommit(&self) -> bool {
+        self.transaction.depth().is_none() && self.gate().is_some_and(Gate::is_writing)
+    }
+
+    /// Whether SQLite has rolled back since this was last asked.
+    pub(crate) fn take_rolled_back(&self) -> bool {
+        self.gate().is_some_and(Gate::take_rolled_back)
+    }
+
+    /// Looks whether SQLite has ended the transaction, through [`sqlite`] perhaps.
+    ///
+    /// [`sqlite`]: crate::EfsSqliteConnection::sqlite
+    pub(crate) fn note_end(&mut self) {
+        self.note_end_of_transaction(None);
+    }
+
+    /// If SQLite has ended the transaction by itself, nothing more may happen in it.
+    fn note_end_of_transaction(&mut self, cause: Option<&Error>) {
+        let Some(gate) = &self.gate else {
+            return;
+        };
+        let rolled_back = gate.take_rolled_back();
+        if rolled_back && self.transaction.depth().is_some() {
+            let cause = match (cause, &self.last_lock_error) {
+                (Some(cause), _) => cause.to_string(),
+                (None, Some(error)) => error.to_string(),
+                (None, None) => "SQLite rolled it back".to_owned(),
+            };
+            let retryable = self
+                .last_lock_error
+                .as_ref()
+                .is_some_and(LockError::is_retryable);
+            self.transaction.abort(cause, retryable);
+        }
+    }
+
+    fn lock_failed(&mut self, error: LockError) -> Error {
+        self.last_lock_error = Some(error.clone());
+        error.into()
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.0 {
+            gate.unpin();
+        }
+    }
+}
+
+/// Whether a statement failed in a way that a refusal of ours can show: Diesel keeps SQLite's
+/// message (<https://sqlite.org/rescode.html>), but not its code.
+fn may_be_the_locks(error: &Error) -> bool {
+    const MESSAGES: [&str; 5] = [
+        "database is locked",
+        "disk I/O error",
+        "unable to open database file",
+        // What a stale holder may read before it notices.
+        "database disk image is malformed",
+        "file is not a database",
+    ];
+    match error {
+        Error::DatabaseError(DatabaseErrorKind::Unknown, information) => {
+            MESSAGES.contains(&information.message())
+        }
+        _ => false,
+    }
+}

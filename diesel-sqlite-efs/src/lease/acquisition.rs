@@ -1,0 +1,327 @@
+//! Getting the lease: one attempt, or as many as fit into a timeout.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::backoff::Backoff;
+use super::queue::{Queue, Turn};
+use super::{Desk, Held, ItemDraft, Lease, Sent, State};
+use crate::clock::Moment;
+use crate::error::{HolderInfo, LockError, StoreError};
+use crate::store::{JournalId, PutAnswer, PutCondition, SeenItem};
+
+/// One acquisition, however many attempts it takes.
+///
+/// All attempts bear the same `lock_id`, so that a grant whose answer was lost is recognised. An
+/// acquisition that ends without a lease removes an item that it may have left.
+#[derive(Debug)]
+pub(crate) struct Acquisition {
+    desk: Desk,
+    queue: Arc<Queue>,
+    turn: Option<Turn>,
+    lock_id: String,
+    begun: Instant,
+    attempts: u32,
+    waited: bool,
+    /// The answer to a put was lost, and none since told what became of it.
+    maybe_applied: bool,
+    backoff: Option<Backoff>,
+    /// What stood in the way at the last attempt.
+    in_the_way: Option<SeenItem>,
+}
+
+/// How long an acquisition may go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) until: Instant,
+    pub(crate) max_attempts: Option<u32>,
+}
+
+/// What came of an attempt that did not fail.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    Granted(Lease),
+    /// Another holds the lease; `free_in` is when it ends at the latest, if known.
+    Refused {
+        free_in: Option<Duration>,
+    },
+}
+
+impl Acquisition {
+    pub(crate) fn new(desk: Desk, queue: Arc<Queue>) -> Self {
+        Self {
+            desk,
+            queue,
+            turn: None,
+            lock_id: Uuid::new_v4().to_string(),
+            begun: Instant::now(),
+            attempts: 0,
+            waited: false,
+            maybe_applied: false,
+            backoff: None,
+            in_the_way: None,
+        }
+    }
+
+    /// Asks once, and not at all if a connection of this process holds or awaits the lease.
+    pub(crate) fn try_once(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
+        if self.turn.is_none() {
+            self.turn = self.queue.try_enter();
+        }
+        match self.turn.take() {
+            None => Ok(Attempt::Refused { free_in: None }),
+            Some(turn) => self
+                .attempt(turn, give_up_after)
+                .map_err(|e| self.failed(e)),
+        }
+    }
+
+    /// Lets others of this process ask in the meantime; [`wait`](Self::wait) queues again.
+    pub(crate) fn step_aside(&mut self) {
+        self.turn = None;
+    }
+
+    /// Waits for the lease, first in this process's line, then at the store.
+    pub(crate) fn wait(&mut self, patience: Patience) -> Result<Lease, LockError> {
+        if !self.waited {
+            self.waited = true;
+            self.desk.counters.count(|stats| stats.waits += 1);
+            let held_by = self.in_the_way.as_ref().map(HolderInfo::from);
+            self.desk.speaker().waiting(self.attempts, held_by.as_ref());
+        }
+        let began = Instant::now();
+        let result = self.wait_in_line(patience);
+        (self.desk.counters).count(|stats| stats.waited += began.elapsed());
+        result
+    }
+
+    fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
+        /// A request needs some time, also where hardly any is left.
+        const LEAST: Duration = Duration::from_millis(50);
+        let mut last_failure = None;
+        // Somebody stood in the way just now: asking again at once would be answered the same.
+        let mut pause = (self.attempts > 0).then(|| self.next_pause(None));
+        loop {
+            let left = patience.until.saturating_duration_since(Instant::now());
+            let turn = match self.turn.take() {
+                Some(turn) => turn,
+                None => match self.queue.enter(left) {
+                    Some(turn) => turn,
+                    None => return Err(last_failure.unwrap_or_else(|| self.busy())),
+                },
+            };
+            if let Some(pause) = pause {
+                if pause >= left {
+                    return Err(last_failure.unwrap_or_else(|| self.busy()));
+                }
+                thread::sleep(pause);
+            }
+            if patience
+                .max_attempts
+                .is_some_and(|most| self.attempts >= most)
+            {
+                return Err(last_failure.unwrap_or_else(|| self.busy()));
+            }
+            let left = patience.until.saturating_duration_since(Instant::now());
+            let free_in = match self.attempt(turn, left.max(LEAST)) {
+                Ok(Attempt::Granted(lease)) => return Ok(lease),
+                Ok(Attempt::Refused { free_in }) => {
+                    last_failure = None;
+                    free_in
+                }
+                Err(failure) if failure.is_transient() => {
+                    last_failure = Some(self.failed(failure));
+                    None
+                }
+                Err(failure) => return Err(self.failed(failure)),
+            };
+            pause = Some(self.next_pause(free_in));
+        }
+    }
+
+    fn next_pause(&mut self, free_in: Option<Duration>) -> Duration {
+        (self
+            .backoff
+            .get_or_insert_with(|| Backoff::new(Duration::ZERO)))
+        .next_pause(free_in)
+    }
+
+    /// The refusal of the last attempt, as an error.
+    pub(crate) fn busy(&self) -> LockError {
+        LockError::Busy {
+            lock: self.desk.name.clone(),
+            holder: self.in_the_way.as_ref().map(HolderInfo::from),
+            waited: self.begun.elapsed(),
+            attempts: self.attempts,
+        }
+    }
+
+    fn failed(&self, source: StoreError) -> LockError {
+        self.desk.store_error(source)
+    }
+
+    /// One attempt: a put that a free key grants, and if the lease in the way has expired, a
+    /// second one that takes it over. The turn is kept if it was refused.
+    fn attempt(&mut self, turn: Turn, give_up_after: Duration) -> Result<Attempt, StoreError> {
+        self.attempts += 1;
+        self.desk.counters.count(|stats| stats.attempts += 1);
+        let sent = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
+        (self.backoff).get_or_insert_with(|| Backoff::new(sent.round_trip));
+        let (current, date) = match sent.answer {
+            PutAnswer::Stored { .. } => return self.granted(sent, None, turn, give_up_after),
+            PutAnswer::Refused { current, date } => (current, date),
+        };
+        let now = self.store_time(sent.received, date.is_some());
+        let Some(current) = current else {
+            return self.attempt_blind(turn, now, give_up_after);
+        };
+        let free_in = current.expires_at_seconds()? - now;
+        if free_in > 0.0 {
+            self.in_the_way = Some(current);
+            self.turn = Some(turn);
+            return Ok(Attempt::Refused {
+                free_in: Some(Duration::from_secs_f64(free_in)),
+            });
+        }
+        let takeover = PutCondition::Unchanged(&current);
+        let sent = self.put(current.committed, takeover, give_up_after)?;
+        match sent.answer {
+            PutAnswer::Stored { .. } => self.granted(sent, Some(current), turn, give_up_after),
+            PutAnswer::Refused { ref current, .. } => {
+                self.in_the_way = current.clone();
+                self.turn = Some(turn);
+                Ok(Attempt::Refused { free_in: None })
+            }
+        }
+    }
+
+    /// The store does not say what stands in the way: the Python package's condition decides.
+    fn attempt_blind(
+        &mut self,
+        turn: Turn,
+        now: f64,
+        give_up_after: Duration,
+    ) -> Result<Attempt, StoreError> {
+        let condition = PutCondition::FreeOrExpired { now: now as u64 };
+        let sent = self.put(None, condition, give_up_after)?;
+        match &sent.answer {
+            PutAnswer::Stored { previous, .. } => {
+                let previous = previous.clone();
+                self.granted(sent, previous, turn, give_up_after)
+            }
+            PutAnswer::Refused { .. } => {
+                self.turn = Some(turn);
+                Ok(Attempt::Refused { free_in: None })
+            }
+        }
+    }
+
+    /// The time by the store's clock; later than it is by no more than the skew we allow for.
+    fn store_time(&self, received: Moment, dated: bool) -> f64 {
+        /// Hosts' clocks are taken to agree to within this where the store's is not known.
+        const ALLOWANCE_WITHOUT_DATE: f64 = 2.0;
+        let estimate = self.desk.server_clock.at(received);
+        if dated {
+            estimate
+        } else {
+            estimate - ALLOWANCE_WITHOUT_DATE
+        }
+    }
+
+    fn put(
+        &mut self,
+        committed: Option<JournalId>,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<Sent, StoreError> {
+        let draft = ItemDraft {
+            lock_id: &self.lock_id,
+            acquired_at: None,
+            committed,
+        };
+        let result = self.desk.put(&draft, condition, give_up_after);
+        match &result {
+            Ok(_) => self.maybe_applied = false,
+            Err(error) => self.maybe_applied |= error.outcome_unknown(),
+        }
+        result
+    }
+
+    fn granted(
+        &mut self,
+        sent: Sent,
+        taken_from: Option<SeenItem>,
+        turn: Turn,
+        give_up_after: Duration,
+    ) -> Result<Attempt, StoreError> {
+        let recorded = taken_from.as_ref().and_then(|item| item.committed);
+        let held = Held {
+            desk: self.desk.clone(),
+            lock_id: self.lock_id.clone(),
+            acquired_at: sent.acquired_at,
+            begun: sent.span.from,
+            state: Mutex::new(State {
+                span: sent.span,
+                recorded,
+                record_needed: recorded.is_some(),
+                lost: None,
+                released: false,
+            }),
+            request: Mutex::default(),
+        };
+        let lease = Lease {
+            held: Arc::new(held),
+            turn: Some(turn),
+        };
+        // What others see as its end must be right by the store's clock before it is relied on,
+        // and a record that a blind put has wiped must stand again.
+        let blind = matches!(&sent.answer, PutAnswer::Stored { previous: Some(old), .. } if old.committed != recorded);
+        if sent.clock_was_wrong || blind {
+            lease.held.correct(recorded, give_up_after)?;
+        }
+        self.desk.counters.count(|stats| {
+            stats.acquisitions += 1;
+            stats.takeovers += u64::from(taken_from.is_some());
+        });
+        if let Some(from) = &taken_from {
+            self.desk.speaker().taken_over(&HolderInfo::from(from));
+        }
+        self.desk
+            .speaker()
+            .acquired(self.attempts, self.begun.elapsed());
+        Ok(Attempt::Granted(lease))
+    }
+}
+
+impl Held {
+    /// Writes the item once more, with the right time and record.
+    fn correct(
+        &self,
+        recorded: Option<JournalId>,
+        give_up_after: Duration,
+    ) -> Result<(), StoreError> {
+        let sent = self.put_again(None, recorded, give_up_after)?;
+        let mut state = self.state();
+        match sent.answer {
+            PutAnswer::Stored { .. } => state.span = sent.span,
+            PutAnswer::Refused { ref current, .. } => self.lose_to(&mut state, current.as_ref()),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Acquisition {
+    fn drop(&mut self) {
+        if self.maybe_applied {
+            let result = (self.desk).ask(|store| {
+                store.delete(&self.desk.name.key, &self.lock_id, Lease::RELEASE_TIMEOUT)
+            });
+            if let Err(error) = result {
+                self.desk.speaker().release_failed(&error.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The thread that renews long-held leases and, where it was asked for, releases them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::{Held, Lease, renewal_period};
+
+/// A client's keeper; its thread starts with the first lease and is joined when this is dropped,
+/// after all releases it was asked for.
+///
+/// No guarantee rests on it: a lease that it does not renew in time is lost, by the clocks of
+/// whoever holds it.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    work: Mutex<Work>,
+    wake: Condvar,
+    idle: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    watched: Vec<Weak<Held>>,
+    releases: VecDeque<Lease>,
+    releasing: bool,
+    /// The thread sleeps until it is woken; else it will look at the watched leases by itself.
+    asleep: bool,
+    closing: bool,
+}
+
+impl Keeper {
+    /// Renews the lease while it is held.
+    pub(crate) fn watch(&self, lease: &Lease) {
+        let mut work = self.shared.work();
+        work.watched.push(Arc::downgrade(&lease.held));
+        if work.asleep {
+            self.shared.wake.notify_one();
+        }
+        drop(work);
+        self.ensure_thread();
+    }
+
+    /// Releases the lease soon, on the keeper's thread.
+    pub(crate) fn release(&self, lease: Lease) {
+        self.shared.work().releases.push_back(lease);
+        self.shared.wake.notify_one();
+        self.ensure_thread();
+    }
+
+    /// Waits until everything given to [`release`](Self::release) is released.
+    pub(crate) fn finish_releases(&self) {
+        let mut work = self.shared.work();
+        while work.releasing || !work.releases.is_empty() {
+            work = self
+                .shared
+                .idle
+                .wait(work)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn ensure_thread(&self) {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let shared = self.shared.clone();
+            let name = "efs-lease-keeper".to_owned();
+            // Without a thread nothing is renewed, which costs long transactions their lease.
+            *thread = (thread::Builder::new().name(name))
+                .spawn(move || shared.run())
+                .ok();
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.work().closing = true;
+        self.shared.wake.notify_one();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // A panic on that thread has been printed; there is nothing left to save.
+            let _ = thread.join();
+        }
+        // What the thread could not take is released here, by dropping it.
+        self.shared.work().releases.clear();
+    }
+}
+
+impl Shared {
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut work = self.work();
+        loop {
+            if let Some(lease) = work.releases.pop_front() {
+                work.releasing = true;
+                drop(work);
+                drop(lease);
+                work = self.work();
+                work.releasing = false;
+                self.idle.notify_all();
+                continue;
+            }
+            if work.closing {
+                return;
+            }
+            let leases: Vec<Arc<Held>> = work.watched.iter().filter_map(Weak::upgrade).collect();
+            work.watched = (leases.iter())
+                .filter(|held| held.next_renewal().is_some())
+                .map(Arc::downgrade)
+                .collect();
+            let due = leases
+                .iter()
+                .find(|held| held.next_renewal() == Some(Duration::ZERO));
+            if let Some(held) = due {
+                drop(work);
+                held.renew_if_free();
+                work = self.work();
+                continue;
+            }
+            let next = leases.iter().filter_map(|held| held.next_renewal()).min();
+            drop(leases);
+            work = match next {
+                Some(next) => {
+                    (self.wake.wait_timeout(work, next))
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => {
+                    work.asleep = true;
+                    let mut work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
+                    work.asleep = false;
+                    work
+                }
+            };
+        }
+    }
+}
+
+impl Held {
+    /// In what time the lease is to be renewed; `None` if it never will be.
+    fn next_renewal(&self) -> Option<Duration> {
+        let now = self.desk.clock.now();
+        let terms = &self.desk.terms;
+        let state = self.state();
+        let over = state.released || state.lost.is_some();
+        if over || now.elapsed_since(self.begun) >= terms.max_hold {
+            return None;
+        }
+        let since_grant = now.elapsed_since(state.span.from);
+        Some(renewal_period(terms.duration).saturating_sub(since_grant))
+    }
+
+    /// Renews, unless a request of the lease's own is under way: it will extend it as well.
+    fn renew_if_free(&self) {
+        /// After a failure, or while another request is under way.
+        const PAUSE: Duration = Duration::from_millis(50);
+        let renewed = match self.request.try_lock() {
+            Ok(_one_at_a_time) => self.renew().is_ok(),
+            Err(_) => false,
+        };
+        if !renewed {
+            thread::sleep(PAUSE);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A lock table inside the process, for tests.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::{DeleteAnswer, LockItem, LockStore, PutAnswer, PutCondition, SeenItem};
+use crate::error::StoreError;
+
+/// A lock table that lives in this process: the same rules as DynamoDB, no network, no AWS.
+///
+/// Give one instance, in an [`Arc`](std::sync::Arc), to all connections that should exclude each
+/// other. Meant for the tests of applications; it protects nothing from other processes.
+#[derive(Debug, Default)]
+pub struct InMemoryLockStore {
+    items: Mutex<HashMap<String, SeenItem>>,
+}
+
+impl InMemoryLockStore {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The item at `key`, as it is stored now.
+    pub fn item(&self, key: &str) -> Option<SeenItem> {
+        self.items().get(key).cloned()
+    }
+
+    /// Stores an item as it is, as a writer that follows no protocol would, or removes it.
+    pub fn set_item(&self, key: &str, item: Option<SeenItem>) {
+        match item {
+            Some(item) => self.items().insert(key.to_owned(), item),
+            None => self.items().remove(key),
+        };
+    }
+
+    fn items(&self) -> std::sync::MutexGuard<'_, HashMap<String, SeenItem>> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LockStore for InMemoryLockStore {
+    fn put(
+        &self,
+        item: &LockItem,
+        condition: PutCondition<'_>,
+        _give_up_after: Duration,
+    ) -> Result<PutAnswer, StoreError> {
+        let date = Some(SystemTime::now());
+        let mut items = self.items();
+        let current = items.get(&item.key);
+        if !condition.holds(current, item)? {
+            return Ok(PutAnswer::Refused {
+                current: current.cloned(),
+                date,
+            });
+        }
+        let previous = items.insert(item.key.clone(), SeenItem::from(item));
+        Ok(PutAnswer::Stored { previous, date })
+    }
+
+    fn delete(
+        &self,
+        key: &str,
+        lock_id: &str,
+        _give_up_after: Duration,
+    ) -> Result<DeleteAnswer, StoreError> {
+        let mut items = self.items();
+        if items.get(key).is_some_and(|item| item.lock_id == lock_id) {
+            items.remove(key);
+            Ok(DeleteAnswer::Deleted)
+        } else {
+            Ok(DeleteAnswer::NotOurs)
+        }
+    }
+
+    fn table(&self) -> &str {
+        "in-memory"
+    }
+}
+
+impl From<&LockItem> for SeenItem {
+    fn from(item: &LockItem) -> Self {
+        Self {
+            lock_id: item.lock_id.clone(),
+            expires_at: item.expires_at.to_string(),
+            holder: Some(item.holder.clone()),
+            acquired_at: Some(item.acquired_at),
+            committed: item.committed,
+        }
+    }
+}

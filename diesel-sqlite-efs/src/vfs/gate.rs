@@ -1,0 +1,832 @@
+//! The decisions: may this lock level be taken, may this write proceed, may this journal end.
+//!
+//! Safe code without pointers. The VFS asks, in the order in which SQLite acts:
+//! [`claim`](Gate::claim) the lease for RESERVED (or wait for it in [`wait`](Gate::wait)),
+//! [`admit`](Gate::admit) the transaction's snapshot, [`fence`](Gate::fence) each write,
+//! [`end_journal`](Gate::end_journal) at the commit point, [`unlocked`](Gate::unlocked) at the end.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::journal::{Journal, Standing};
+use super::pragma;
+use super::snapshot::FileVersion;
+use crate::client::DynamoDbLockClient;
+use crate::config::{CommitMode, ReleaseMode};
+use crate::error::{ConfigError, LockError, LockName};
+use crate::lease::acquisition::{Acquisition, Attempt, Patience};
+use crate::lease::backoff::Backoff;
+use crate::lease::{Confirmed, Lease, Unconfirmed};
+use crate::store::JournalId;
+
+/// What one connection may do to its database, shared by the connection and its main file.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    client: DynamoDbLockClient,
+    lock: Arc<LockName>,
+    commit: CommitMode,
+    release: ReleaseMode,
+    max_attempts: Option<u32>,
+    journal: OnceLock<Journal>,
+    state: Mutex<State>,
+}
+
+/// The settings that the gate goes by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GateSettings {
+    pub(crate) commit: CommitMode,
+    pub(crate) release: ReleaseMode,
+    pub(crate) timeout: Duration,
+    pub(crate) max_attempts: Option<u32>,
+}
+
+#[derive(Debug)]
+struct State {
+    timeout: Duration,
+    deadline: Option<Instant>,
+    hold: Option<Hold>,
+    /// How many callers want the lease kept beyond the transaction.
+    pins: u32,
+    /// Why SQLite was last told that the database is busy.
+    block: Option<Block>,
+    waiting: Option<FileWait>,
+    /// The journal of the transaction under way, once its first header was written or read.
+    journal_id: Option<JournalId>,
+    /// The journal of this transaction has ended: what still comes cannot change the outcome.
+    ended: bool,
+    /// A lease was lost: the pages that SQLite has cached may never have been committed.
+    cache_is_suspect: bool,
+    error: Option<LockError>,
+    forbidden: Option<ConfigError>,
+    format: Option<FileFormat>,
+    rolled_back: bool,
+}
+
+/// The lease in hand.
+#[derive(Debug)]
+struct Hold {
+    lease: Lease,
+    tenure: Tenure,
+}
+
+/// What the lease in hand is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tenure {
+    /// Granted too late for the snapshot: SQLite will drop SHARED, which must not release it, and
+    /// call the busy handler.
+    AwaitingHandler,
+    /// SQLite has not yet come back to ask for RESERVED, or is between two transactions.
+    Parked,
+    /// RESERVED or more is held, or being asked for.
+    Transaction,
+}
+
+/// Why the database was reported busy, which tells the busy handler what to wait for.
+#[derive(Debug)]
+enum Block {
+    /// Another holds the lease; the acquisition goes on in the busy handler.
+    Lease(Box<Acquisition>),
+    /// A hot journal stands and another holds the lease: it will be rolled back by its owner or
+    /// our turn comes when the lease ends. A reader does not queue for the lease.
+    Recovery(LockError),
+    /// The lease is in hand, only the snapshot was out of date: try again at once.
+    Stale,
+    /// SQLite's file locks.
+    File,
+    /// Waiting cannot help.
+    Fatal,
+}
+
+/// A wait for file locks, over several calls of the busy handler.
+#[derive(Debug)]
+struct FileWait {
+    since: Instant,
+    backoff: Backoff,
+}
+
+/// What a write transaction wants the lease for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To write; `has_read` if it has read before, so that SQLite will not call the busy handler.
+    Write { has_read: bool },
+    /// To roll back a hot journal.
+    Recovery,
+}
+
+/// The answer is SQLITE_BUSY; why is remembered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+/// The answer is an I/O error; why is remembered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+/// What kind of file the database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileFormat {
+    RollbackJournal,
+    WriteAheadLog,
+    Other,
+}
+
+/// What to do with a journal that SQLite wants deleted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum EndOfJournal {
+    Remove,
+    /// The commit is recorded, the rest is our successor's: report success and touch nothing.
+    Leave,
+    Refuse,
+}
+
+impl Gate {
+    pub(crate) fn new(client: DynamoDbLockClient, key: &str, settings: GateSettings) -> Self {
+        Self {
+            lock: client.lock_name(key),
+            client,
+            commit: settings.commit,
+            release: settings.release,
+            max_attempts: settings.max_attempts,
+            journal: OnceLock::new(),
+            state: Mutex::new(State {
+                timeout: settings.timeout,
+                deadline: None,
+                hold: None,
+                pins: 0,
+                block: None,
+                waiting: None,
+                journal_id: None,
+                ended: false,
+                cache_is_suspect: false,
+                error: None,
+                forbidden: None,
+                format: None,
+                rolled_back: false,
+            }),
+        }
+    }
+
+    /// The main file was opened: where its journal will be.
+    pub(super) fn opened(&self, journal: Journal) {
+        // A second file under one gate is never opened: the gate is taken by the first.
+        let _ = self.journal.set(journal);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Taking the lease.
+impl Gate {
+    /// A request for RESERVED, or for EXCLUSIVE straight from SHARED: asks the store once, unless
+    /// the lease is in hand already. Never waits: SHARED is held, which would block the holder.
+    pub(crate) fn claim(&self, purpose: Purpose) -> Result<(), Busy> {
+        let mut state = self.state();
+        state.ended = false;
+        state.journal_id = None;
+        if let Some(hold) = &mut state.hold {
+            let Some(loss) = hold.lease.loss() else {
+                hold.tenure = Tenure::Transaction;
+                return Ok(());
+            };
+            state.lost(loss);
+            if state.pins > 0 {
+                // What was promised to hold over several transactions is broken.
+                return state.blocked(Block::Fatal);
+            }
+            state.hold = None;
+        }
+        let until = state.until();
+        let mut acquisition = Box::new(self.client.begin(&self.lock.key));
+        let give_up_after = until.saturating_duration_since(Instant::now());
+        match acquisition.try_once(give_up_after) {
+            Ok(Attempt::Granted(lease)) => {
+                state.take_up(self.client.keep(lease), Tenure::Transaction);
+                Ok(())
+            }
+            Ok(Attempt::Refused { .. }) => {
+                let busy = acquisition.busy();
+                state.put_off(purpose, acquisition, busy)
+            }
+            Err(error) if error.is_retryable() => state.put_off(purpose, acquisition, error),
+            Err(error) => {
+                state.error = Some(error);
+                state.blocked(Block::Fatal)
+            }
+        }
+    }
+
+    /// With the lease and RESERVED in hand: whether the state that the transaction has read is
+    /// the current one, so that it may be written over.
+    ///
+    /// `current` is the file's version as it stands now; zero for an empty file.
+    pub(crate) fn admit(
+        &self,
+        read: FileVersion,
+        current: FileVersion,
+        purpose: Purpose,
+    ) -> Result<(), Busy> {
+        let database_is_empty = current == FileVersion::default();
+        let journal = self.settle_leftover(database_is_empty);
+        let stale = match journal {
+            Ok(hot) => hot || read != current,
+            Err(error) => {
+                let mut state = self.state();
+                let reason = format!("the rollback journal cannot be examined: {error}");
+                state.error = Some(self.file_trouble(reason));
+                state.put_lease_away(self);
+                return state.blocked(Block::Fatal);
+            }
+        };
+        if !stale {
+            return Ok(());
+        }
+        let mut state = self.state();
+        state.error = Some(LockError::StaleSnapshot {
+            lock: self.lock.clone(),
+        });
+        if purpose == (Purpose::Write { has_read: false }) {
+            state.set_tenure(Tenure::AwaitingHandler);
+            state.blocked(Block::Stale)
+        } else {
+            state.put_lease_away(self);
+            state.blocked(Block::Fatal)
+        }
+    }
+
+    /// With the lease in hand, before a hot journal is rolled back: removes it instead if the
+    /// item says that its transaction is finished, and remembers which one it is otherwise.
+    pub(crate) fn before_recovery(&self) -> Result<(), Refused> {
+        match self.settle_leftover(false) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let mut state = self.state();
+                let reason = format!("the rollback journal cannot be examined: {error}");
+                state.error = Some(self.file_trouble(reason));
+                state.put_lease_away(self);
+                Err(Refused)
+            }
+        }
+    }
+
+    /// Looks at a journal that another transaction has left. One that the item says is finished is
+    /// removed, as is one beside an empty database, which SQLite deletes too. Whether a hot one
+    /// remains.
+    fn settle_leftover(&self, database_is_empty: bool) -> std::io::Result<bool> {
+        let mut state = self.state();
+        let Some(journal) = self.journal.get() else {
+            return Ok(false);
+        };
+        let Some(recorded) = state.hold.as_ref().map(|hold| hold.lease.recorded()) else {
+            return Ok(false);
+        };
+        let hot = match journal.standing()? {
+            Standing::Hot(id) if recorded == Some(id) || database_is_empty => {
+                journal.remove()?;
+                false
+            }
+            Standing::Hot(id) => {
+                state.journal_id = Some(id);
+                true
+            }
+            Standing::Absent | Standing::Cold => false,
+        };
+        if let Some(hold) = &state.hold
+            && !hot
+        {
+            hold.lease.record_settled();
+        }
+        Ok(hot)
+    }
+
+    /// SQLite's file locks refused SHARED, or the EXCLUSIVE of a commit, for which the lease is
+    /// kept while the busy handler waits for readers.
+    pub(crate) fn file_locked(&self) {
+        self.state().block = Some(Block::File);
+    }
+
+    /// SQLite's file locks refused what the lease had just been claimed for.
+    pub(crate) fn claim_refused_by_file(&self) {
+        let mut state = self.state();
+        state.put_lease_away(self);
+        state.block = Some(Block::File);
+    }
+
+    /// Acquires the lease ahead of a transaction, waiting for it, and keeps it until
+    /// [`unpin`](Self::unpin).
+    pub(crate) fn pin(&self) -> Result<(), LockError> {
+        let mut state = self.state();
+        if let Some(hold) = &state.hold {
+            if let Some(loss) = hold.lease.loss() {
+                state.lost(loss.clone());
+                return Err(loss);
+            }
+        } else {
+            let patience = state.patience(self.max_attempts);
+            drop(state);
+            let mut acquisition = self.client.begin(&self.lock.key);
+            let give_up_after = patience.until.saturating_duration_since(Instant::now());
+            let result = match acquisition.try_once(give_up_after) {
+                Ok(Attempt::Granted(lease)) => Ok(lease),
+                Ok(Attempt::Refused { .. }) => acquisition.wait(patience),
+                Err(error) if error.is_retryable() => acquisition.wait(patience),
+                Err(error) => Err(error),
+            };
+            state = self.state();
+            match result {
+                Ok(lease) => state.take_up(self.client.keep(lease), Tenure::Parked),
+                Err(error) => {
+                    state.error = Some(error.clone());
+                    return Err(error);
+                }
+            }
+        }
+        state.pins += 1;
+        Ok(())
+    }
+
+    /// Lets the lease end with the transaction, or now if none is under way.
+    pub(crate) fn unpin(&self) {
+        let mut state = self.state();
+        state.pins -= 1;
+        if state.tenure() == Some(Tenure::Parked) {
+            state.put_lease_away(self);
+        }
+    }
+}
+
+/// Waiting, in SQLite's busy handler: no file lock is held there.
+impl Gate {
+    /// Whether SQLite should try again. `first` begins a new wait.
+    pub(crate) fn wait(&self, first: bool) -> bool {
+        /// The first pause before file locks are asked for again: another's commit is short.
+        const FILE_LOCK_POLL: Duration = Duration::from_millis(1);
+        /// The first pause of a reader before it asks the store again whether it may roll back.
+        const RECOVERY_POLL: Duration = Duration::from_millis(20);
+        let mut state = self.state();
+        if first {
+            state.waiting = None;
+        }
+        match state.block.take() {
+            Some(Block::Lease(mut acquisition)) => {
+                let patience = state.patience(self.max_attempts);
+                drop(state);
+                let result = acquisition.wait(patience);
+                let mut state = self.state();
+                match result {
+                    Ok(lease) => {
+                        state.error = None;
+                        state.take_up(self.client.keep(lease), Tenure::Parked);
+                        true
+                    }
+                    Err(error) => {
+                        state.error = Some(error);
+                        false
+                    }
+                }
+            }
+            Some(Block::Stale) => {
+                state.error = None;
+                state.set_tenure(Tenure::Parked);
+                true
+            }
+            Some(Block::Recovery(error)) => {
+                let again = self.pause(state, RECOVERY_POLL);
+                self.state().error = (!again).then_some(error);
+                again
+            }
+            Some(Block::File) | None => {
+                let since = state.waiting.as_ref().map(|wait| wait.since);
+                let again = self.pause(state, FILE_LOCK_POLL);
+                if !again {
+                    let mut state = self.state();
+                    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+                    state.error = Some(LockError::FileLocked {
+                        lock: self.lock.clone(),
+                        waited,
+                    });
+                    if state.tenure() == Some(Tenure::Parked) {
+                        state.put_lease_away(self);
+                    }
+                }
+                again
+            }
+            Some(Block::Fatal) => false,
+        }
+    }
+
+    /// Sleeps a little, unless the time is up: the timeout's, or the lease's where one is held.
+    fn pause(&self, mut state: MutexGuard<'_, State>, first_pause: Duration) -> bool {
+        let now = Instant::now();
+        let wait = state.waiting.get_or_insert_with(|| FileWait {
+            since: now,
+            backoff: Backoff::new(first_pause),
+        });
+        let pause = wait.backoff.next_pause(None).max(first_pause / 4);
+        let since = wait.since;
+        let mut left = (since + state.timeout).saturating_duration_since(now);
+        if let Some(deadline) = state.deadline {
+            left = left.min(deadline.saturating_duration_since(now));
+        }
+        if let Some(hold) = &state.hold {
+            left = left.min(hold.lease.remaining());
+        }
+        drop(state);
+        if pause >= left {
+            return false;
+        }
+        thread::sleep(pause);
+        true
+    }
+}
+
+/// While the transaction writes.
+impl Gate {
+    /// Whether a write, a truncation or a sync may still proceed.
+    pub(crate) fn fence(&self) -> Result<(), Refused> {
+        let mut state = self.state();
+        let loss = match &state.hold {
+            Some(hold) => hold.lease.loss(),
+            None => Some(self.lease_lost("it is not held")),
+        };
+        match loss {
+            None => Ok(()),
+            Some(loss) => {
+                state.lost(loss);
+                Err(Refused)
+            }
+        }
+    }
+
+    /// Whether the database may be truncated; `None` after the commit point, where a truncation
+    /// that does not happen leaves only unused pages at the end of the file.
+    pub(crate) fn fence_truncation(&self) -> Option<Result<(), Refused>> {
+        let ended = self.state().ended;
+        match self.fence() {
+            Err(Refused) if ended => None,
+            verdict => Some(verdict),
+        }
+    }
+
+    /// The first header of this transaction's journal was written.
+    pub(crate) fn journal_begun(&self, id: JournalId) {
+        self.state().journal_id.get_or_insert(id);
+    }
+
+    /// A journal stands where this transaction's was to be created. Whether it was removed: a
+    /// leftover that never became hot is, once the store has confirmed that we hold the lease.
+    pub(crate) fn remove_cold_leftover(&self) -> Result<(), Refused> {
+        self.fence()?;
+        let Some(journal) = self.journal.get() else {
+            return Err(Refused);
+        };
+        match journal.standing() {
+            Ok(Standing::Absent | Standing::Cold) => {}
+            Ok(Standing::Hot(_)) => {
+                let mut state = self.state();
+                state.lost(self.lease_lost("another writer's journal stands beside the database"));
+                return Err(Refused);
+            }
+            Err(error) => {
+                let reason = format!("the rollback journal cannot be examined: {error}");
+                self.state().error = Some(self.file_trouble(reason));
+                return Err(Refused);
+            }
+        }
+        if self.commit == CommitMode::Confirmed {
+            self.ask_store(None)?;
+        }
+        journal.remove().map_err(|error| {
+            let reason = format!("a leftover rollback journal cannot be removed: {error}");
+            self.state().error = Some(self.file_trouble(reason));
+            Refused
+        })
+    }
+
+    /// The commit point, or the end of a rollback: the journal is about to be deleted.
+    pub(crate) fn end_journal(&self) -> EndOfJournal {
+        if self.fence().is_err() {
+            return EndOfJournal::Refuse;
+        }
+        if self.commit == CommitMode::Clock {
+            return EndOfJournal::Remove;
+        }
+        let journal_id = self.state().journal_id;
+        match self.ask_store(journal_id) {
+            Ok(Confirmed::InTime) => EndOfJournal::Remove,
+            Ok(Confirmed::TooLate) => {
+                let mut state = self.state();
+                state.ended = true;
+                state.cache_is_suspect = true;
+                EndOfJournal::Leave
+            }
+            Err(Refused) => EndOfJournal::Refuse,
+        }
+    }
+
+    /// Asks the store whether we still hold the lease, and records a journal as finished.
+    fn ask_store(&self, journal_id: Option<JournalId>) -> Result<Confirmed, Refused> {
+        let mut state = self.state();
+        let Some(hold) = &state.hold else {
+            state.lost(self.lease_lost("it is not held"));
+            return Err(Refused);
+        };
+        match hold.lease.confirm(journal_id) {
+            Ok(confirmed) => Ok(confirmed),
+            Err(Unconfirmed::Refused(error)) => {
+                state.lost(error);
+                Err(Refused)
+            }
+            Err(Unconfirmed::Unknown(reason)) => {
+                state.lost(LockError::OutcomeUnknown {
+                    lock: self.lock.clone(),
+                    reason,
+                });
+                Err(Refused)
+            }
+        }
+    }
+
+    /// The journal is gone.
+    pub(crate) fn journal_removed(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        if let Some(hold) = &state.hold {
+            hold.lease.record_settled();
+        }
+    }
+
+    /// Whether a journal that was not there when it was to be deleted counts as deleted: once its
+    /// end is recorded, a successor may have removed it.
+    pub(crate) fn absence_is_success(&self) -> bool {
+        self.commit == CommitMode::Confirmed
+    }
+
+    /// The journal could not be deleted.
+    pub(crate) fn journal_not_removed(&self, problem: &str) {
+        let reason = match self.commit {
+            CommitMode::Confirmed => format!(
+                "the end of the transaction is recorded, but its rollback journal could not be deleted ({problem}); the next writer will delete it and keep the transaction"
+            ),
+            CommitMode::Clock => {
+                format!("the rollback journal could not be deleted ({problem})")
+            }
+        };
+        let mut state = self.state();
+        state.cache_is_suspect = true;
+        state.error = Some(LockError::OutcomeUnknown {
+            lock: self.lock.clone(),
+            reason,
+        });
+    }
+}
+
+/// The end of a transaction, and between transactions.
+impl Gate {
+    /// At most SHARED is held now: the transaction is over, or a retry that the lease was parked
+    /// for has failed.
+    pub(crate) fn unlocked(&self) {
+        let mut state = self.state();
+        if state.tenure() != Some(Tenure::AwaitingHandler) {
+            state.put_lease_away(self);
+        }
+    }
+
+    /// The main file is closed.
+    pub(crate) fn closed(&self) {
+        let mut state = self.state();
+        state.pins = 0;
+        state.block = None;
+        state.put_lease_away(self);
+        drop(state);
+        if self.release == ReleaseMode::Background {
+            self.client.finish_releases();
+        }
+    }
+
+    /// Whether SQLite's page cache has to be dropped; asked once for each SHARED lock.
+    pub(super) fn take_cache_is_suspect(&self) -> bool {
+        std::mem::take(&mut self.state().cache_is_suspect)
+    }
+
+    /// A page changed under a reader.
+    pub(crate) fn torn_read(&self) {
+        let mut state = self.state();
+        state.cache_is_suspect = true;
+        state.error = Some(LockError::TornRead {
+            lock: self.lock.clone(),
+        });
+    }
+
+    /// What stands at the journal's path.
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        self.journal.get()
+    }
+}
+
+/// For the connection.
+impl Gate {
+    /// A statement begins: errors of earlier ones are no longer its concern.
+    pub(crate) fn statement_begins(&self) {
+        let mut state = self.state();
+        state.error = None;
+        state.forbidden = None;
+        state.block = None;
+    }
+
+    /// What the lock had to do with the failure of the statement, if anything.
+    pub(crate) fn take_error(&self) -> Option<LockError> {
+        let mut state = self.state();
+        // SQLite may give up without the busy handler: what it was to go on with ends here.
+        state.block = None;
+        if matches!(
+            state.tenure(),
+            Some(Tenure::Parked | Tenure::AwaitingHandler)
+        ) {
+            state.put_lease_away(self);
+        }
+        state.error.take()
+    }
+
+    /// Whether ATTACH may open a file of this name; `None` if it is not a literal.
+    ///
+    /// A second file that is written in one transaction would need a lease of its own and a
+    /// super-journal. What no transaction writes to is harmless.
+    pub(crate) fn may_attach(&self, name: Option<&[u8]>) -> bool {
+        let harmless = match name {
+            None => false,
+            Some(b"" | b":memory:") => true,
+            Some(name) => pragma::is_harmless_attachment(name),
+        };
+        if !harmless {
+            self.state().forbidden = Some(ConfigError::ForbiddenStatement {
+                statement: format!(
+                    "ATTACH of `{}`",
+                    name.map_or("an expression".into(), String::from_utf8_lossy)
+                ),
+                reason: "a second database file would need a lease of its own; open it with a connection of its own, or attach it read-only (`ATTACH 'file:..?mode=ro'`)".to_owned(),
+            });
+        }
+        harmless
+    }
+
+    /// What was asked of SQLite that would go round the lock, if that is why the statement failed.
+    pub(crate) fn take_forbidden(&self) -> Option<ConfigError> {
+        self.state().forbidden.take()
+    }
+
+    /// A loss that SQLite rolled back for without telling: it commits a statement that was not run
+    /// to its end when the statement is reset, where Diesel does not look for errors.
+    pub(crate) fn take_hidden_loss(&self) -> Option<LockError> {
+        let mut state = self.state();
+        let is_loss = matches!(
+            state.error,
+            Some(LockError::LeaseLost { .. } | LockError::OutcomeUnknown { .. })
+        );
+        (state.rolled_back && is_loss)
+            .then(|| state.error.take())
+            .flatten()
+    }
+
+    /// Whether a transaction that writes is under way.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.state().tenure() == Some(Tenure::Transaction)
+    }
+
+    pub(crate) fn lock_name(&self) -> &Arc<LockName> {
+        &self.lock
+    }
+
+    /// The beginning of the database was read.
+    pub(crate) fn saw_header(&self, header: &[u8]) {
+        /// <https://sqlite.org/fileformat2.html#the_database_header>
+        const MAGIC: &[u8] = b"SQLite format 3\0";
+        if header.len() < 20 || header.iter().all(|byte| *byte == 0) {
+            return;
+        }
+        self.state().format = Some(match (header.starts_with(MAGIC), &header[18..20]) {
+            (false, _) => FileFormat::Other,
+            (true, [2, _] | [_, 2]) => FileFormat::WriteAheadLog,
+            (true, _) => FileFormat::RollbackJournal,
+        });
+    }
+
+    /// What the beginning of the database says; `None` if it is empty or was not read.
+    pub(crate) fn file_format(&self) -> Option<FileFormat> {
+        self.state().format
+    }
+
+    /// SQLite has ended a transaction by a rollback.
+    pub(crate) fn rolled_back(&self) {
+        self.state().rolled_back = true;
+    }
+
+    /// Whether it did since this was last asked.
+    pub(crate) fn take_rolled_back(&self) -> bool {
+        std::mem::take(&mut self.state().rolled_back)
+    }
+
+    /// The longest that a statement waits for locks.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.state().timeout
+    }
+
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        self.state().timeout = timeout;
+    }
+
+    /// No waiting goes on beyond this moment.
+    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
+        self.state().deadline = deadline;
+    }
+
+    pub(crate) fn client(&self) -> &DynamoDbLockClient {
+        &self.client
+    }
+
+    fn lease_lost(&self, reason: &str) -> LockError {
+        LockError::LeaseLost {
+            lock: self.lock.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn file_trouble(&self, reason: String) -> LockError {
+        LockError::File {
+            lock: self.lock.clone(),
+            reason,
+        }
+    }
+}
+
+impl State {
+    fn until(&self) -> Instant {
+        let until = Instant::now() + self.timeout;
+        self.deadline.map_or(until, |deadline| until.min(deadline))
+    }
+
+    fn patience(&self, max_attempts: Option<u32>) -> Patience {
+        Patience {
+            until: self.until(),
+            max_attempts,
+        }
+    }
+
+    fn blocked(&mut self, block: Block) -> Result<(), Busy> {
+        self.block = Some(block);
+        Err(Busy)
+    }
+
+    /// The lease is not to be had at once: what the busy handler is to do, if SQLite calls it.
+    fn put_off(
+        &mut self,
+        purpose: Purpose,
+        mut acquisition: Box<Acquisition>,
+        error: LockError,
+    ) -> Result<(), Busy> {
+        acquisition.step_aside();
+        self.error = Some(error.clone());
+        self.blocked(match purpose {
+            Purpose::Write { has_read: false } => Block::Lease(acquisition),
+            Purpose::Write { has_read: true } => Block::Fatal,
+            Purpose::Recovery => Block::Recovery(error),
+        })
+    }
+
+    /// The first cause of a failing transaction is the one to report.
+    fn lost(&mut self, error: LockError) {
+        self.cache_is_suspect = true;
+        self.error.get_or_insert(error);
+    }
+
+    fn take_up(&mut self, lease: Lease, tenure: Tenure) {
+        self.hold = Some(Hold { lease, tenure });
+    }
+
+    fn tenure(&self) -> Option<Tenure> {
+        self.hold.as_ref().map(|hold| hold.tenure)
+    }
+
+    fn set_tenure(&mut self, tenure: Tenure) {
+        if let Some(hold) = &mut self.hold {
+            hold.tenure = tenure;
+        }
+    }
+
+    /// Gives the lease back; keeps it where it is pinned.
+    fn put_lease_away(&mut self, gate: &Gate) {
+        if self.pins > 0 {
+            self.set_tenure(Tenure::Parked);
+            return;
+        }
+        let Some(hold) = self.hold.take() else {
+            return;
+        };
+        match gate.release {
+            // A failure has been reported as an event; the lease runs out by itself.
+            ReleaseMode::Wait => drop(hold.lease.release()),
+            ReleaseMode::Background => gate.client.release_in_background(hold.lease),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The rollback journal as a file: whether it is hot, whose it is, removing a leftover.
+//!
+//! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::PathBuf;
+
+use crate::store::JournalId;
+
+/// The path of a database's rollback journal.
+#[derive(Debug, Clone)]
+pub(super) struct Journal {
+    path: PathBuf,
+    directory: PathBuf,
+    /// On a network file system a name must be looked up afresh.
+    network: bool,
+}
+
+/// What stands at the journal's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing, or an empty file, which SQLite takes for nothing.
+    Absent,
+    /// A journal whose header was never completed: nothing has been written to the database yet.
+    Cold,
+    /// A complete header: pages of the database may have been changed
+    /// (<https://sqlite.org/lockingv3.html#hot_journals>).
+    Hot(JournalId),
+}
+
+impl Journal {
+    pub(super) fn new(path: PathBuf, network: bool) -> Self {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Self {
+            path,
+            directory,
+            network,
+        }
+    }
+
+    /// Makes the file system look up the journal's name anew.
+    ///
+    /// An NFS client remembers for up to 30 s that a name did not exist, and would miss a crashed
+    /// writer's journal. Opening the directory revalidates what it knows (close-to-open).
+    pub(super) fn refresh_name(&self) {
+        if self.network {
+            // If the directory cannot be opened, the look-up that follows says so.
+            drop(File::open(&self.directory));
+        }
+    }
+
+    /// Looks at what stands at the path now.
+    pub(super) fn standing(&self) -> io::Result<Standing> {
+        self.refresh_name();
+        self.standing_as_cached()
+    }
+
+    /// The same by what this host knows of the name, which may be up to 30 s old on NFS.
+    pub(super) fn standing_as_cached(&self) -> io::Result<Standing> {
+        let mut header = [0; 16];
+        let mut length = 0;
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Standing::Absent),
+            Err(error) => return Err(error),
+        };
+        while length < header.len() {
+            match file.read(&mut header[length..]) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(match length {
+            0 => Standing::Absent,
+            _ if header[0] == 0 => Standing::Cold,
+            _ => Standing::Hot(journal_id(&header)),
+        })
+    }
+
+    /// Removes the file, durably; its absence is no error.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => File::open(&self.directory)?.sync_all(),
+        }
+    }
+}
+
+/// The nonce in a journal's header: bytes 12..16, after the magic and the page count.
+pub(super) fn journal_id(header: &[u8; 16]) -> JournalId {
+    JournalId([header[12], header[13], header[14], header[15]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_is_hot_only_with_a_complete_header() {
+        let path = std::env::temp_dir().join(format!("efs-journal-{}", std::process::id()));
+        let journal = Journal::new(path.clone(), true);
+        let mut header = [0; 512];
+        header[12..16].copy_from_slice(&[1, 2, 3, 4]);
+        assert_eq!(journal.standing().unwrap(), Standing::Absent);
+        fs::write(&path, b"").unwrap();
+        assert_eq!(journal.standing().unwrap(), Standing::Absent);
+        fs::write(&path, header).unwrap();
+        assert_eq!(journal.standing().unwrap(), Standing::Cold);
+        header[0] = 0xd9;
+        fs::write(&path, header).unwrap();
+        let hot = Standing::Hot(JournalId([1, 2, 3, 4]));
+        assert_eq!(journal.standing().unwrap(), hot);
+        journal.remove().unwrap();
+        journal.remove().unwrap();
+        assert_eq!(journal.standing().unwrap(), Standing::Absent);
+    }
+}

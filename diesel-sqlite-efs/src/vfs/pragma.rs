@@ -1,0 +1,171 @@
+//! Which PRAGMAs would undermine the lock, and are refused.
+
+use std::time::Duration;
+
+/// What is to become of a PRAGMA.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// SQLite carries it out.
+    Pass,
+    /// It is answered with this error.
+    Refuse(String),
+    /// `busy_timeout` with this new value, or to be told the present one.
+    BusyTimeout(Option<Duration>),
+}
+
+/// Judges `PRAGMA name` or `PRAGMA name = value`.
+pub(super) fn judge(name: &str, value: Option<&str>, normal_sync_allowed: bool) -> Verdict {
+    let name = name.to_ascii_lowercase();
+    let value = value.map(|value| value.trim().to_ascii_lowercase());
+    let is = |names: &[&str]| value.as_deref().is_some_and(|value| names.contains(&value));
+    let off = is(&["off", "0", "no", "false"]);
+    match (name.as_str(), &value) {
+        ("busy_timeout", value) => {
+            let millis = value
+                .as_deref()
+                .map(|value| value.parse::<i64>().unwrap_or(0));
+            Verdict::BusyTimeout(millis.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
+        }
+        (_, None) => Verdict::Pass,
+        ("journal_mode", Some(mode)) if mode != "delete" => refuse(
+            "journal_mode",
+            mode,
+            match mode.as_str() {
+                "wal" => "a write-ahead log needs shared memory, which hosts cannot share",
+                "truncate" | "persist" => {
+                    "writers would share one journal file, and a late one could end another's"
+                }
+                _ => "without a journal on disk a crash leaves a torn database",
+            },
+        ),
+        ("synchronous", Some(mode)) if off => refuse(
+            "synchronous",
+            mode,
+            "a commit must not be recorded before its pages are on disk",
+        ),
+        ("synchronous", Some(mode))
+            if is(&["1", "normal", "on", "yes", "true"]) && !normal_sync_allowed =>
+        {
+            refuse(
+                "synchronous",
+                mode,
+                "a crash could lose the journal's directory entry; set `synchronous=normal` when opening to accept that",
+            )
+        }
+        ("locking_mode", Some(mode)) if mode == "exclusive" => refuse(
+            "locking_mode",
+            mode,
+            "the lock would be kept between transactions, without a lease",
+        ),
+        ("cache_spill", Some(mode)) if !off => refuse(
+            "cache_spill",
+            mode,
+            "uncommitted pages in the file would be seen by readers whose file locks do not reach this host",
+        ),
+        _ => Verdict::Pass,
+    }
+}
+
+/// Whether an attached file of this name, a URI or a path, is never written to: it is in memory
+/// or opened read-only, through the same VFS.
+pub(super) fn is_harmless_attachment(name: &[u8]) -> bool {
+    let Some((_, parameters)) = std::str::from_utf8(name)
+        .ok()
+        .filter(|name| name.starts_with("file:"))
+        .and_then(|name| name.split_once('?'))
+    else {
+        return name == b"file::memory:";
+    };
+    let mut harmless = false;
+    for parameter in parameters.split('&') {
+        match parameter {
+            "mode=ro" | "mode=memory" => harmless = true,
+            // A percent-encoded name or value could mean anything; so could another VFS.
+            other if other.contains(['%', '#']) || other.starts_with("vfs") => return false,
+            other if other.starts_with("mode") => return false,
+            _ => {}
+        }
+    }
+    harmless
+}
+
+fn refuse(name: &str, value: &str, reason: &str) -> Verdict {
+    Verdict::Refuse(format!(
+        "PRAGMA {name}={value} is refused by diesel-sqlite-efs: {reason}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_attachments_that_nobody_writes_are_harmless() {
+        for name in [
+            "file:x.db?mode=ro",
+            "file:x?cache=private&mode=ro",
+            "file::memory:",
+            "file:x?mode=memory",
+        ] {
+            assert!(is_harmless_attachment(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "x.db",
+            "file:x.db",
+            "file:x.db?mode=rw",
+            "file:x.db?mode=ro&mode=rw",
+            "file:x.db?mode=ro&vfs=unix",
+            "file:x.db?mode=ro&%76fs=unix",
+            "x.db?mode=ro",
+        ] {
+            assert!(!is_harmless_attachment(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn pragmas_that_undermine_the_lock_are_refused() {
+        for (name, value) in [
+            ("journal_mode", "WAL"),
+            ("Journal_Mode", "truncate"),
+            ("journal_mode", "persist"),
+            ("journal_mode", "MEMORY"),
+            ("journal_mode", "off"),
+            ("synchronous", "OFF"),
+            ("synchronous", "0"),
+            ("synchronous", "normal"),
+            ("synchronous", "1"),
+            ("locking_mode", "EXCLUSIVE"),
+            ("cache_spill", "on"),
+            ("cache_spill", "1000"),
+        ] {
+            let verdict = judge(name, Some(value), false);
+            assert!(matches!(verdict, Verdict::Refuse(_)), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn harmless_pragmas_pass() {
+        for (name, value) in [
+            ("journal_mode", None),
+            ("journal_mode", Some("DELETE")),
+            ("synchronous", Some("full")),
+            ("synchronous", Some("EXTRA")),
+            ("locking_mode", Some("normal")),
+            ("cache_spill", Some("off")),
+            ("user_version", Some("7")),
+            ("foreign_keys", Some("on")),
+        ] {
+            assert_eq!(judge(name, value, false), Verdict::Pass, "{name}={value:?}");
+        }
+        assert_eq!(judge("synchronous", Some("NORMAL"), true), Verdict::Pass);
+    }
+
+    #[test]
+    fn busy_timeout_is_ours() {
+        let of = |value| judge("busy_timeout", value, false);
+        assert_eq!(of(None), Verdict::BusyTimeout(None));
+        let two = Duration::from_secs(2);
+        assert_eq!(of(Some("2000")), Verdict::BusyTimeout(Some(two)));
+        assert_eq!(of(Some("-1")), Verdict::BusyTimeout(Some(Duration::ZERO)));
+    }
+}

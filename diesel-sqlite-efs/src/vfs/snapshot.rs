@@ -1,0 +1,123 @@
+//! Which state of the database a transaction has read: the file's version, bytes 24..40 of page 1.
+
+/// The change counter and the header fields after it, which SQLite itself compares to find out
+/// whether its page cache is current (<https://sqlite.org/fileformat2.html#file_change_counter>).
+/// An empty file has the version zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct FileVersion(pub(super) [u8; 16]);
+
+impl FileVersion {
+    /// Where it stands in the file.
+    pub(super) const OFFSET: usize = 24;
+    const END: usize = Self::OFFSET + 16;
+
+    /// Reads it out of what was read from the file at `offset`, if it lies therein.
+    pub(super) fn within(data: &[u8], offset: i64) -> Option<Self> {
+        let offset = usize::try_from(offset)
+            .ok()
+            .filter(|o| *o <= Self::OFFSET)?;
+        let version = data.get(Self::OFFSET - offset..Self::END - offset)?;
+        version.try_into().ok().map(Self)
+    }
+}
+
+/// What a main database file's transactions have seen of it so far.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    seen: Option<FileVersion>,
+    /// SQLite must believe at the next opportunity that its page cache is out of date.
+    spoil_next: bool,
+}
+
+impl Snapshot {
+    /// SHARED was taken: whatever is read next is this transaction's state.
+    pub(super) fn begin(&mut self, cache_is_suspect: bool) {
+        self.seen = None;
+        self.spoil_next |= cache_is_suspect;
+    }
+
+    /// SQLite has read `data`; may change what it will see of the file's version.
+    ///
+    /// After SHARED SQLite reads exactly these 16 bytes and drops its cache if they differ from
+    /// those of its cached page 1. They go nowhere else, so changing them does just that.
+    pub(super) fn observe(&mut self, data: &mut [u8], offset: i64) {
+        let Some(version) = FileVersion::within(data, offset) else {
+            return;
+        };
+        self.seen.get_or_insert(version);
+        let is_cache_check = data.len() == 16;
+        if is_cache_check && std::mem::take(&mut self.spoil_next) {
+            for byte in data {
+                *byte = !*byte;
+            }
+        }
+    }
+
+    /// SQLite has written `data`: a transaction may go on from its own state.
+    pub(super) fn wrote(&mut self, data: &[u8], offset: i64) {
+        if let Some(version) = FileVersion::within(data, offset) {
+            self.seen = Some(version);
+        }
+    }
+
+    /// The version this transaction reads; zero if the file was empty.
+    pub(super) fn version(&self) -> FileVersion {
+        self.seen.unwrap_or_default()
+    }
+
+    /// Whether this transaction has read the version at all.
+    pub(super) fn is_known(&self) -> bool {
+        self.seen.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(version: u8) -> [u8; 100] {
+        let mut page = [1; 100];
+        page[24..40].fill(version);
+        page
+    }
+
+    #[test]
+    fn the_first_version_read_is_the_snapshot() {
+        let mut snapshot = Snapshot::default();
+        snapshot.begin(false);
+        assert!(!snapshot.is_known());
+        snapshot.observe(&mut page(7), 0);
+        snapshot.observe(&mut page(8), 0);
+        snapshot.observe(&mut [9; 16], 4096);
+        assert_eq!(snapshot.version(), FileVersion([7; 16]));
+        snapshot.begin(false);
+        assert_eq!(snapshot.version(), FileVersion([0; 16]));
+    }
+
+    #[test]
+    fn a_suspect_cache_is_dropped_by_changing_only_the_cache_check() {
+        let mut snapshot = Snapshot::default();
+        snapshot.begin(true);
+        let mut first = page(7);
+        snapshot.observe(&mut first, 0);
+        assert_eq!(first, page(7), "page 1 itself is never changed");
+        let mut check = [7; 16];
+        snapshot.observe(&mut check, 24);
+        assert_ne!(check, [7; 16]);
+        assert_eq!(snapshot.version(), FileVersion([7; 16]));
+        let mut next = [7; 16];
+        snapshot.observe(&mut next, 24);
+        assert_eq!(next, [7; 16], "once");
+    }
+
+    #[test]
+    fn short_or_distant_reads_do_not_hold_the_version() {
+        assert_eq!(FileVersion::within(&[0; 39], 0), None);
+        assert_eq!(FileVersion::within(&[0; 100], 25), None);
+        assert_eq!(FileVersion::within(&[0; 100], -1), None);
+        assert_eq!(
+            FileVersion::within(&[3; 16], 24),
+            Some(FileVersion([3; 16]))
+        );
+    }
+}
