@@ -1,0 +1,3 @@
+DROP TABLE account;
+DROP TABLE entry;
+DROP TABLE counter;

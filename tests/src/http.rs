@@ -1,0 +1,122 @@
+//! HTTP/1.1 messages as the proxy needs them: read, look at, change, write.
+//!
+//! Bodies have a `Content-Length`; that is all the AWS SDK and the emulator send.
+
+use std::io::{self, BufRead, Write};
+
+/// A request or an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) start_line: String,
+    headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Message {
+    /// An answer with this status and body and no other header than its length.
+    pub(crate) fn answer(status: u16, body: Vec<u8>) -> Self {
+        let mut message = Self {
+            // Nobody reads the reason phrase; the space before it is required (RFC 9112, 4).
+            start_line: format!("HTTP/1.1 {status} "),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        message.set_body(body);
+        message
+    }
+
+    /// The next message, or `None` if the peer closed the connection instead.
+    ///
+    /// # Errors
+    /// If the connection breaks inside a message, or the message is none.
+    pub(crate) fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let mut start_line = String::new();
+        if from.read_line(&mut start_line)? == 0 {
+            return Ok(None);
+        }
+        start_line.truncate(start_line.trim_end().len());
+        let mut message = Self {
+            start_line,
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        loop {
+            let mut line = String::new();
+            if from.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = line.trim_end();
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| invalid(format!("not a header: {line:?}")))?;
+            message
+                .headers
+                .push((name.to_owned(), value.trim().to_owned()));
+        }
+        if message.header("transfer-encoding").is_some() {
+            return Err(invalid("transfer encodings are not supported".to_owned()));
+        }
+        let length = match message.header("content-length") {
+            Some(length) => (length.parse())
+                .map_err(|error| invalid(format!("content-length {length:?}: {error}")))?,
+            None => 0,
+        };
+        message.body = vec![0; length];
+        from.read_exact(&mut message.body)?;
+        Ok(Some(message))
+    }
+
+    /// Sends the message in one piece.
+    pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+        let mut bytes = format!("{}\r\n", self.start_line).into_bytes();
+        for (name, value) in &self.headers {
+            bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&self.body);
+        to.write_all(&bytes)?;
+        to.flush()
+    }
+
+    /// The value of the first header of this name, in whatever case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Replaces a header, or removes it.
+    pub(crate) fn set_header(&mut self, name: &str, value: Option<String>) {
+        self.headers
+            .retain(|(candidate, _)| !candidate.eq_ignore_ascii_case(name));
+        if let Some(value) = value {
+            self.headers.push((name.to_owned(), value));
+        }
+    }
+
+    /// Replaces the body and the header that tells its length.
+    pub(crate) fn set_body(&mut self, body: Vec<u8>) {
+        self.set_header("content-length", Some(body.len().to_string()));
+        self.body = body;
+    }
+
+    /// The status of an answer.
+    ///
+    /// # Errors
+    /// If this is no answer.
+    pub(crate) fn status(&self) -> io::Result<u16> {
+        self.start_line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .ok_or_else(|| invalid(format!("not a status line: {:?}", self.start_line)))
+    }
+}
+
+fn invalid(problem: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}

@@ -1,0 +1,14 @@
+//! The harness of the integration tests: a DynamoDB emulator, a proxy that injects faults, worker
+//! processes, scratch directories.
+//!
+//! A test starts (or shares) an [`Emulator`](emulator::Emulator), puts a
+//! [`Proxy`](proxy::Proxy) in front of it where it counts requests or injects faults, looks at the
+//! table from outside through a [`LockTable`](dynamodb::LockTable), and runs what it tests in this
+//! process or in [`Worker`](process::Worker)s.
+
+pub mod dynamodb;
+pub mod emulator;
+mod http;
+pub mod process;
+pub mod proxy;
+pub mod scratch;
