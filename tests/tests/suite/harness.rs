@@ -91,7 +91,7 @@ fn items_come_back_as_they_were_put() -> TestResult {
 fn the_emulator_ends_when_its_parent_is_killed() -> TestResult {
     let mut parent = Worker::spawn(Command::new(env::current_exe()?).args([
         "--exact",
-        "parent_of_an_emulator",
+        "harness::parent_of_an_emulator",
         "--ignored",
         "--nocapture",
     ]))?;

@@ -1,0 +1,3 @@
+//! What the crate promises, tested from outside: one binary, a module for each promise.
+
+mod harness;
