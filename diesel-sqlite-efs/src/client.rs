@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::error::{LockError, LockName, StoreError};
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
-use crate::lease::keeper::Keeper;
-use crate::lease::queue::Queue;
-use crate::lease::server_clock::ServerClock;
-use crate::lease::{Desk, Lease, LeaseTerms};
+use crate::lease::shared::Shared;
+use crate::lease::{Desk, Lease, LeaseTerms, renewal_period};
 use crate::stats::{Counters, LockStats};
 use crate::store::{DynamoDbLockStore, LockStore};
 
@@ -20,7 +18,7 @@ use crate::store::{DynamoDbLockStore, LockStore};
 /// [`EfsSqliteConnection`](crate::EfsSqliteConnection) uses one by itself. On its own it serves
 /// for other work that only one process may do at a time.
 ///
-/// Cloning is cheap; clones share the store, the thread that renews leases, and the counters.
+/// Cloning is cheap; clones share the counters, and all clients of one store the thread that renews leases.
 /// All methods may be called from any thread, also inside a tokio runtime, where they block the
 /// worker thread like any blocking call: use `spawn_blocking`.
 ///
@@ -41,9 +39,8 @@ use crate::store::{DynamoDbLockStore, LockStore};
 pub struct DynamoDbLockClient {
     store: Arc<dyn LockStore>,
     clock: Clock,
-    server_clock: Arc<ServerClock>,
+    shared: Arc<Shared>,
     terms: Arc<LeaseTerms>,
-    keeper: Arc<Keeper>,
     counters: Arc<Counters>,
     database: PathBuf,
 }
@@ -64,15 +61,14 @@ impl DynamoDbLockClient {
     /// A client of any store, such as an [`InMemoryLockStore`](crate::InMemoryLockStore).
     pub fn with_store(store: Arc<dyn LockStore>) -> Self {
         Self {
+            shared: Shared::of(&store),
             store,
             clock: Clock::system(),
-            server_clock: Arc::default(),
             terms: Arc::new(LeaseTerms {
                 duration: Self::DEFAULT_LEASE,
                 max_hold: Self::DEFAULT_MAX_HOLD,
                 holder: format!("process {}", std::process::id()),
             }),
-            keeper: Arc::default(),
             counters: Arc::default(),
             database: PathBuf::new(),
         }
@@ -165,33 +161,32 @@ impl DynamoDbLockClient {
 
     /// An acquisition of `key`, nothing asked yet.
     pub(crate) fn begin(&self, key: &str) -> Acquisition {
-        let name = self.lock_name(key);
-        let queue = Queue::of(&self.store, key);
-        let desk = Desk {
+        Acquisition::new(Desk {
             store: self.store.clone(),
             clock: self.clock.clone(),
-            server_clock: self.server_clock.clone(),
+            shared: self.shared.clone(),
             terms: self.terms.clone(),
             counters: self.counters.clone(),
-            name,
-        };
-        Acquisition::new(desk, queue)
+            name: self.lock_name(key),
+        })
     }
 
     /// Renews the lease while it is held.
     pub(crate) fn keep(&self, lease: Lease) -> Lease {
-        self.keeper.watch(&lease);
+        if self.terms.max_hold > renewal_period(self.terms.duration) {
+            self.shared.keeper.watch(&lease);
+        }
         lease
     }
 
     /// Releases the lease on another thread; [`finish_releases`](Self::finish_releases) and
     /// dropping the last clone wait for it.
     pub(crate) fn release_in_background(&self, lease: Lease) {
-        self.keeper.release(lease);
+        self.shared.keeper.release(lease);
     }
 
     pub(crate) fn finish_releases(&self) {
-        self.keeper.finish_releases();
+        self.shared.keeper.finish_releases();
     }
 
     pub(crate) fn lock_name(&self, key: &str) -> Arc<LockName> {

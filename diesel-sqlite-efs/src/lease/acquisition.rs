@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::backoff::Backoff;
 use super::queue::{Queue, Turn};
-use super::{Desk, Held, ItemDraft, Lease, Sent, State};
+use super::{AtRelease, Desk, Held, ItemDraft, Lease, Sent, State};
 use crate::clock::Moment;
 use crate::error::{HolderInfo, LockError, StoreError};
 use crate::store::{JournalId, PutAnswer, PutCondition, SeenItem};
@@ -51,10 +51,10 @@ pub(crate) enum Attempt {
 }
 
 impl Acquisition {
-    pub(crate) fn new(desk: Desk, queue: Arc<Queue>) -> Self {
+    pub(crate) fn new(desk: Desk) -> Self {
         Self {
+            queue: desk.shared.queue(&desk.name.key),
             desk,
-            queue,
             turn: None,
             lock_id: Uuid::new_v4().to_string(),
             begun: Instant::now(),
@@ -99,7 +99,7 @@ impl Acquisition {
     }
 
     fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
-        /// A request needs some time, also where hardly any is left.
+        /// A request needs some time: it is not sent where less is left, unless it is the first.
         const LEAST: Duration = Duration::from_millis(50);
         let mut last_failure = None;
         // Somebody stood in the way just now: asking again at once would be answered the same.
@@ -126,6 +126,9 @@ impl Acquisition {
                 return Err(last_failure.unwrap_or_else(|| self.busy()));
             }
             let left = patience.until.saturating_duration_since(Instant::now());
+            if left < LEAST && self.attempts > 0 {
+                return Err(last_failure.unwrap_or_else(|| self.busy()));
+            }
             let free_in = match self.attempt(turn, left.max(LEAST)) {
                 Ok(Attempt::Granted(lease)) => return Ok(lease),
                 Ok(Attempt::Refused { free_in }) => {
@@ -223,7 +226,7 @@ impl Acquisition {
     fn store_time(&self, received: Moment, dated: bool) -> f64 {
         /// Hosts' clocks are taken to agree to within this where the store's is not known.
         const ALLOWANCE_WITHOUT_DATE: f64 = 2.0;
-        let estimate = self.desk.server_clock.at(received);
+        let estimate = self.desk.shared.server_clock.at(received);
         if dated {
             estimate
         } else {
@@ -266,7 +269,10 @@ impl Acquisition {
             state: Mutex::new(State {
                 span: sent.span,
                 recorded,
-                record_needed: recorded.is_some(),
+                at_release: match recorded {
+                    Some(_) => AtRelease::Retire,
+                    None => AtRelease::Remove,
+                },
                 lost: None,
                 released: false,
             }),

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use super::{Held, Lease, renewal_period};
 
-/// A client's keeper; its thread starts with the first lease and is joined when this is dropped,
-/// after all releases it was asked for.
+/// One for each store: its thread starts with the first lease, and is joined when the last client
+/// is dropped, after all releases it was asked for.
 ///
 /// No guarantee rests on it: a lease that it does not renew in time is lost, by the clocks of
 /// whoever holds it.
 #[derive(Debug, Default)]
 pub(crate) struct Keeper {
-    shared: Arc<Shared>,
+    duties: Arc<Duties>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Duties {
     work: Mutex<Work>,
     wake: Condvar,
     idle: Condvar,
@@ -38,10 +38,10 @@ struct Work {
 impl Keeper {
     /// Renews the lease while it is held.
     pub(crate) fn watch(&self, lease: &Lease) {
-        let mut work = self.shared.work();
+        let mut work = self.duties.work();
         work.watched.push(Arc::downgrade(&lease.held));
         if work.asleep {
-            self.shared.wake.notify_one();
+            self.duties.wake.notify_one();
         }
         drop(work);
         self.ensure_thread();
@@ -49,17 +49,17 @@ impl Keeper {
 
     /// Releases the lease soon, on the keeper's thread.
     pub(crate) fn release(&self, lease: Lease) {
-        self.shared.work().releases.push_back(lease);
-        self.shared.wake.notify_one();
+        self.duties.work().releases.push_back(lease);
+        self.duties.wake.notify_one();
         self.ensure_thread();
     }
 
     /// Waits until everything given to [`release`](Self::release) is released.
     pub(crate) fn finish_releases(&self) {
-        let mut work = self.shared.work();
+        let mut work = self.duties.work();
         while work.releasing || !work.releases.is_empty() {
             work = self
-                .shared
+                .duties
                 .idle
                 .wait(work)
                 .unwrap_or_else(PoisonError::into_inner);
@@ -69,11 +69,11 @@ impl Keeper {
     fn ensure_thread(&self) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            let shared = self.shared.clone();
+            let duties = self.duties.clone();
             let name = "efs-lease-keeper".to_owned();
             // Without a thread nothing is renewed, which costs long transactions their lease.
             *thread = (thread::Builder::new().name(name))
-                .spawn(move || shared.run())
+                .spawn(move || duties.run())
                 .ok();
         }
     }
@@ -81,23 +81,25 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.shared.work().closing = true;
-        self.shared.wake.notify_one();
+        self.duties.work().closing = true;
+        self.duties.wake.notify_one();
         let thread = self
             .thread
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(thread) = thread {
+        // The keeper itself may be the last to let go, of a lease that it has just released.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
+        {
             // A panic on that thread has been printed; there is nothing left to save.
             let _ = thread.join();
         }
         // What the thread could not take is released here, by dropping it.
-        self.shared.work().releases.clear();
+        self.duties.work().releases.clear();
     }
 }
 
-impl Shared {
+impl Duties {
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,6 +5,7 @@ pub(crate) mod backoff;
 pub(crate) mod keeper;
 pub(crate) mod queue;
 pub(crate) mod server_clock;
+pub(crate) mod shared;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::queue::Turn;
-use self::server_clock::ServerClock;
+use self::shared::Shared;
 use crate::clock::{Clock, Moment};
 use crate::error::{HolderInfo, LockError, LockName, StoreError, panic_message};
 use crate::events::Speaker;
@@ -55,7 +56,7 @@ pub(crate) fn renewal_period(duration: Duration) -> Duration {
 pub(crate) struct Desk {
     pub(crate) store: Arc<dyn LockStore>,
     pub(crate) clock: Clock,
-    pub(crate) server_clock: Arc<ServerClock>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) terms: Arc<LeaseTerms>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) name: Arc<LockName>,
@@ -77,7 +78,7 @@ impl Desk {
         give_up_after: Duration,
     ) -> Result<Sent, StoreError> {
         let sent = self.clock.now();
-        let began = self.server_clock.at(sent);
+        let began = self.shared.server_clock.at(sent);
         let expires_at = (began + self.terms.duration.as_secs_f64()).floor();
         let item = LockItem {
             key: self.name.key.clone(),
@@ -90,7 +91,7 @@ impl Desk {
         let answer = self.ask(|store| store.put(&item, condition, give_up_after))?;
         let received = self.clock.now();
         let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
-        let clock_error = self.server_clock.learn(sent, received, *date);
+        let clock_error = self.shared.server_clock.learn(sent, received, *date);
         let good_for = Duration::from_secs_f64((expires_at - began).max(0.0));
         Ok(Sent {
             answer,
@@ -179,8 +180,7 @@ struct State {
     span: Span,
     /// The commit record in the item.
     recorded: Option<JournalId>,
-    /// The journal that the record speaks of may still stand: the item must outlive this lease.
-    record_needed: bool,
+    at_release: AtRelease,
     lost: Option<String>,
     released: bool,
 }
@@ -192,6 +192,17 @@ pub(crate) enum Confirmed {
     InTime,
     /// The lease has ended meanwhile: what stands there may be our successor's journal.
     TooLate,
+}
+
+/// What becomes of the item when the lease is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtRelease {
+    /// It is removed.
+    Remove,
+    /// It stays, expired: the journal that its record speaks of may still stand.
+    Retire,
+    /// It stays as it is: nobody knows whether the last record was written.
+    Leave,
 }
 
 /// Why the end of a journal was not confirmed.
@@ -269,7 +280,7 @@ impl Lease {
 
     /// The journal that the record speaks of is gone: the item is no longer needed.
     pub(crate) fn record_settled(&self) {
-        self.held.state().record_needed = false;
+        self.held.state().at_release = AtRelease::Remove;
     }
 
     /// Records in the item that the transaction with this journal is finished, and renews the
@@ -398,8 +409,6 @@ impl Held {
         let recorded = {
             let mut state = self.state();
             self.check(&mut state).map_err(Unconfirmed::Refused)?;
-            // From here on the record may stand in the item.
-            state.record_needed |= journal.is_some();
             state.recorded
         };
         let committed = journal.or(recorded);
@@ -415,6 +424,9 @@ impl Held {
                     let mut state = self.state();
                     state.span = span;
                     state.recorded = committed;
+                    if journal.is_some() {
+                        state.at_release = AtRelease::Retire;
+                    }
                     self.desk.counters.count(|stats| stats.confirmations += 1);
                     let took = self.desk.clock.now().elapsed_since(started);
                     self.desk.speaker().confirmed(took);
@@ -428,7 +440,6 @@ impl Held {
                     ..
                 }) => {
                     let mut state = self.state();
-                    state.record_needed = false;
                     self.lose_to(&mut state, current.as_ref());
                     return Err(match self.check(&mut state) {
                         Err(lost) if !maybe_recorded => Unconfirmed::Refused(lost),
@@ -448,9 +459,9 @@ impl Held {
                 let mut state = self.state();
                 self.lose(&mut state, &format!("the store did not confirm: {failure}"));
                 if maybe_recorded {
+                    state.at_release = AtRelease::Leave;
                     return Err(Unconfirmed::Unknown(failure.to_string()));
                 }
-                state.record_needed = false;
                 return Err(Unconfirmed::Refused(self.desk.store_error(failure)));
             }
             thread::sleep(PAUSE);
@@ -459,26 +470,22 @@ impl Held {
 
     fn release(&self) -> Result<(), LockError> {
         let _one_at_a_time = self.one_request();
-        let (recorded, keep_record) = {
+        let (recorded, at_release) = {
             let mut state = self.state();
             if std::mem::replace(&mut state.released, true) {
                 return Ok(());
             }
-            (state.recorded, state.record_needed)
+            (state.recorded, state.at_release)
         };
         let held = self.desk.clock.now().elapsed_since(self.begun);
         self.desk.counters.count(|stats| stats.held += held);
-        if keep_record && recorded.is_none() {
-            // The answer to the first record was lost: the item stays as it is and runs out.
-            return Ok(());
-        }
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let result = if keep_record {
-                self.retire(recorded)
-            } else {
-                self.remove()
+            let result = match at_release {
+                AtRelease::Remove => self.remove(),
+                AtRelease::Retire => self.retire(recorded),
+                AtRelease::Leave => Ok(()),
             };
             match result {
                 Ok(()) => {

@@ -1,12 +1,10 @@
 //! Who is next inside this process: connections wait here, in order, before one asks the store.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::store::LockStore;
-
-/// The waiting line for one key of one store.
+/// The waiting line for one key of one store: see [`Shared::queue`](super::shared::Shared::queue).
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     line: Mutex<Line>,
@@ -26,24 +24,7 @@ pub(crate) struct Turn {
     queue: Arc<Queue>,
 }
 
-/// Keyed by the store's address, so that connections share a line exactly if they share a store.
-type Lines = HashMap<(usize, String), Weak<Queue>>;
-static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
-
 impl Queue {
-    /// The line that all connections of this process share for `key` in `store`.
-    pub(crate) fn of(store: &Arc<dyn LockStore>, key: &str) -> Arc<Self> {
-        let address = Arc::as_ptr(store).cast::<()>() as usize;
-        let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.retain(|_, line| line.strong_count() > 0);
-        let line = lines.entry((address, key.to_owned())).or_default();
-        line.upgrade().unwrap_or_else(|| {
-            let queue = Arc::new(Self::default());
-            *line = Arc::downgrade(&queue);
-            queue
-        })
-    }
-
     /// A turn if it is free and nobody waits for it.
     pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Turn> {
         let mut line = self.line();
@@ -140,15 +121,5 @@ mod tests {
         assert_eq!(waiting(&queue), 0);
         drop(turn);
         assert!(queue.try_enter().is_some());
-    }
-
-    #[test]
-    fn keys_and_stores_have_lines_of_their_own() {
-        let store: Arc<dyn LockStore> = Arc::new(crate::InMemoryLockStore::new());
-        let other: Arc<dyn LockStore> = Arc::new(crate::InMemoryLockStore::new());
-        let line = Queue::of(&store, "a");
-        assert!(Arc::ptr_eq(&line, &Queue::of(&store, "a")));
-        assert!(!Arc::ptr_eq(&line, &Queue::of(&store, "b")));
-        assert!(!Arc::ptr_eq(&line, &Queue::of(&other, "a")));
     }
 }

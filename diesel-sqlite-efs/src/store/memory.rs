@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{DeleteAnswer, LockItem, LockStore, PutAnswer, PutCondition, SeenItem};
+use crate::clock::Clock;
 use crate::error::StoreError;
 
 /// A lock table that lives in this process: the same rules as DynamoDB, no network, no AWS.
@@ -14,12 +15,21 @@ use crate::error::StoreError;
 #[derive(Debug, Default)]
 pub struct InMemoryLockStore {
     items: Mutex<HashMap<String, SeenItem>>,
+    clock: Clock,
 }
 
 impl InMemoryLockStore {
     /// An empty table.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty table whose own clock, by which leases expire, is `clock`.
+    pub fn with_clock(clock: Clock) -> Self {
+        Self {
+            items: Mutex::default(),
+            clock,
+        }
     }
 
     /// The item at `key`, as it is stored now.
@@ -47,7 +57,7 @@ impl LockStore for InMemoryLockStore {
         condition: PutCondition<'_>,
         _give_up_after: Duration,
     ) -> Result<PutAnswer, StoreError> {
-        let date = Some(SystemTime::now());
+        let date = Some(UNIX_EPOCH + self.clock.now().wall);
         let mut items = self.items();
         let current = items.get(&item.key);
         if !condition.holds(current, item)? {

@@ -23,7 +23,7 @@ use libsqlite3_sys as ffi;
 use super::Admission;
 use super::gate::{Busy, EndOfJournal, Gate, Purpose, Refused};
 use super::journal::{Journal, Standing, journal_id};
-use super::netfs::CacheAdvisor;
+use super::netfs::FreshReads;
 use super::pragma::{self, Verdict};
 use super::snapshot::{FileVersion, Snapshot};
 
@@ -391,12 +391,9 @@ struct MainFile {
     level: c_int,
     /// The connection, once SQLite has told.
     database: Option<NonNull<ffi::sqlite3>>,
-    base_vfs: BaseVfs,
-    /// As SQLite gave it to `xOpen`; valid until the file is closed.
-    name: *const c_char,
-    flags: c_int,
     journal_name: *const c_char,
-    advisor: Option<CacheAdvisor>,
+    /// On a network file system.
+    fresh_reads: Option<FreshReads>,
 }
 
 /// What was settled when the connection was opened.
@@ -488,16 +485,12 @@ unsafe fn open_main(
     };
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let journal_path = Path::new(OsStr::from_bytes(journal_path.to_bytes()));
-    let advisor = if admission.network {
-        match CacheAdvisor::new(path) {
-            Ok(advisor) => Some(advisor),
-            Err(_) => {
-                base_file.close();
-                return ffi::SQLITE_CANTOPEN;
-            }
+    let fresh_reads = match admission.network.then(|| FreshReads::new(path)).transpose() {
+        Ok(fresh_reads) => fresh_reads,
+        Err(_) => {
+            base_file.close();
+            return ffi::SQLITE_CANTOPEN;
         }
-    } else {
-        None
     };
     (admission.gate).opened(Journal::new(journal_path.to_owned(), admission.network));
     journals().insert(journal_name.addr(), admission.gate.clone());
@@ -510,11 +503,8 @@ unsafe fn open_main(
         snapshot: Snapshot::default(),
         level: ffi::SQLITE_LOCK_NONE,
         database: None,
-        base_vfs: base,
-        name,
-        flags: got_flags & !(ffi::SQLITE_OPEN_CREATE | ffi::SQLITE_OPEN_EXCLUSIVE),
         journal_name,
-        advisor,
+        fresh_reads,
     };
     if !out_flags.is_null() {
         // SAFETY: not null, so it is `xOpen`'s out-parameter.
@@ -663,11 +653,8 @@ unsafe extern "C" fn main_close(file: *mut ffi::sqlite3_file) -> c_int {
             unreachable!("main files have a method table of their own");
         };
         journals().remove(&main.journal_name.addr());
-        let main = *main;
-        let result = match main.advisor {
-            Some(advisor) => advisor.close_after(|| shim.base.close()),
-            None => shim.base.close(),
-        };
+        let result = shim.base.close();
+        drop(main.fresh_reads);
         main.gate.closed();
         result
     })
@@ -783,6 +770,11 @@ unsafe extern "C" fn main_unlock(file: *mut ffi::sqlite3_file, level: c_int) -> 
         let (main, base) = unsafe { ShimFile::main(file) };
         let result = base.unlock(level);
         main.level = main.level.min(level);
+        if level == ffi::SQLITE_LOCK_NONE
+            && let Some(fresh_reads) = &mut main.fresh_reads
+        {
+            fresh_reads.unlocked();
+        }
         main.gate.unlocked();
         result
     })
@@ -794,14 +786,22 @@ impl MainFile {
             // SQLite did not say which connection this is: nothing may be decided for it.
             return ffi::SQLITE_IOERR_LOCK;
         }
-        let result = base.lock(ffi::SQLITE_LOCK_SHARED);
-        if result == OK {
-            let suspect = self.gate.take_cache_is_suspect();
-            self.snapshot.begin(suspect);
-            if suspect && let Err(error) = self.drop_cached_pages() {
-                base.unlock(ffi::SQLITE_LOCK_NONE);
+        if self.gate.take_cache_is_suspect() {
+            self.snapshot.distrust_cache();
+            if let Err(error) = self.drop_cached_pages() {
                 return error;
             }
+        }
+        let lock = || {
+            let result = base.lock(ffi::SQLITE_LOCK_SHARED);
+            (result == OK, result)
+        };
+        let result = match &mut self.fresh_reads {
+            Some(fresh_reads) => fresh_reads.locking(lock),
+            None => lock().1,
+        };
+        if result == OK {
+            self.snapshot.begin();
         } else if primary(result) == ffi::SQLITE_BUSY {
             self.gate.file_locked();
         }
@@ -912,29 +912,16 @@ impl MainFile {
         Ok(())
     }
 
-    /// On a network file system: makes the host ask the server for the file's pages again.
-    ///
-    /// A fresh open revalidates them (close-to-open); a Linux NFS client does not do so while the
-    /// file is open for writing, and needs to be told to drop them as well.
+    /// On a network file system: makes the next reads of the file ask the server.
     fn drop_cached_pages(&self) -> Result<(), c_int> {
-        let Some(advisor) = &self.advisor else {
-            return Ok(());
-        };
-        let size = self.base_vfs.file_size();
-        let mut memory = vec![0_u64; size.div_ceil(8)];
-        let file = memory.as_mut_ptr().cast::<ffi::sqlite3_file>();
-        // SAFETY: `name` stays valid while the file is open, and the memory is for a base file.
-        let result = unsafe { (self.base_vfs).open(self.name, file, self.flags, ptr::null_mut()) };
-        // SAFETY: zeroed before, or set by the base VFS.
-        let is_open = !unsafe { (*file).pMethods }.is_null();
-        if is_open && let Some(file) = NonNull::new(file) {
-            // The base VFS defers the real close while this process holds POSIX locks on the file.
-            BaseFile(file).close();
+        match &self.fresh_reads {
+            None => Ok(()),
+            Some(fresh_reads) => fresh_reads.drop_cached_pages().map_err(|error| {
+                self.gate
+                    .file_failed(format!("the database cannot be read afresh: {error}"));
+                ffi::SQLITE_IOERR
+            }),
         }
-        if result != OK {
-            return Err(result);
-        }
-        (advisor.drop_cached_pages()).map_err(|_| ffi::SQLITE_IOERR)
     }
 }
 

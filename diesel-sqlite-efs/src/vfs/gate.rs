@@ -45,12 +45,15 @@ pub(crate) struct GateSettings {
 struct State {
     timeout: Duration,
     deadline: Option<Instant>,
+    /// Until when the statement under way may wait; set by its first need to.
+    until: Option<Instant>,
     hold: Option<Hold>,
     /// How many callers want the lease kept beyond the transaction.
     pins: u32,
     /// Why SQLite was last told that the database is busy.
     block: Option<Block>,
-    waiting: Option<FileWait>,
+    /// How the busy handler polls what it cannot wait for otherwise.
+    poll: Option<Poll>,
     /// The journal of the transaction under way, once its first header was written or read.
     journal_id: Option<JournalId>,
     /// The journal of this transaction has ended: what still comes cannot change the outcome.
@@ -98,9 +101,9 @@ enum Block {
     Fatal,
 }
 
-/// A wait for file locks, over several calls of the busy handler.
+/// The pauses over several calls of the busy handler.
 #[derive(Debug)]
-struct FileWait {
+struct Poll {
     since: Instant,
     backoff: Backoff,
 }
@@ -151,10 +154,11 @@ impl Gate {
             state: Mutex::new(State {
                 timeout: settings.timeout,
                 deadline: None,
+                until: None,
                 hold: None,
                 pins: 0,
                 block: None,
-                waiting: None,
+                poll: None,
                 journal_id: None,
                 ended: false,
                 cache_is_suspect: false,
@@ -197,9 +201,8 @@ impl Gate {
             }
             state.hold = None;
         }
-        let until = state.until();
         let mut acquisition = Box::new(self.client.begin(&self.lock.key));
-        let give_up_after = until.saturating_duration_since(Instant::now());
+        let give_up_after = state.until().saturating_duration_since(Instant::now());
         match acquisition.try_once(give_up_after) {
             Ok(Attempt::Granted(lease)) => {
                 state.take_up(self.client.keep(lease), Tenure::Transaction);
@@ -234,12 +237,13 @@ impl Gate {
             Err(error) => {
                 let mut state = self.state();
                 let reason = format!("the rollback journal cannot be examined: {error}");
-                state.error = Some(self.file_trouble(reason));
+                state.error = Some(self.file_error(reason));
                 state.put_lease_away(self);
                 return state.blocked(Block::Fatal);
             }
         };
         if !stale {
+            self.state().until = None;
             return Ok(());
         }
         let mut state = self.state();
@@ -263,7 +267,7 @@ impl Gate {
             Err(error) => {
                 let mut state = self.state();
                 let reason = format!("the rollback journal cannot be examined: {error}");
-                state.error = Some(self.file_trouble(reason));
+                state.error = Some(self.file_error(reason));
                 state.put_lease_away(self);
                 Err(Refused)
             }
@@ -366,7 +370,11 @@ impl Gate {
         const RECOVERY_POLL: Duration = Duration::from_millis(20);
         let mut state = self.state();
         if first {
-            state.waiting = None;
+            state.poll = None;
+            if !matches!(state.block, Some(Block::Lease(_))) {
+                // Nothing has been waited for yet; an earlier statement may have set it.
+                state.until = None;
+            }
         }
         match state.block.take() {
             Some(Block::Lease(mut acquisition)) => {
@@ -376,7 +384,6 @@ impl Gate {
                 let mut state = self.state();
                 match result {
                     Ok(lease) => {
-                        state.error = None;
                         state.take_up(self.client.keep(lease), Tenure::Parked);
                         true
                     }
@@ -386,58 +393,59 @@ impl Gate {
                     }
                 }
             }
+            Some(Block::Stale) if state.until() <= Instant::now() => self.give_up(state),
             Some(Block::Stale) => {
                 state.error = None;
                 state.set_tenure(Tenure::Parked);
                 true
             }
             Some(Block::Recovery(error)) => {
-                let again = self.pause(state, RECOVERY_POLL);
-                self.state().error = (!again).then_some(error);
-                again
+                state.error = Some(error);
+                self.pause(state, RECOVERY_POLL)
             }
             Some(Block::File) | None => {
-                let since = state.waiting.as_ref().map(|wait| wait.since);
-                let again = self.pause(state, FILE_LOCK_POLL);
-                if !again {
-                    let mut state = self.state();
-                    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
-                    state.error = Some(LockError::FileLocked {
-                        lock: self.lock.clone(),
-                        waited,
-                    });
-                    if state.tenure() == Some(Tenure::Parked) {
-                        state.put_lease_away(self);
-                    }
-                }
-                again
+                state.error = None;
+                self.pause(state, FILE_LOCK_POLL)
             }
             Some(Block::Fatal) => false,
         }
     }
 
-    /// Sleeps a little, unless the time is up: the timeout's, or the lease's where one is held.
+    /// Sleeps a little, unless the time is up: the statement's, or the lease's where one is held.
     fn pause(&self, mut state: MutexGuard<'_, State>, first_pause: Duration) -> bool {
         let now = Instant::now();
-        let wait = state.waiting.get_or_insert_with(|| FileWait {
+        let poll = state.poll.get_or_insert_with(|| Poll {
             since: now,
             backoff: Backoff::new(first_pause),
         });
-        let pause = wait.backoff.next_pause(None).max(first_pause / 4);
-        let since = wait.since;
-        let mut left = (since + state.timeout).saturating_duration_since(now);
-        if let Some(deadline) = state.deadline {
-            left = left.min(deadline.saturating_duration_since(now));
-        }
+        let pause = poll.backoff.next_pause(None).max(first_pause / 4);
+        let mut left = state.until().saturating_duration_since(now);
         if let Some(hold) = &state.hold {
             left = left.min(hold.lease.remaining());
         }
-        drop(state);
         if pause >= left {
-            return false;
+            return self.give_up(state);
         }
+        drop(state);
         thread::sleep(pause);
         true
+    }
+
+    /// Ends a wait in vain: SQLite will report that the database is busy.
+    fn give_up(&self, mut state: MutexGuard<'_, State>) -> bool {
+        let waited = (state.poll.take()).map_or(Duration::ZERO, |poll| poll.since.elapsed());
+        state.error.get_or_insert(LockError::FileLocked {
+            lock: self.lock.clone(),
+            waited,
+        });
+        state.until = None;
+        if matches!(
+            state.tenure(),
+            Some(Tenure::Parked | Tenure::AwaitingHandler)
+        ) {
+            state.put_lease_away(self);
+        }
+        false
     }
 }
 
@@ -490,7 +498,7 @@ impl Gate {
             }
             Err(error) => {
                 let reason = format!("the rollback journal cannot be examined: {error}");
-                self.state().error = Some(self.file_trouble(reason));
+                self.file_failed(reason);
                 return Err(Refused);
             }
         }
@@ -499,7 +507,7 @@ impl Gate {
         }
         journal.remove().map_err(|error| {
             let reason = format!("a leftover rollback journal cannot be removed: {error}");
-            self.state().error = Some(self.file_trouble(reason));
+            self.file_failed(reason);
             Refused
         })
     }
@@ -633,6 +641,7 @@ impl Gate {
         state.error = None;
         state.forbidden = None;
         state.block = None;
+        state.until = None;
     }
 
     /// What the lock had to do with the failure of the statement, if anything.
@@ -752,7 +761,12 @@ impl Gate {
         }
     }
 
-    fn file_trouble(&self, reason: String) -> LockError {
+    /// The file system failed outside SQLite's own calls.
+    pub(crate) fn file_failed(&self, reason: String) {
+        self.state().error = Some(self.file_error(reason));
+    }
+
+    fn file_error(&self, reason: String) -> LockError {
         LockError::File {
             lock: self.lock.clone(),
             reason,
@@ -761,12 +775,13 @@ impl Gate {
 }
 
 impl State {
-    fn until(&self) -> Instant {
-        let until = Instant::now() + self.timeout;
+    /// Until when to wait, counted from the statement's first need to.
+    fn until(&mut self) -> Instant {
+        let until = *(self.until).get_or_insert_with(|| Instant::now() + self.timeout);
         self.deadline.map_or(until, |deadline| until.min(deadline))
     }
 
-    fn patience(&self, max_attempts: Option<u32>) -> Patience {
+    fn patience(&mut self, max_attempts: Option<u32>) -> Patience {
         Patience {
             until: self.until(),
             max_attempts,
@@ -774,6 +789,9 @@ impl State {
     }
 
     fn blocked(&mut self, block: Block) -> Result<(), Busy> {
+        if matches!(block, Block::Fatal) {
+            self.until = None;
+        }
         self.block = Some(block);
         Err(Busy)
     }
@@ -787,11 +805,12 @@ impl State {
     ) -> Result<(), Busy> {
         acquisition.step_aside();
         self.error = Some(error.clone());
-        self.blocked(match purpose {
+        let block = match purpose {
             Purpose::Write { has_read: false } => Block::Lease(acquisition),
             Purpose::Write { has_read: true } => Block::Fatal,
             Purpose::Recovery => Block::Recovery(error),
-        })
+        };
+        self.blocked(block)
     }
 
     /// The first cause of a failing transaction is the one to report.
@@ -801,6 +820,8 @@ impl State {
     }
 
     fn take_up(&mut self, lease: Lease, tenure: Tenure) {
+        self.error = None;
+        self.until = None;
         self.hold = Some(Hold { lease, tenure });
     }
 

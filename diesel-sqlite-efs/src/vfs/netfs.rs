@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, fadvise, statfs};
 
@@ -48,57 +48,121 @@ const LOCAL: &[u32] = &[
     0xca45_1a4e, // bcachefs
 ];
 
-/// A descriptor of a database file through which the kernel is told to drop its cached pages.
+/// Gets past what this host has cached of a database file on a network file system.
+///
+/// Two measures, as neither suffices everywhere: a fresh `open` makes a client that knows
+/// close-to-open consistency ask the server whether its pages are current (FUSE); a Linux NFS client
+/// does not do so while the file is open for writing, and is told to drop its pages
+/// (`posix_fadvise(2)`).
 ///
 /// Closing any descriptor of a file drops all POSIX locks that the process has on it, SQLite's
-/// included (<https://sqlite.org/howtocorrupt.html>, section 2.2). So there is one for each file
-/// and process, and it is closed only when SQLite has closed its last one.
+/// included (<https://sqlite.org/howtocorrupt.html>, section 2.2). So what is opened here stays
+/// open until no connection of the process holds a lock on the file.
 #[derive(Debug)]
-pub(super) struct CacheAdvisor {
-    inode: (u64, u64),
-    file: Arc<File>,
+pub(super) struct FreshReads {
+    inode: Inode,
+    path: PathBuf,
+    /// Counted in [`Descriptors::lockers`].
+    locks: bool,
 }
 
-type Advisors = HashMap<(u64, u64), Arc<File>>;
-static ADVISORS: LazyLock<Mutex<Advisors>> = LazyLock::new(Mutex::default);
+type Inode = (u64, u64);
 
-fn advisors() -> MutexGuard<'static, Advisors> {
-    ADVISORS.lock().unwrap_or_else(PoisonError::into_inner)
+/// The descriptors of one file that are not SQLite's.
+#[derive(Debug, Default)]
+struct Descriptors {
+    connections: usize,
+    lockers: usize,
+    open: Vec<File>,
 }
 
-impl CacheAdvisor {
-    /// For the file at `path`, which SQLite has open.
+static BY_INODE: LazyLock<Mutex<HashMap<Inode, Descriptors>>> = LazyLock::new(Mutex::default);
+
+fn by_inode() -> MutexGuard<'static, HashMap<Inode, Descriptors>> {
+    BY_INODE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FreshReads {
+    /// How many descriptors may wait to be closed. A connection that holds a lock for long keeps
+    /// those of all others' transactions open.
+    const MOST_DESCRIPTORS: usize = 128;
+
+    /// For the file at `path`, which SQLite has just opened.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
-        let mut advisors = advisors();
         let metadata = path.metadata()?;
         let inode = (metadata.dev(), metadata.ino());
-        let file = match advisors.get(&inode) {
-            Some(file) => file.clone(),
-            None => {
-                let file = Arc::new(File::open(path)?);
-                advisors.insert(inode, file.clone());
-                file
-            }
-        };
-        Ok(Self { inode, file })
+        by_inode().entry(inode).or_default().connections += 1;
+        Ok(Self {
+            inode,
+            path: path.to_owned(),
+            locks: false,
+        })
     }
 
-    /// Tells the kernel to forget what it has cached of the file.
+    /// Makes the next reads of the file ask the server.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or too many descriptors wait for other connections' locks.
     pub(super) fn drop_cached_pages(&self) -> io::Result<()> {
-        Ok(fadvise(&*self.file, 0, None, Advice::DontNeed)?)
+        let mut files = by_inode();
+        let descriptors = files.entry(self.inode).or_default();
+        if descriptors.open.len() >= Self::MOST_DESCRIPTORS {
+            return Err(io::Error::new(
+                ErrorKind::ResourceBusy,
+                "other connections of this process hold locks on the file for too long",
+            ));
+        }
+        let file = File::open(&self.path)?;
+        let result = fadvise(&file, 0, None, Advice::DontNeed);
+        descriptors.open.push(file);
+        descriptors.close_unless_locked();
+        Ok(result?)
     }
 
-    /// Closes the descriptor if it is the last, after SQLite has closed the file.
-    pub(super) fn close_after<T>(self, close_file: impl FnOnce() -> T) -> T {
-        let mut advisors = advisors();
-        let result = close_file();
-        // One is the map's, one is ours.
-        if Arc::strong_count(&self.file) == 2 {
-            advisors.remove(&self.inode);
+    /// Takes a file lock with `lock`, which tells whether it was granted.
+    pub(super) fn locking<T>(&mut self, lock: impl FnOnce() -> (bool, T)) -> T {
+        if !self.locks {
+            // Before the lock is taken: nothing may be closed once it may be held.
+            by_inode().entry(self.inode).or_default().lockers += 1;
+            self.locks = true;
         }
-        drop(self);
-        drop(advisors);
+        let (granted, result) = lock();
+        if !granted {
+            self.unlocked();
+        }
         result
+    }
+
+    /// This connection holds no lock on the file any more.
+    pub(super) fn unlocked(&mut self) {
+        if std::mem::take(&mut self.locks)
+            && let Some(descriptors) = by_inode().get_mut(&self.inode)
+        {
+            descriptors.lockers -= 1;
+            descriptors.close_unless_locked();
+        }
+    }
+}
+
+impl Drop for FreshReads {
+    /// After SQLite has closed the file.
+    fn drop(&mut self) {
+        self.unlocked();
+        let mut files = by_inode();
+        if let Some(descriptors) = files.get_mut(&self.inode) {
+            descriptors.connections -= 1;
+            if descriptors.connections == 0 {
+                files.remove(&self.inode);
+            }
+        }
+    }
+}
+
+impl Descriptors {
+    fn close_unless_locked(&mut self) {
+        if self.lockers == 0 {
+            self.open.clear();
+        }
     }
 }
 
@@ -119,18 +183,36 @@ mod tests {
     }
 
     #[test]
-    fn connections_share_one_descriptor_until_the_last_is_closed() {
-        let path = std::env::temp_dir().join(format!("efs-advisor-{}", std::process::id()));
+    fn descriptors_stay_open_while_any_connection_of_the_process_holds_a_lock() {
+        let path = std::env::temp_dir().join(format!("efs-fresh-{}", std::process::id()));
         std::fs::write(&path, b"x").unwrap();
-        let first = CacheAdvisor::new(&path).unwrap();
-        let second = CacheAdvisor::new(&path).unwrap();
-        assert!(Arc::ptr_eq(&first.file, &second.file));
-        first.drop_cached_pages().unwrap();
-        let inode = first.inode;
-        first.close_after(|| ());
-        assert!(advisors().contains_key(&inode));
-        second.close_after(|| ());
-        assert!(!advisors().contains_key(&inode));
+        let mut reader = FreshReads::new(&path).unwrap();
+        let mut writer = FreshReads::new(&path).unwrap();
+        let inode = reader.inode;
+        let open = || {
+            by_inode()
+                .get(&inode)
+                .map(|descriptors| descriptors.open.len())
+        };
+
+        writer.drop_cached_pages().unwrap();
+        assert_eq!(open(), Some(0), "nobody holds a lock");
+        assert!(reader.locking(|| (true, true)));
+        assert!(!writer.locking(|| (false, false)), "refused");
+        writer.drop_cached_pages().unwrap();
+        assert_eq!(open(), Some(1));
+        assert!(writer.locking(|| (true, true)));
+        writer.drop_cached_pages().unwrap();
+        writer.unlocked();
+        assert_eq!(open(), Some(2), "the reader still holds its lock");
+        for _ in 2..FreshReads::MOST_DESCRIPTORS {
+            writer.drop_cached_pages().unwrap();
+        }
+        assert!(writer.drop_cached_pages().is_err(), "bounded");
+        reader.unlocked();
+        assert_eq!(open(), Some(0));
+        drop((reader, writer));
+        assert_eq!(open(), None);
         std::fs::remove_file(&path).unwrap();
     }
 }

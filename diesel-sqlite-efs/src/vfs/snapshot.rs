@@ -31,9 +31,13 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// SHARED was taken: whatever is read next is this transaction's state.
-    pub(super) fn begin(&mut self, cache_is_suspect: bool) {
+    pub(super) fn begin(&mut self) {
         self.seen = None;
-        self.spoil_next |= cache_is_suspect;
+    }
+
+    /// SQLite's page cache may hold what was never committed.
+    pub(super) fn distrust_cache(&mut self) {
+        self.spoil_next = true;
     }
 
     /// SQLite has read `data`; may change what it will see of the file's version.
@@ -84,20 +88,21 @@ mod tests {
     #[test]
     fn the_first_version_read_is_the_snapshot() {
         let mut snapshot = Snapshot::default();
-        snapshot.begin(false);
+        snapshot.begin();
         assert!(!snapshot.is_known());
         snapshot.observe(&mut page(7), 0);
         snapshot.observe(&mut page(8), 0);
         snapshot.observe(&mut [9; 16], 4096);
         assert_eq!(snapshot.version(), FileVersion([7; 16]));
-        snapshot.begin(false);
+        snapshot.begin();
         assert_eq!(snapshot.version(), FileVersion([0; 16]));
     }
 
     #[test]
     fn a_suspect_cache_is_dropped_by_changing_only_the_cache_check() {
         let mut snapshot = Snapshot::default();
-        snapshot.begin(true);
+        snapshot.distrust_cache();
+        snapshot.begin();
         let mut first = page(7);
         snapshot.observe(&mut first, 0);
         assert_eq!(first, page(7), "page 1 itself is never changed");

@@ -295,6 +295,8 @@ impl Connected {
                 endpoint: url,
                 message,
             },
+            // The caller had no more patience, which says nothing of the endpoint.
+            Failure::TimedOut if after < CONNECT_TIMEOUT => StoreError::Timeout { endpoint, after },
             Failure::TimedOut if !observer.was_sent() => StoreError::Unreachable {
                 endpoint,
                 message: format!(

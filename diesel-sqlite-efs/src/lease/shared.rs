@@ -1,0 +1,62 @@
+//! What all connections of this process that use one store have in common.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use super::keeper::Keeper;
+use super::queue::Queue;
+use super::server_clock::ServerClock;
+use crate::store::LockStore;
+
+/// The store's clock, the thread that renews leases, and the waiting lines, one for each key.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) server_clock: ServerClock,
+    pub(crate) keeper: Keeper,
+    queues: Mutex<HashMap<String, Weak<Queue>>>,
+}
+
+impl Shared {
+    /// What is shared by all users of this very store.
+    pub(crate) fn of(store: &Arc<dyn LockStore>) -> Arc<Self> {
+        /// By the store's address. A user keeps both alive, so no other store can have it.
+        static BY_STORE: LazyLock<Mutex<HashMap<usize, Weak<Shared>>>> =
+            LazyLock::new(Mutex::default);
+        let address = Arc::as_ptr(store).cast::<()>().addr();
+        let mut stores = BY_STORE.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|_, shared| shared.strong_count() > 0);
+        upgrade_or_default(stores.entry(address).or_default())
+    }
+
+    /// The line in which all wait for `key`.
+    pub(crate) fn queue(&self, key: &str) -> Arc<Queue> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        upgrade_or_default(queues.entry(key.to_owned()).or_default())
+    }
+}
+
+fn upgrade_or_default<T: Default>(entry: &mut Weak<T>) -> Arc<T> {
+    entry.upgrade().unwrap_or_else(|| {
+        let new = Arc::new(T::default());
+        *entry = Arc::downgrade(&new);
+        new
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::InMemoryLockStore;
+
+    #[test]
+    fn keys_and_stores_have_lines_of_their_own() {
+        let store: Arc<dyn LockStore> = Arc::new(InMemoryLockStore::new());
+        let other: Arc<dyn LockStore> = Arc::new(InMemoryLockStore::new());
+        let (shared, elsewhere) = (Shared::of(&store), Shared::of(&other));
+        let line = shared.queue("a");
+        assert!(Arc::ptr_eq(&line, &Shared::of(&store.clone()).queue("a")));
+        assert!(!Arc::ptr_eq(&line, &shared.queue("b")));
+        assert!(!Arc::ptr_eq(&line, &elsewhere.queue("a")));
+    }
+}
