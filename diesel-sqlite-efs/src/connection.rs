@@ -142,13 +142,18 @@ impl EfsSqliteConnection {
     /// `f` is simply run.
     ///
     /// # Errors
-    /// [`LockError::Busy`] and the other errors of an acquisition, as Diesel's error, and those of
+    /// [`diesel::result::Error::AlreadyInTransaction`] inside a transaction;
+    /// [`LockError::Busy`] and the other errors of an acquisition, as Diesel's error; and those of
     /// `f`.
     pub fn with_write_lock<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         F: FnOnce(&mut Self) -> Result<T, E>,
         E: From<diesel::result::Error>,
     {
+        if self.session.transaction().depth().is_some() {
+            // Waiting with a read lock held would keep the holder from committing.
+            return Err(diesel::result::Error::AlreadyInTransaction.into());
+        }
         let _pin = self.session.pin()?;
         f(self)
     }

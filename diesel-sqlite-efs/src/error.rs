@@ -224,6 +224,13 @@ pub enum LockError {
         /// How often the store was asked.
         attempts: u32,
     },
+    /// The deadline set with [`set_deadline`](crate::EfsSqliteConnection::set_deadline) has passed:
+    /// nothing was asked, nothing was changed. Trying again needs a later deadline.
+    #[error("the deadline has passed, the write lock was not asked for ({lock})")]
+    DeadlinePassed {
+        /// Which lock.
+        lock: Arc<LockName>,
+    },
     /// SQLite's own file locks were in the way: readers, or a writer outside this crate. Nothing
     /// was changed; trying again is safe.
     #[error(
@@ -308,7 +315,7 @@ impl LockError {
             | Self::TornRead { .. } => true,
             Self::Store { source, .. } => source.is_transient(),
             Self::Aborted { retryable, .. } => *retryable,
-            Self::File { .. } | Self::OutcomeUnknown { .. } => false,
+            Self::DeadlinePassed { .. } | Self::File { .. } | Self::OutcomeUnknown { .. } => false,
         }
     }
 
@@ -316,6 +323,7 @@ impl LockError {
     pub fn lock(&self) -> Option<&LockName> {
         match self {
             Self::Busy { lock, .. }
+            | Self::DeadlinePassed { lock }
             | Self::FileLocked { lock, .. }
             | Self::LeaseLost { lock, .. }
             | Self::StaleSnapshot { lock }

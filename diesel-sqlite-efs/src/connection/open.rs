@@ -74,7 +74,9 @@ fn open_file(
         }
         Err(error) => return Err(diagnose(&gate, path, error)),
     };
-    if let Err(error) = connection.batch_execute(&pragmas(settings)) {
+    let result = connection.batch_execute(&pragmas(settings));
+    gate.statement_ended();
+    if let Err(error) = result {
         return Err(match gate.take_error() {
             Some(lock_error) => lock_error.into(),
             None => diagnose(

@@ -100,7 +100,11 @@ impl Session {
 
     /// Puts the lock's error in the place of SQLite's, where it is the cause.
     pub(crate) fn translate<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
-        let (Some(gate), Err(error)) = (&self.gate, &result) else {
+        let Some(gate) = &self.gate else {
+            return result;
+        };
+        gate.statement_ended();
+        let Err(error) = &result else {
             return result;
         };
         let lock_error = gate.take_error();

@@ -28,6 +28,8 @@ pub(crate) struct Acquisition {
     waited: bool,
     /// The answer to a put was lost, and none since told what became of it.
     maybe_applied: bool,
+    /// What the last request took; zero before the first.
+    round_trip: Duration,
     backoff: Option<Backoff>,
     /// What stood in the way at the last attempt.
     in_the_way: Option<SeenItem>,
@@ -61,6 +63,7 @@ impl Acquisition {
             attempts: 0,
             waited: false,
             maybe_applied: false,
+            round_trip: Duration::ZERO,
             backoff: None,
             in_the_way: None,
         }
@@ -99,8 +102,6 @@ impl Acquisition {
     }
 
     fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
-        /// A request needs some time: it is not sent where less is left, unless it is the first.
-        const LEAST: Duration = Duration::from_millis(50);
         let mut last_failure = None;
         // Somebody stood in the way just now: asking again at once would be answered the same.
         let mut pause = (self.attempts > 0).then(|| self.next_pause(None));
@@ -126,10 +127,11 @@ impl Acquisition {
                 return Err(last_failure.unwrap_or_else(|| self.busy()));
             }
             let left = patience.until.saturating_duration_since(Instant::now());
-            if left < LEAST && self.attempts > 0 {
+            if left < self.round_trip {
+                // The answer would come too late.
                 return Err(last_failure.unwrap_or_else(|| self.busy()));
             }
-            let free_in = match self.attempt(turn, left.max(LEAST)) {
+            let free_in = match self.attempt(turn, left) {
                 Ok(Attempt::Granted(lease)) => return Ok(lease),
                 Ok(Attempt::Refused { free_in }) => {
                     last_failure = None;
@@ -146,10 +148,8 @@ impl Acquisition {
     }
 
     fn next_pause(&mut self, free_in: Option<Duration>) -> Duration {
-        (self
-            .backoff
-            .get_or_insert_with(|| Backoff::new(Duration::ZERO)))
-        .next_pause(free_in)
+        let round_trip = self.round_trip;
+        (self.backoff.get_or_insert_with(|| Backoff::new(round_trip))).next_pause(free_in)
     }
 
     /// The refusal of the last attempt, as an error.
@@ -172,7 +172,6 @@ impl Acquisition {
         self.attempts += 1;
         self.desk.counters.count(|stats| stats.attempts += 1);
         let sent = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
-        (self.backoff).get_or_insert_with(|| Backoff::new(sent.round_trip));
         let (current, date) = match sent.answer {
             PutAnswer::Stored { .. } => return self.granted(sent, None, turn, give_up_after),
             PutAnswer::Refused { current, date } => (current, date),
@@ -247,7 +246,10 @@ impl Acquisition {
         };
         let result = self.desk.put(&draft, condition, give_up_after);
         match &result {
-            Ok(_) => self.maybe_applied = false,
+            Ok(sent) => {
+                self.maybe_applied = false;
+                self.round_trip = sent.round_trip;
+            }
             Err(error) => self.maybe_applied |= error.outcome_unknown(),
         }
         result

@@ -25,7 +25,7 @@ use super::gate::{Busy, EndOfJournal, Gate, Purpose, Refused};
 use super::journal::{Journal, Standing, journal_id};
 use super::netfs::FreshReads;
 use super::pragma::{self, Verdict};
-use super::snapshot::{FileVersion, Snapshot};
+use super::snapshot::{FileState, FileVersion, Snapshot};
 
 const OK: c_int = ffi::SQLITE_OK;
 
@@ -369,6 +369,19 @@ impl BaseFile {
 
     fn unlock(self, level: c_int) -> c_int {
         base_file_call!(self, xUnlock, level)
+    }
+
+    fn state(self) -> Result<FileState, c_int> {
+        let version = self.version()?;
+        if version != FileVersion::default() {
+            return Ok(FileState::Version(version));
+        }
+        let mut size = 0_i64;
+        match base_file_call!(self, xFileSize, &mut size) {
+            OK if size == 0 => Ok(FileState::Empty),
+            OK => Ok(FileState::Version(version)),
+            error => Err(error),
+        }
     }
 
     /// The file's version as it stands now; zero if the file is too short to have one.
@@ -820,7 +833,7 @@ impl MainFile {
         if result != OK {
             return self.claim_refused(result);
         }
-        let current = match self.drop_cached_pages().and_then(|()| base.version()) {
+        let current = match self.drop_cached_pages().and_then(|()| base.state()) {
             Ok(current) => current,
             Err(error) => {
                 base.unlock(ffi::SQLITE_LOCK_SHARED);

@@ -5,13 +5,16 @@
 //! [`admit`](Gate::admit) the transaction's snapshot, [`fence`](Gate::fence) each write,
 //! [`end_journal`](Gate::end_journal) at the commit point, [`unlocked`](Gate::unlocked) at the end.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::journal::{Journal, Standing};
 use super::pragma;
-use super::snapshot::FileVersion;
+use super::snapshot::{FileState, FileVersion};
 use crate::client::DynamoDbLockClient;
 use crate::config::{CommitMode, ReleaseMode};
 use crate::error::{ConfigError, LockError, LockName};
@@ -201,6 +204,10 @@ impl Gate {
             }
             state.hold = None;
         }
+        if let Err(error) = self.check_deadline(&state) {
+            state.error = Some(error);
+            return state.blocked(Block::Fatal);
+        }
         let mut acquisition = Box::new(self.client.begin(&self.lock.key));
         let give_up_after = state.until().saturating_duration_since(Instant::now());
         match acquisition.try_once(give_up_after) {
@@ -223,26 +230,27 @@ impl Gate {
     /// With the lease and RESERVED in hand: whether the state that the transaction has read is
     /// the current one, so that it may be written over.
     ///
-    /// `current` is the file's version as it stands now; zero for an empty file.
+    /// `current` is how the file stands now.
     pub(crate) fn admit(
         &self,
         read: FileVersion,
-        current: FileVersion,
+        current: FileState,
         purpose: Purpose,
     ) -> Result<(), Busy> {
-        let database_is_empty = current == FileVersion::default();
-        let journal = self.settle_leftover(database_is_empty);
-        let stale = match journal {
-            Ok(hot) => hot || read != current,
+        let hot = match self.settle_leftover(current == FileState::Empty) {
+            Ok(hot) => hot,
             Err(error) => {
                 let mut state = self.state();
-                let reason = format!("the rollback journal cannot be examined: {error}");
-                state.error = Some(self.file_error(reason));
+                state.error = Some(error);
                 state.put_lease_away(self);
                 return state.blocked(Block::Fatal);
             }
         };
-        if !stale {
+        let is_current = match current {
+            FileState::Empty => read == FileVersion::default(),
+            FileState::Version(current) => read == current,
+        };
+        if is_current && !hot {
             self.state().until = None;
             return Ok(());
         }
@@ -262,22 +270,20 @@ impl Gate {
     /// With the lease in hand, before a hot journal is rolled back: removes it instead if the
     /// item says that its transaction is finished, and remembers which one it is otherwise.
     pub(crate) fn before_recovery(&self) -> Result<(), Refused> {
-        match self.settle_leftover(false) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let mut state = self.state();
-                let reason = format!("the rollback journal cannot be examined: {error}");
-                state.error = Some(self.file_error(reason));
-                state.put_lease_away(self);
-                Err(Refused)
-            }
-        }
+        self.settle_leftover(false).map(drop).map_err(|error| {
+            let mut state = self.state();
+            state.error = Some(error);
+            state.put_lease_away(self);
+            Refused
+        })
     }
 
     /// Looks at a journal that another transaction has left. One that the item says is finished is
     /// removed, as is one beside an empty database, which SQLite deletes too. Whether a hot one
     /// remains.
-    fn settle_leftover(&self, database_is_empty: bool) -> std::io::Result<bool> {
+    fn settle_leftover(&self, database_is_empty: bool) -> Result<bool, LockError> {
+        let unreadable =
+            |error| self.file_error(format!("the rollback journal cannot be examined: {error}"));
         let mut state = self.state();
         let Some(journal) = self.journal.get() else {
             return Ok(false);
@@ -285,9 +291,13 @@ impl Gate {
         let Some(recorded) = state.hold.as_ref().map(|hold| hold.lease.recorded()) else {
             return Ok(false);
         };
-        let hot = match journal.standing()? {
+        let hot = match journal.standing().map_err(unreadable)? {
             Standing::Hot(id) if recorded == Some(id) || database_is_empty => {
-                journal.remove()?;
+                journal.remove().map_err(|error| {
+                    self.file_error(format!(
+                        "the rollback journal of a finished transaction cannot be removed: {error}"
+                    ))
+                })?;
                 false
             }
             Standing::Hot(id) => {
@@ -327,6 +337,7 @@ impl Gate {
                 return Err(loss);
             }
         } else {
+            self.check_deadline(&state)?;
             let patience = state.patience(self.max_attempts);
             drop(state);
             let mut acquisition = self.client.begin(&self.lock.key);
@@ -350,13 +361,20 @@ impl Gate {
         Ok(())
     }
 
+    fn check_deadline(&self, state: &State) -> Result<(), LockError> {
+        match state.deadline {
+            Some(deadline) if deadline <= Instant::now() => Err(LockError::DeadlinePassed {
+                lock: self.lock.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets the lease end with the transaction, or now if none is under way.
     pub(crate) fn unpin(&self) {
         let mut state = self.state();
         state.pins -= 1;
-        if state.tenure() == Some(Tenure::Parked) {
-            state.put_lease_away(self);
-        }
+        state.unpark(self);
     }
 }
 
@@ -439,12 +457,7 @@ impl Gate {
             waited,
         });
         state.until = None;
-        if matches!(
-            state.tenure(),
-            Some(Tenure::Parked | Tenure::AwaitingHandler)
-        ) {
-            state.put_lease_away(self);
-        }
+        state.unpark(self);
         false
     }
 }
@@ -644,18 +657,18 @@ impl Gate {
         state.until = None;
     }
 
+    /// A statement has ended. SQLite may have done without the busy handler, or without the write
+    /// that the lease was parked for: what was to go on ends here.
+    pub(crate) fn statement_ended(&self) {
+        let mut state = self.state();
+        state.block = None;
+        state.until = None;
+        state.unpark(self);
+    }
+
     /// What the lock had to do with the failure of the statement, if anything.
     pub(crate) fn take_error(&self) -> Option<LockError> {
-        let mut state = self.state();
-        // SQLite may give up without the busy handler: what it was to go on with ends here.
-        state.block = None;
-        if matches!(
-            state.tenure(),
-            Some(Tenure::Parked | Tenure::AwaitingHandler)
-        ) {
-            state.put_lease_away(self);
-        }
-        state.error.take()
+        self.state().error.take()
     }
 
     /// Whether ATTACH may open a file of this name; `None` if it is not a literal.
@@ -832,6 +845,13 @@ impl State {
     fn set_tenure(&mut self, tenure: Tenure) {
         if let Some(hold) = &mut self.hold {
             hold.tenure = tenure;
+        }
+    }
+
+    /// Gives the lease back if no transaction has it.
+    fn unpark(&mut self, gate: &Gate) {
+        if self.tenure() != Some(Tenure::Transaction) {
+            self.put_lease_away(gate);
         }
     }
 

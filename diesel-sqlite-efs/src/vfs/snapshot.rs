@@ -6,6 +6,14 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct FileVersion(pub(super) [u8; 16]);
 
+/// How a database file stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileState {
+    /// It has no bytes at all. SQLite deletes a journal beside such a file without a rollback.
+    Empty,
+    Version(FileVersion),
+}
+
 impl FileVersion {
     /// Where it stands in the file.
     pub(super) const OFFSET: usize = 24;

@@ -1,0 +1,505 @@
+//! The decisions without SQLite: a gate is asked what SQLite would ask, in SQLite's order.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::clock::{Clock, Moment};
+use crate::store::{InMemoryLockStore, LockStore, SeenItem};
+
+const KEY: &str = "database#test";
+const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
+const UPGRADE: Purpose = Purpose::Write { has_read: true };
+const LEASE: Duration = Duration::from_secs(8);
+const OLD: FileVersion = FileVersion([1; 16]);
+const NEW: FileVersion = FileVersion([2; 16]);
+
+/// A host: a gate of its own on a lock table that all share, with one clock for all.
+struct World {
+    clock: Clock,
+    store: Arc<InMemoryLockStore>,
+    journal: PathBuf,
+}
+
+impl World {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let clock = Clock::manual(Moment {
+            monotonic: Duration::from_secs(100),
+            wall: Duration::from_secs(1_800_000_000),
+        });
+        let name = format!(
+            "efs-gate-{}-{}-journal",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self {
+            store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
+            clock,
+            journal: std::env::temp_dir().join(name),
+        }
+    }
+
+    fn gate_with(&self, commit: CommitMode, timeout: Duration) -> Gate {
+        /// A store of its own for each host, so that they do not share a line.
+        #[derive(Debug)]
+        struct Host(Arc<InMemoryLockStore>);
+        impl LockStore for Host {
+            fn put(
+                &self,
+                item: &crate::LockItem,
+                condition: crate::PutCondition<'_>,
+                give_up_after: Duration,
+            ) -> Result<crate::PutAnswer, crate::StoreError> {
+                self.0.put(item, condition, give_up_after)
+            }
+            fn delete(
+                &self,
+                key: &str,
+                lock_id: &str,
+                give_up_after: Duration,
+            ) -> Result<crate::DeleteAnswer, crate::StoreError> {
+                self.0.delete(key, lock_id, give_up_after)
+            }
+            fn table(&self) -> &str {
+                self.0.table()
+            }
+        }
+        let client = DynamoDbLockClient::with_store(Arc::new(Host(self.store.clone())))
+            .lease_duration(LEASE)
+            .clock(self.clock.clone());
+        let settings = GateSettings {
+            commit,
+            release: ReleaseMode::Wait,
+            timeout,
+            max_attempts: None,
+        };
+        let gate = Gate::new(client, KEY, settings);
+        gate.opened(Journal::new(self.journal.clone(), false));
+        gate
+    }
+
+    fn gate(&self) -> Gate {
+        self.gate_with(CommitMode::Confirmed, Duration::from_millis(20))
+    }
+
+    fn item(&self) -> Option<SeenItem> {
+        self.store.item(KEY)
+    }
+
+    fn write_journal(&self, first_byte: u8, id: JournalId) {
+        let mut header = [0; 512];
+        header[0] = first_byte;
+        header[12..16].copy_from_slice(&id.0);
+        fs::write(&self.journal, header).unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.journal);
+    }
+}
+
+const MINE: JournalId = JournalId([1, 2, 3, 4]);
+
+/// What SQLite asks for in a transaction's first write, when nothing is in the way.
+fn begin_writing(gate: &Gate) {
+    gate.claim(FIRST_WRITE).unwrap();
+    let current = FileState::Version(OLD);
+    gate.admit(OLD, current, FIRST_WRITE).unwrap();
+    gate.fence().unwrap();
+    gate.journal_begun(MINE);
+}
+
+#[test]
+fn a_transaction_claims_confirms_and_releases() {
+    let world = World::new();
+    let gate = world.gate();
+    begin_writing(&gate);
+    assert_eq!(world.item().unwrap().committed, None);
+    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+    assert_eq!(world.item().unwrap().committed, Some(MINE));
+    gate.journal_removed();
+    gate.unlocked();
+    assert_eq!(world.item(), None);
+    let stats = gate.client().stats();
+    assert_eq!(
+        (stats.requests, stats.acquisitions, stats.confirmations),
+        (3, 1, 1)
+    );
+}
+
+#[test]
+fn commit_by_clock_saves_the_confirmation() {
+    let world = World::new();
+    let gate = world.gate_with(CommitMode::Clock, Duration::ZERO);
+    begin_writing(&gate);
+    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+    gate.journal_removed();
+    gate.unlocked();
+    assert_eq!((world.item(), gate.client().stats().requests), (None, 2));
+}
+
+#[test]
+fn who_has_read_is_refused_at_once_and_who_has_not_waits_in_the_handler() {
+    let world = World::new();
+    let (holder, other) = (world.gate(), world.gate());
+    begin_writing(&holder);
+
+    assert_eq!(other.claim(UPGRADE), Err(Busy));
+    assert!(!other.wait(true), "nothing to wait for");
+    assert!(matches!(other.take_error(), Some(LockError::Busy { .. })));
+
+    assert_eq!(other.claim(FIRST_WRITE), Err(Busy));
+    other.unlocked();
+    holder.unlocked();
+    assert!(other.wait(true), "the handler itself acquires");
+    assert!(world.item().is_some());
+    other.claim(FIRST_WRITE).unwrap();
+    assert_eq!(other.client().stats().acquisitions, 1, "the lease was kept");
+    other.unlocked();
+    assert_eq!(world.item(), None);
+}
+
+#[test]
+fn a_wait_in_vain_leaves_nothing_behind() {
+    let world = World::new();
+    let (holder, other) = (world.gate(), world.gate());
+    begin_writing(&holder);
+    let item = world.item();
+    assert_eq!(other.claim(FIRST_WRITE), Err(Busy));
+    other.unlocked();
+    assert!(!other.wait(true));
+    let error = other.take_error().unwrap();
+    assert!(error.is_retryable());
+    assert!(
+        matches!(
+            error,
+            LockError::Busy {
+                holder: Some(_),
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(world.item(), item, "the holder's");
+}
+
+#[test]
+fn a_stale_snapshot_keeps_the_lease_for_a_retry_and_gives_it_up_where_there_is_none() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.claim(FIRST_WRITE).unwrap();
+    assert_eq!(
+        gate.admit(OLD, FileState::Version(NEW), FIRST_WRITE),
+        Err(Busy)
+    );
+    gate.unlocked();
+    assert!(world.item().is_some(), "kept while SQLite drops SHARED");
+    assert!(gate.wait(true));
+    gate.claim(FIRST_WRITE).unwrap();
+    gate.admit(NEW, FileState::Version(NEW), FIRST_WRITE)
+        .unwrap();
+    gate.unlocked();
+    assert_eq!(
+        (world.item(), gate.client().stats().acquisitions),
+        (None, 1)
+    );
+
+    gate.claim(UPGRADE).unwrap();
+    assert_eq!(gate.admit(OLD, FileState::Version(NEW), UPGRADE), Err(Busy));
+    assert_eq!(world.item(), None);
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::StaleSnapshot { .. })
+    ));
+}
+
+#[test]
+fn a_lease_that_sqlite_does_not_come_back_for_ends_with_the_statement() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.claim(FIRST_WRITE).unwrap();
+    assert_eq!(
+        gate.admit(OLD, FileState::Version(NEW), FIRST_WRITE),
+        Err(Busy)
+    );
+    gate.unlocked();
+    gate.statement_ended();
+    assert_eq!(world.item(), None);
+}
+
+#[test]
+fn an_empty_database_has_been_read_only_by_who_saw_it_empty() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.claim(FIRST_WRITE).unwrap();
+    let nothing = FileVersion::default();
+    gate.admit(nothing, FileState::Empty, FIRST_WRITE).unwrap();
+    assert_eq!(gate.admit(OLD, FileState::Empty, FIRST_WRITE), Err(Busy));
+    let zeros = FileState::Version(nothing);
+    gate.admit(nothing, zeros, FIRST_WRITE).unwrap();
+    gate.unlocked();
+}
+
+#[test]
+fn every_step_of_a_lost_transaction_is_refused() {
+    let world = World::new();
+    let gate = world.gate();
+    begin_writing(&gate);
+    world.clock.advance(LEASE);
+    assert_eq!(gate.fence(), Err(Refused));
+    assert_eq!(gate.fence_truncation(), Some(Err(Refused)));
+    assert_eq!(gate.remove_cold_leftover(), Err(Refused));
+    assert_eq!(gate.end_journal(), EndOfJournal::Refuse);
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    gate.unlocked();
+    assert_eq!(world.item(), None);
+    assert!(gate.take_cache_is_suspect());
+    assert!(!gate.take_cache_is_suspect(), "once");
+    begin_writing(&gate);
+    gate.unlocked();
+}
+
+#[test]
+fn the_holder_stops_before_others_may_take_over() {
+    let world = World::new();
+    let (holder, other) = (world.gate(), world.gate());
+    begin_writing(&holder);
+    let mut refused_at = None;
+    for tenth in 0..200 {
+        if refused_at.is_none() && holder.fence().is_err() {
+            refused_at = Some(tenth);
+        }
+        if other.claim(UPGRADE).is_ok() {
+            let (refused_at, taken_at) = (refused_at.expect("the holder is fenced first"), tenth);
+            assert!(taken_at >= refused_at + 10, "{refused_at} {taken_at}");
+            assert!(taken_at <= 80, "after the lease's duration at the latest");
+            other.unlocked();
+            return;
+        }
+        world.clock.advance(Duration::from_millis(100));
+    }
+    panic!("an expired lease is taken over");
+}
+
+#[test]
+fn a_commit_whose_lease_was_taken_over_is_refused_by_the_store() {
+    let world = World::new();
+    let (frozen, successor) = (world.gate(), world.gate());
+    begin_writing(&frozen);
+    // The frozen host's clock stands still: only the store knows.
+    let mut item = world.item().unwrap();
+    item.expires_at = "1".to_owned();
+    world.store.set_item(KEY, Some(item));
+    begin_writing(&successor);
+    let taken = world.item();
+    frozen.fence().unwrap();
+    assert_eq!(frozen.end_journal(), EndOfJournal::Refuse);
+    let error = frozen.take_error().unwrap();
+    assert!(matches!(error, LockError::LeaseLost { .. }), "{error}");
+    frozen.unlocked();
+    assert_eq!(world.item(), taken, "the successor's item is untouched");
+    assert_eq!(successor.end_journal(), EndOfJournal::Remove);
+    successor.unlocked();
+}
+
+#[test]
+fn a_finished_transactions_journal_is_removed_by_its_successor() {
+    let world = World::new();
+    let holder = world.gate();
+    begin_writing(&holder);
+    world.write_journal(0xd9, MINE);
+    assert_eq!(holder.end_journal(), EndOfJournal::Remove);
+    // It dies before it removes the journal.
+    std::mem::forget(holder);
+    world.clock.advance(LEASE);
+
+    let successor = world.gate();
+    successor.claim(Purpose::Recovery).unwrap();
+    assert_eq!(
+        world.item().unwrap().committed,
+        Some(MINE),
+        "kept until settled"
+    );
+    successor.before_recovery().unwrap();
+    assert!(!world.journal.exists());
+    successor.unlocked();
+    assert_eq!(world.item(), None);
+}
+
+#[test]
+fn a_record_outlives_a_lease_that_has_not_settled_it() {
+    let world = World::new();
+    let holder = world.gate();
+    begin_writing(&holder);
+    world.write_journal(0xd9, MINE);
+    assert_eq!(holder.end_journal(), EndOfJournal::Remove);
+    holder.journal_not_removed("EIO");
+    let error = holder.take_error().unwrap();
+    assert!(matches!(error, LockError::OutcomeUnknown { .. }), "{error}");
+    holder.unlocked();
+    let item = world.item().unwrap();
+    assert_eq!(item.committed, Some(MINE));
+
+    let successor = world.gate();
+    successor.claim(FIRST_WRITE).expect("it is expired already");
+    let current = FileState::Version(OLD);
+    successor.admit(OLD, current, FIRST_WRITE).unwrap();
+    assert!(!world.journal.exists());
+    successor.unlocked();
+    assert_eq!(world.item(), None);
+}
+
+#[test]
+fn a_hot_journal_that_is_not_recorded_is_left_to_a_rollback() {
+    let world = World::new();
+    world.write_journal(0xd9, MINE);
+    let gate = world.gate();
+    gate.claim(FIRST_WRITE).unwrap();
+    let current = FileState::Version(OLD);
+    assert_eq!(gate.admit(OLD, current, FIRST_WRITE), Err(Busy));
+    assert!(world.journal.exists());
+    gate.unlocked();
+    assert!(gate.wait(true));
+    gate.claim(Purpose::Recovery).unwrap();
+    gate.before_recovery().unwrap();
+    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+    assert_eq!(
+        world.item().unwrap().committed,
+        Some(MINE),
+        "its end is recorded"
+    );
+    gate.journal_removed();
+    gate.unlocked();
+    assert_eq!(world.item(), None);
+}
+
+#[test]
+fn a_journal_beside_an_empty_database_is_removed() {
+    let world = World::new();
+    world.write_journal(0xd9, MINE);
+    let gate = world.gate();
+    gate.claim(FIRST_WRITE).unwrap();
+    let nothing = FileVersion::default();
+    gate.admit(nothing, FileState::Empty, FIRST_WRITE).unwrap();
+    assert!(!world.journal.exists());
+    gate.unlocked();
+}
+
+#[test]
+fn a_cold_leftover_makes_way_and_a_hot_one_means_that_the_lease_is_lost() {
+    let world = World::new();
+    let gate = world.gate();
+    begin_writing(&gate);
+    world.write_journal(0, JournalId([9; 4]));
+    gate.remove_cold_leftover().unwrap();
+    assert!(!world.journal.exists());
+    assert_eq!(
+        gate.client().stats().confirmations,
+        1,
+        "the store was asked"
+    );
+    world.write_journal(0xd9, JournalId([9; 4]));
+    assert_eq!(gate.remove_cold_leftover(), Err(Refused));
+    assert!(world.journal.exists());
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    gate.unlocked();
+}
+
+#[test]
+fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.pin().unwrap();
+    gate.pin().unwrap();
+    for _ in 0..2 {
+        begin_writing(&gate);
+        assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+        gate.journal_removed();
+        gate.unlocked();
+        gate.statement_ended();
+        assert!(world.item().is_some());
+    }
+    gate.unpin();
+    assert!(world.item().is_some());
+    assert_eq!(gate.client().stats().acquisitions, 1);
+    world.clock.advance(LEASE);
+    assert_eq!(
+        gate.claim(FIRST_WRITE),
+        Err(Busy),
+        "what was promised is broken"
+    );
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    gate.unpin();
+    assert_eq!(world.item(), None);
+    begin_writing(&gate);
+    gate.unlocked();
+}
+
+#[test]
+fn a_reader_does_not_queue_for_the_lease_to_recover() {
+    let world = World::new();
+    let (holder, reader) = (world.gate(), world.gate());
+    begin_writing(&holder);
+    assert_eq!(reader.claim(Purpose::Recovery), Err(Busy));
+    reader.unlocked();
+    holder.unlocked();
+    let again = reader.wait(true);
+    assert!(again, "it sleeps and looks again");
+    assert_eq!(world.item(), None, "and has not taken the lease");
+}
+
+#[test]
+fn past_the_deadline_nothing_is_asked() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.set_deadline(Some(Instant::now()));
+    assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::DeadlinePassed { .. })
+    ));
+    assert!(matches!(gate.pin(), Err(LockError::DeadlinePassed { .. })));
+    assert_eq!(gate.client().stats().requests, 0);
+    gate.set_deadline(None);
+    begin_writing(&gate);
+    gate.unlocked();
+}
+
+#[test]
+fn closing_gives_back_whatever_is_held() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.pin().unwrap();
+    begin_writing(&gate);
+    gate.closed();
+    assert_eq!(world.item(), None);
+}
+
+#[test]
+fn the_format_of_a_file_is_told_by_its_header() {
+    let gate = World::new().gate();
+    gate.saw_header(&[0; 100]);
+    assert_eq!(gate.file_format(), None);
+    let mut header = [1; 100];
+    gate.saw_header(&header);
+    assert_eq!(gate.file_format(), Some(FileFormat::Other));
+    header[..16].copy_from_slice(b"SQLite format 3\0");
+    gate.saw_header(&header);
+    assert_eq!(gate.file_format(), Some(FileFormat::RollbackJournal));
+    header[18] = 2;
+    gate.saw_header(&header);
+    assert_eq!(gate.file_format(), Some(FileFormat::WriteAheadLog));
+}
