@@ -135,6 +135,15 @@ impl EfsTransactionManager {
 impl TransactionManager<EfsSqliteConnection> for EfsTransactionManager {
     type TransactionStateData = TransactionState;
 
+    fn transaction<F, R, E>(conn: &mut EfsSqliteConnection, callback: F) -> Result<R, E>
+    where
+        F: FnOnce(&mut EfsSqliteConnection) -> Result<R, E>,
+        E: From<Error>,
+    {
+        Self::begin_transaction(conn)?;
+        Self::finish(conn, callback)
+    }
+
     fn begin_transaction(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
         match conn.transaction_state().status.transaction_depth()? {
             None => Self::begin(conn, "BEGIN"),

@@ -114,23 +114,15 @@ impl Acquisition {
                     None => return Err(last_failure.unwrap_or_else(|| self.busy())),
                 },
             };
-            if let Some(pause) = pause {
-                if pause >= left {
-                    return Err(last_failure.unwrap_or_else(|| self.busy()));
-                }
-                thread::sleep(pause);
-            }
-            if patience
-                .max_attempts
-                .is_some_and(|most| self.attempts >= most)
-            {
+            let attempts_are_used_up =
+                (patience.max_attempts).is_some_and(|most| self.attempts >= most);
+            // The last attempt of all is made as late as its answer allows.
+            let latest = left.saturating_sub(self.round_trip * 2);
+            if attempts_are_used_up || (self.attempts > 0 && latest.is_zero()) {
                 return Err(last_failure.unwrap_or_else(|| self.busy()));
             }
+            thread::sleep(pause.unwrap_or_default().min(latest));
             let left = patience.until.saturating_duration_since(Instant::now());
-            if left < self.round_trip {
-                // The answer would come too late.
-                return Err(last_failure.unwrap_or_else(|| self.busy()));
-            }
             let free_in = match self.attempt(turn, left) {
                 Ok(Attempt::Granted(lease)) => return Ok(lease),
                 Ok(Attempt::Refused { free_in }) => {

@@ -1,3 +1,4 @@
 //! What the crate promises, tested from outside: one binary, a module for each promise.
 
+mod events;
 mod harness;
