@@ -33,7 +33,7 @@ use crate::url::{self, Database, DatabaseUrl};
 /// | [`lock_holder`](Self::lock_holder) | `SQLITE_LOCK_HOLDER` | function and sandbox, or host and process |
 /// | [`lock_commit`](Self::lock_commit) | `SQLITE_LOCK_COMMIT` | `confirmed` |
 /// | [`lock_max_hold`](Self::lock_max_hold) | `SQLITE_LOCK_MAX_HOLD` | 900 s, or the lease if that is longer |
-/// | [`lock_read_check`](Self::lock_read_check) | `SQLITE_LOCK_READ_CHECK` | `counter` |
+/// | [`lock_read_check`](Self::lock_read_check) | `SQLITE_LOCK_READ_CHECK` | `counter` on a network file system, else `off` |
 /// | [`lock_release`](Self::lock_release) | `SQLITE_LOCK_RELEASE` | `wait` |
 /// | [`lock_local`](Self::lock_local), `lock=local` | `SQLITE_LOCK_STORE` | `dynamodb` |
 /// | [`synchronous`](Self::synchronous) | | `extra` |
@@ -153,14 +153,17 @@ impl EfsConfig {
         self
     }
 
-    /// How long a lease lasts unless it is renewed: 1 second to 1 day; 10 seconds by default.
+    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 10 seconds by default.
     ///
     /// It bounds how long a writer that crashed or was frozen blocks the others. Long transactions
     /// do not need a longer one, they renew theirs. A lease must last at least two renewal periods
     /// (the rule of
     /// [Amazon's lock client](https://github.com/awslabs/amazon-dynamodb-lock-client)), so that one
-    /// renewal may fail; the period is a third of the lease, but at least half a second, the time
-    /// that one request may take. Hence the minimum of 1 second.
+    /// renewal may fail; the period is a third of the lease, but at least a second, the time that one
+    /// request may take. Hence the minimum of 2 seconds.
+    ///
+    /// Others judge by DynamoDB's clock, to the second, whether a lease has ended. So a holder stops
+    /// earlier: by a quarter of the lease, at most 2 s.
     pub fn lock_expiration(mut self, lease: Duration) -> Self {
         self.given.lease = Some(lease);
         self
@@ -226,7 +229,9 @@ impl EfsConfig {
         self
     }
 
-    /// How reads are protected from a commit in progress; [`ReadCheck::Counter`] by default.
+    /// How reads are protected from a commit in progress: by default [`ReadCheck::Counter`] on a
+    /// network file system, where a file lock can be lost unnoticed, and [`ReadCheck::Off`] on a
+    /// local one, where the kernel keeps file locks for all processes.
     pub fn lock_read_check(mut self, check: ReadCheck) -> Self {
         self.given.read_check = Some(check);
         self
