@@ -338,6 +338,8 @@ impl Gate {
             }
         } else {
             self.check_deadline(&state)?;
+            // What an earlier acquisition has waited is no concern of this one.
+            state.until = None;
             let patience = state.patience(self.max_attempts);
             drop(state);
             let mut acquisition = self.client.begin(&self.lock.key);

@@ -449,6 +449,24 @@ fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
 }
 
 #[test]
+fn each_pin_waits_its_full_time() {
+    let world = World::new();
+    let timeout = Duration::from_millis(40);
+    let (holder, other) = (
+        world.gate(),
+        world.gate_with(CommitMode::Confirmed, timeout),
+    );
+    begin_writing(&holder);
+    for _ in 0..2 {
+        match other.pin() {
+            Err(LockError::Busy { waited, .. }) => assert!(waited >= timeout / 2, "{waited:?}"),
+            result => panic!("{result:?}"),
+        }
+    }
+    holder.unlocked();
+}
+
+#[test]
 fn a_reader_does_not_queue_for_the_lease_to_recover() {
     let world = World::new();
     let (holder, reader) = (world.gate(), world.gate());
