@@ -21,6 +21,8 @@ pub struct EfsCursor<'conn, 'query> {
     rows: Rows<'conn, 'query>,
     session: &'conn mut Session,
     begun: bool,
+    /// SQLite would run a statement that has ended once more.
+    ended: bool,
     buffered: VecDeque<Row<'conn, 'query>>,
 }
 
@@ -30,17 +32,23 @@ impl<'conn, 'query> EfsCursor<'conn, 'query> {
             rows,
             session,
             begun: false,
+            ended: false,
             buffered: VecDeque::new(),
         }
     }
 
     /// The next row of SQLite's.
     fn step(&mut self) -> Option<QueryResult<Row<'conn, 'query>>> {
-        match self.rows.next() {
-            Some(Ok(row)) => Some(Ok(row)),
-            Some(Err(error)) => Some(self.session.finish_statement(Err(error))),
-            None => (self.session.finish_statement(Ok(())).err()).map(Err),
+        if self.ended {
+            return None;
         }
+        let result = match self.rows.next() {
+            Some(Ok(row)) => return Some(Ok(row)),
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        };
+        self.ended = true;
+        (self.session.finish_statement(result).err()).map(Err)
     }
 
     /// The first row; all others are fetched with it if the end of the statement is a commit.
