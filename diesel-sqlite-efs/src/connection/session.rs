@@ -89,13 +89,12 @@ impl Session {
 
     /// A statement ran that may have committed something.
     pub(crate) fn finish_control<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
-        match (
-            result,
-            self.gate.as_ref().and_then(|gate| gate.take_hidden_loss()),
-        ) {
-            (Ok(_), Some(loss)) => Err(self.lock_failed(loss)),
-            (result, _) => self.translate(result),
+        if result.is_ok()
+            && let Some(loss) = self.gate().and_then(Gate::take_hidden_loss)
+        {
+            return Err(self.lock_failed(loss));
         }
+        self.translate(result)
     }
 
     /// Puts the lock's error in the place of SQLite's, where it is the cause.
