@@ -222,7 +222,8 @@ impl TransactionManager<EfsSqliteConnection> for EfsTransactionManager {
     }
 }
 
-fn is_retryable(error: &Error) -> bool {
+/// Whether running the whole transaction again is safe and can be expected to succeed.
+pub(crate) fn is_retryable(error: &Error) -> bool {
     use diesel::result::DatabaseErrorKind::SerializationFailure;
     matches!(error, Error::DatabaseError(SerializationFailure, _))
 }

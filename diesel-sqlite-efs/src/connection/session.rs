@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 
 use crate::error::LockError;
-use crate::transaction::TransactionState;
+use crate::transaction::{TransactionState, is_retryable};
 use crate::vfs::gate::Gate;
 
 /// The connection's side of the lock.
@@ -139,19 +139,19 @@ impl Session {
         let Some(gate) = &self.gate else {
             return;
         };
-        let rolled_back = gate.take_rolled_back();
-        if rolled_back && self.transaction.depth().is_some() {
-            let cause = match (cause, &self.last_lock_error) {
-                (Some(cause), _) => cause.to_string(),
-                (None, Some(error)) => error.to_string(),
-                (None, None) => "SQLite rolled it back".to_owned(),
-            };
-            let retryable = self
-                .last_lock_error
-                .as_ref()
-                .is_some_and(LockError::is_retryable);
-            self.transaction.abort(cause, retryable);
+        if !gate.take_rolled_back() || self.transaction.depth().is_none() {
+            return;
         }
+        let (cause, retryable) = match (cause, gate.take_error()) {
+            (Some(cause), _) => (cause.to_string(), is_retryable(cause)),
+            (None, Some(error)) => {
+                let told = (error.to_string(), error.is_retryable());
+                self.last_lock_error = Some(error);
+                told
+            }
+            (None, None) => ("SQLite rolled it back".to_owned(), false),
+        };
+        self.transaction.abort(cause, retryable);
     }
 
     fn lock_failed(&mut self, error: LockError) -> Error {
