@@ -38,20 +38,24 @@ pub(super) fn judge(name: &str, value: Option<&str>, normal_sync_allowed: bool) 
                 _ => "without a journal on disk a crash leaves a torn database",
             },
         ),
-        ("synchronous", Some(mode)) if off => refuse(
+        // SQLite takes what it does not know for NORMAL, and only three bits of a number.
+        ("synchronous", Some(_)) if is(&["2", "full", "3", "extra"]) => Verdict::Pass,
+        ("synchronous", Some(mode)) if is(&["1", "normal", "on", "yes", "true"]) => {
+            if normal_sync_allowed {
+                Verdict::Pass
+            } else {
+                refuse(
+                    "synchronous",
+                    mode,
+                    "a crash could lose the journal's directory entry; set `synchronous=normal` when opening to accept that",
+                )
+            }
+        }
+        ("synchronous", Some(mode)) => refuse(
             "synchronous",
             mode,
             "a commit must not be recorded before its pages are on disk",
         ),
-        ("synchronous", Some(mode))
-            if is(&["1", "normal", "on", "yes", "true"]) && !normal_sync_allowed =>
-        {
-            refuse(
-                "synchronous",
-                mode,
-                "a crash could lose the journal's directory entry; set `synchronous=normal` when opening to accept that",
-            )
-        }
         ("locking_mode", Some(mode)) if mode == "exclusive" => refuse(
             "locking_mode",
             mode,
@@ -134,6 +138,10 @@ mod tests {
             ("synchronous", "0"),
             ("synchronous", "normal"),
             ("synchronous", "1"),
+            ("synchronous", "8"),
+            ("synchronous", "256"),
+            ("synchronous", "0x0"),
+            ("synchronous", "ful"),
             ("locking_mode", "EXCLUSIVE"),
             ("cache_spill", "on"),
             ("cache_spill", "1000"),
