@@ -148,24 +148,31 @@ unsafe extern "C" fn authorizer_trampoline(
     gate: *mut c_void,
     action: c_int,
     first: *const c_char,
-    _second: *const c_char,
-    _database: *const c_char,
+    second: *const c_char,
+    database: *const c_char,
     _trigger: *const c_char,
 ) -> c_int {
-    if action != ffi::SQLITE_ATTACH {
+    if !matches!(action, ffi::SQLITE_ATTACH | ffi::SQLITE_PRAGMA) {
         return OK;
     }
     guarded(ffi::SQLITE_DENY, || {
         // SAFETY: SQLite passes what it was given.
         let gate = unsafe { gate_of(gate) };
-        // SAFETY: for SQLITE_ATTACH this is the file name, or null if it is no literal
-        // (<https://sqlite.org/c3ref/c_alter_table.html>).
-        let name = unsafe { text(first) };
-        if gate.may_attach(name.map(CStr::to_bytes)) {
-            OK
-        } else {
-            ffi::SQLITE_DENY
-        }
+        // SAFETY: for SQLITE_ATTACH this is the file name, or null if it is no literal; for
+        // SQLITE_PRAGMA its name (<https://sqlite.org/c3ref/c_alter_table.html>).
+        let first = unsafe { text(first) };
+        // SAFETY: for SQLITE_PRAGMA this is the value, or null.
+        let second = unsafe { text(second) }.map(CStr::to_string_lossy);
+        // SAFETY: for SQLITE_PRAGMA this is the schema that it names, or null.
+        let database = unsafe { text(database) }.map(CStr::to_string_lossy);
+        let allowed = match (action, first, database) {
+            (ffi::SQLITE_ATTACH, name, _) => gate.may_attach(name.map(CStr::to_bytes)),
+            (_, Some(name), Some(schema)) => {
+                gate.may_set(&schema, &name.to_string_lossy(), second.as_deref())
+            }
+            _ => true,
+        };
+        if allowed { OK } else { ffi::SQLITE_DENY }
     })
 }
 

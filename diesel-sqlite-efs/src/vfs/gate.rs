@@ -695,6 +695,18 @@ impl Gate {
         harmless
     }
 
+    /// Whether a PRAGMA that names a schema may be carried out; for `main` the file is asked.
+    pub(crate) fn may_set(&self, schema: &str, name: &str, value: Option<&str>) -> bool {
+        let harmless = schema == "main" || !pragma::reaches_beyond_its_schema(name, value);
+        if !harmless {
+            self.state().forbidden = Some(ConfigError::ForbiddenStatement {
+                statement: format!("PRAGMA {schema}.{name}"),
+                reason: "it holds for the whole connection, whatever schema it names; leave the schema out".to_owned(),
+            });
+        }
+        harmless
+    }
+
     /// What was asked of SQLite that would go round the lock, if that is why the statement failed.
     pub(crate) fn take_forbidden(&self) -> Option<ConfigError> {
         self.state().forbidden.take()

@@ -70,6 +70,16 @@ pub(super) fn judge(name: &str, value: Option<&str>, normal_sync_allowed: bool) 
     }
 }
 
+/// Whether a PRAGMA that names another schema than `main` would undermine the lock: these hold for
+/// the whole connection, and the main file is not asked about them.
+pub(super) fn reaches_beyond_its_schema(name: &str, value: Option<&str>) -> bool {
+    match judge(name, value, true) {
+        Verdict::BusyTimeout(timeout) => timeout.is_some(),
+        Verdict::Refuse(_) => name.eq_ignore_ascii_case("cache_spill"),
+        Verdict::Pass => false,
+    }
+}
+
 /// Whether an attached file of this name, a URI or a path, is never written to: it is in memory
 /// or opened read-only, through the same VFS.
 pub(super) fn is_harmless_attachment(name: &[u8]) -> bool {
@@ -166,6 +176,21 @@ mod tests {
             assert_eq!(judge(name, value, false), Verdict::Pass, "{name}={value:?}");
         }
         assert_eq!(judge("synchronous", Some("NORMAL"), true), Verdict::Pass);
+    }
+
+    #[test]
+    fn a_schema_does_not_get_round_what_holds_for_the_connection() {
+        for (name, value) in [("cache_spill", "on"), ("Busy_Timeout", "5")] {
+            assert!(reaches_beyond_its_schema(name, Some(value)), "{name}");
+        }
+        for (name, value) in [
+            ("cache_spill", None),
+            ("cache_spill", Some("off")),
+            ("busy_timeout", None),
+            ("journal_mode", Some("off")),
+        ] {
+            assert!(!reaches_beyond_its_schema(name, value), "{name}={value:?}");
+        }
     }
 
     #[test]
