@@ -375,7 +375,8 @@ impl Gate {
     /// Lets the lease end with the transaction, or now if none is under way.
     pub(crate) fn unpin(&self) {
         let mut state = self.state();
-        state.pins -= 1;
+        // Zero already if the file was closed meanwhile, through `sqlite()`.
+        state.pins = state.pins.saturating_sub(1);
         state.unpark(self);
     }
 }
@@ -678,6 +679,9 @@ impl Gate {
     /// A second file that is written in one transaction would need a lease of its own and a
     /// super-journal. What no transaction writes to is harmless.
     pub(crate) fn may_attach(&self, name: Option<&[u8]>) -> bool {
+        /// What `sqlite3_deserialize` asks to attach; a file of this name is refused when it is
+        /// opened, for the reason that is left here.
+        const FOR_DESERIALIZE: &[u8] = b"x";
         let harmless = match name {
             None => false,
             Some(b"" | b":memory:") => true,
@@ -692,7 +696,7 @@ impl Gate {
                 reason: "a second database file would need a lease of its own; open it with a connection of its own, or attach it read-only (`ATTACH 'file:..?mode=ro'`)".to_owned(),
             });
         }
-        harmless
+        harmless || name == Some(FOR_DESERIALIZE)
     }
 
     /// Whether a PRAGMA that names a schema may be carried out; for `main` the file is asked.
