@@ -2,3 +2,6 @@
 
 mod events;
 mod harness;
+mod statements;
+mod support;
+mod transactions;

@@ -1,0 +1,309 @@
+//! One database and one lock table in this process, used as if by several hosts.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use diesel::connection::{LoadConnection, SimpleConnection};
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::result::{DatabaseErrorKind, Error};
+use diesel::sql_types::BigInt;
+use diesel::sqlite::Sqlite;
+use diesel_sqlite_efs::{
+    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockError, LockItem,
+    LockStore, Moment, PutAnswer, PutCondition, SeenItem, StoreError,
+};
+use integration::scratch::Scratch;
+
+/// The lease of all connections here: longer than any test takes, unless it moves the clock.
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+
+/// A directory with a database, which is not there yet, and the lock table that protects it.
+#[derive(Debug)]
+pub(crate) struct Site {
+    scratch: Scratch,
+    table: Arc<InMemoryLockStore>,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        Self {
+            scratch: Scratch::new().expect("a directory"),
+            table: Arc::default(),
+        }
+    }
+
+    /// As [`new`](Self::new), with an empty table `t (id INTEGER PRIMARY KEY, n INTEGER)`.
+    pub(crate) fn with_table() -> Self {
+        let site = Self::new();
+        let mut conn = site.host().connect();
+        conn.batch_execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+            .expect("a table");
+        site
+    }
+
+    /// A host of its own: its connections share nothing with those of others but the database and
+    /// the lock table.
+    pub(crate) fn host(&self) -> Host {
+        Host {
+            path: self.scratch.database().to_owned(),
+            store: Arc::new(RecordingStore::new(self.table.clone())),
+        }
+    }
+
+    /// The item that grants the lease on the database, if there is one.
+    pub(crate) fn item(&self) -> Option<SeenItem> {
+        self.table.item(&self.key())
+    }
+
+    /// Puts another holder's item, good for a minute, in the place of whatever is there.
+    pub(crate) fn give_lease_to_another(&self) {
+        self.table.set_item(&self.key(), Some(foreign_item()));
+    }
+
+    pub(crate) fn remove_item(&self) {
+        self.table.set_item(&self.key(), None);
+    }
+
+    /// For a fault that is to happen inside a request: see [`RecordingStore::before`].
+    pub(crate) fn stealing(&self) -> impl FnMut() + Send + 'static {
+        let (table, key) = (self.table.clone(), self.key());
+        move || table.set_item(&key, Some(foreign_item()))
+    }
+
+    pub(crate) fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Neither lock nor journal: nobody has to wait for or clear up after anybody.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&self) {
+        assert_eq!(self.item(), None, "the lock item is still there");
+        let journal = self.scratch.journal();
+        assert!(!journal.exists(), "the rollback journal is still there");
+    }
+
+    fn key(&self) -> String {
+        format!("database#{}", self.scratch.database().display())
+    }
+}
+
+/// One process's view of the lock table, and the way to the database.
+#[derive(Debug)]
+pub(crate) struct Host {
+    path: PathBuf,
+    pub(crate) store: Arc<RecordingStore>,
+}
+
+impl Host {
+    pub(crate) fn config(&self) -> EfsConfig {
+        EfsConfig::new(&self.path)
+            .lock_store(self.store.clone())
+            .lock_expiration(LEASE)
+    }
+
+    /// With SQLite's file locks turned off: only the lease keeps writers apart, and readers are
+    /// never in the way.
+    pub(crate) fn config_without_file_locks(&self) -> EfsConfig {
+        self.config().base_vfs("unix-none")
+    }
+
+    pub(crate) fn connect(&self) -> EfsSqliteConnection {
+        connect(&self.config())
+    }
+
+    pub(crate) fn connect_without_file_locks(&self) -> EfsSqliteConnection {
+        connect(&self.config_without_file_locks())
+    }
+}
+
+#[track_caller]
+pub(crate) fn connect(config: &EfsConfig) -> EfsSqliteConnection {
+    EfsSqliteConnection::connect(config).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A request to the lock table, by what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// A put that a free key grants.
+    Acquire,
+    /// A put in the place of an expired item.
+    TakeOver,
+    /// A put in the place of our own item: it renews the lease or confirms a journal's end.
+    Confirm,
+    /// A delete of our own item.
+    Release,
+}
+
+/// A lock table in this process that records what is asked of it, and in which a test can let
+/// something happen just before a request.
+pub(crate) struct RecordingStore {
+    table: Arc<InMemoryLockStore>,
+    state: Mutex<Recorded>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    calls: Vec<Call>,
+    fault: Option<Fault>,
+}
+
+struct Fault {
+    before: Call,
+    happening: Box<dyn FnMut() + Send>,
+}
+
+impl RecordingStore {
+    fn new(table: Arc<InMemoryLockStore>) -> Self {
+        Self {
+            table,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The requests since this was last asked.
+    pub(crate) fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.recorded().calls)
+    }
+
+    /// Lets this happen before the next request of that kind, once.
+    pub(crate) fn before(&self, call: Call, happening: impl FnMut() + Send + 'static) {
+        self.recorded().fault = Some(Fault {
+            before: call,
+            happening: Box::new(happening),
+        });
+    }
+
+    /// That the request came for which [`before`](Self::before) was called.
+    #[track_caller]
+    pub(crate) fn assert_fault_was_reached(&self) {
+        assert!(self.recorded().fault.is_none(), "no such request was made");
+    }
+
+    fn record(&self, call: Call) {
+        let mut recorded = self.recorded();
+        recorded.calls.push(call);
+        let fault = (recorded.fault).take_if(|fault| fault.before == call);
+        drop(recorded);
+        if let Some(mut fault) = fault {
+            (fault.happening)();
+        }
+    }
+
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for RecordingStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RecordingStore")
+    }
+}
+
+impl LockStore for RecordingStore {
+    fn put(
+        &self,
+        item: &LockItem,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutAnswer, StoreError> {
+        self.record(match condition {
+            PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => Call::Acquire,
+            PutCondition::Unchanged(_) => Call::TakeOver,
+            PutCondition::Ours { .. } => Call::Confirm,
+        });
+        self.table.put(item, condition, give_up_after)
+    }
+
+    fn delete(
+        &self,
+        key: &str,
+        lock_id: &str,
+        give_up_after: Duration,
+    ) -> Result<DeleteAnswer, StoreError> {
+        self.record(Call::Release);
+        self.table.delete(key, lock_id, give_up_after)
+    }
+
+    fn table(&self) -> &str {
+        self.table.table()
+    }
+}
+
+/// An item of somebody who holds the lease for another minute.
+fn foreign_item() -> SeenItem {
+    let now = since_epoch();
+    SeenItem {
+        lock_id: "of-another".to_owned(),
+        expires_at: (now + LEASE).as_secs().to_string(),
+        holder: Some("another host".to_owned()),
+        acquired_at: Some(now.as_secs()),
+        committed: None,
+    }
+}
+
+/// A clock that shows the true time until the test moves it.
+pub(crate) fn manual_clock() -> Clock {
+    Clock::manual(Moment {
+        monotonic: Duration::from_secs(1),
+        wall: since_epoch(),
+    })
+}
+
+fn since_epoch() -> Duration {
+    (SystemTime::now().duration_since(UNIX_EPOCH)).expect("a clock that is set")
+}
+
+/// Runs one statement through the query interface.
+pub(crate) fn execute(conn: &mut EfsSqliteConnection, statement: &str) -> QueryResult<usize> {
+    diesel::sql_query(statement).execute(conn)
+}
+
+/// All values of a query's only column.
+pub(crate) fn numbers<C>(conn: &mut C, query: &str) -> QueryResult<Vec<i64>>
+where
+    C: Connection<Backend = Sqlite> + LoadConnection,
+{
+    sql::<BigInt>(query).load(conn)
+}
+
+/// The numbers in table `t`, as another host sees them.
+#[track_caller]
+pub(crate) fn committed(site: &Site) -> Vec<i64> {
+    let mut conn = site.host().connect();
+    numbers(&mut conn, "SELECT n FROM t ORDER BY id").unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A retryable failure: nothing was changed, run the transaction again.
+#[track_caller]
+pub(crate) fn assert_serialization_failure<T: fmt::Debug>(result: QueryResult<T>) {
+    assert!(
+        matches!(
+            result,
+            Err(Error::DatabaseError(
+                DatabaseErrorKind::SerializationFailure,
+                _
+            ))
+        ),
+        "{result:?}"
+    );
+}
+
+#[track_caller]
+pub(crate) fn assert_lease_lost(conn: &EfsSqliteConnection) {
+    let error = conn.last_lock_error();
+    assert!(
+        matches!(error, Some(LockError::LeaseLost { .. })),
+        "{error:?}"
+    );
+}
+
+/// No transaction is open in SQLite, and a new one can be written and committed.
+#[track_caller]
+pub(crate) fn assert_usable(conn: &mut EfsSqliteConnection) {
+    let result = conn.batch_execute("BEGIN; PRAGMA user_version = 1; COMMIT");
+    assert_eq!(result, Ok(()));
+}
