@@ -8,8 +8,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use diesel::connection::{
-    CacheSize, Connection, ConnectionSealed, DefaultLoadingMode, Instrumentation, LoadConnection,
-    MultiConnectionHelper, SimpleConnection, WithMetadataLookup,
+    AnsiTransactionManager, CacheSize, Connection, ConnectionSealed, DefaultLoadingMode,
+    Instrumentation, LoadConnection, MultiConnectionHelper, SimpleConnection,
+    TransactionDepthChange, TransactionManager, TransactionManagerStatus, WithMetadataLookup,
 };
 use diesel::dsl::{Find, Update};
 use diesel::expression::{MixedAggregates, QueryMetadata, ValidGrouping, is_aggregate};
@@ -220,7 +221,9 @@ impl EfsSqliteConnection {
     /// `register_collation` and SQL functions.
     ///
     /// Errors of the lock arrive as SQLite's ("database is locked", "disk I/O error") through it.
-    /// Transactions are best begun and ended on the outer connection, which keeps account of them.
+    /// Transactions are best begun and ended on the outer connection, which keeps account of them;
+    /// one that is begun here inside an outer one is a savepoint of it. Once SQLite has ended the
+    /// outer transaction by itself, nothing can be written here either until its closure ends.
     pub fn sqlite(&mut self) -> &mut SqliteConnection {
         &mut self.inner
     }
@@ -247,6 +250,17 @@ impl EfsSqliteConnection {
         self.session.begin_control();
         let result = self.inner.batch_execute(sql);
         self.session.translate(result)
+    }
+
+    /// Tells those below that a transaction or savepoint was begun or ended: Diesel's own account,
+    /// so that a transaction begun through [`sqlite`](Self::sqlite) is nested in ours, and the gate.
+    pub(crate) fn depth_changed(&mut self, change: TransactionDepthChange) {
+        let inner = AnsiTransactionManager::transaction_manager_status_mut(&mut self.inner);
+        if let TransactionManagerStatus::Valid(status) = inner {
+            // It fails only if that account is out of step already: then it was the caller's doing.
+            let _ = status.change_transaction_depth(change);
+        }
+        self.session.depth_changed();
     }
 
     pub(crate) fn session(&mut self) -> &mut Session {
@@ -366,7 +380,6 @@ impl diesel::r2d2::R2D2Connection for EfsSqliteConnection {
     }
 
     fn is_broken(&mut self) -> bool {
-        use diesel::connection::TransactionManager;
         EfsTransactionManager::is_broken_transaction_manager(self)
     }
 }

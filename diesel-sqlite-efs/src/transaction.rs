@@ -101,8 +101,7 @@ impl EfsTransactionManager {
         } else {
             conn.batch_execute(sql)?;
         }
-        conn.transaction_state()
-            .change_depth(TransactionDepthChange::IncreaseDepth)
+        Self::change_depth(conn, TransactionDepthChange::IncreaseDepth)
     }
 
     /// Runs the transaction's closure and ends the transaction accordingly.
@@ -127,8 +126,16 @@ impl EfsTransactionManager {
     /// Ends a transaction that SQLite has ended, or could not commit.
     fn leave(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
         conn.session().take_rolled_back();
-        conn.transaction_state()
-            .change_depth(TransactionDepthChange::DecreaseDepth)
+        Self::change_depth(conn, TransactionDepthChange::DecreaseDepth)
+    }
+
+    fn change_depth(
+        conn: &mut EfsSqliteConnection,
+        change: TransactionDepthChange,
+    ) -> QueryResult<()> {
+        conn.transaction_state().change_depth(change)?;
+        conn.depth_changed(change);
+        Ok(())
     }
 }
 

@@ -122,6 +122,13 @@ impl Session {
         self.transaction.depth().is_none() && self.gate().is_some_and(Gate::is_writing)
     }
 
+    /// A transaction or a savepoint was begun or ended.
+    pub(crate) fn depth_changed(&self) {
+        if let Some(gate) = &self.gate {
+            gate.set_in_transaction(self.transaction.depth().is_some());
+        }
+    }
+
     /// Whether SQLite has rolled back since this was last asked.
     pub(crate) fn take_rolled_back(&self) -> bool {
         self.gate().is_some_and(Gate::take_rolled_back)

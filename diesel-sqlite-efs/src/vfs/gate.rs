@@ -67,6 +67,10 @@ struct State {
     forbidden: Option<ConfigError>,
     format: Option<FileFormat>,
     rolled_back: bool,
+    /// The connection has a transaction open, by its own account.
+    in_transaction: bool,
+    /// SQLite has ended that transaction by itself: it would write in autocommit mode.
+    is_aborted: bool,
 }
 
 /// The lease in hand.
@@ -169,6 +173,8 @@ impl Gate {
                 forbidden: None,
                 format: None,
                 rolled_back: false,
+                in_transaction: false,
+                is_aborted: false,
             }),
         }
     }
@@ -192,6 +198,13 @@ impl Gate {
         let mut state = self.state();
         state.ended = false;
         state.journal_id = None;
+        if state.is_aborted {
+            state.error.get_or_insert_with(|| LockError::Aborted {
+                cause: "SQLite rolled it back".to_owned(),
+                retryable: false,
+            });
+            return state.blocked(Block::Fatal);
+        }
         if let Some(hold) = &mut state.hold {
             let Some(loss) = hold.lease.loss() else {
                 hold.tenure = Tenure::Transaction;
@@ -759,7 +772,18 @@ impl Gate {
 
     /// SQLite has ended a transaction by a rollback.
     pub(crate) fn rolled_back(&self) {
-        self.state().rolled_back = true;
+        let mut state = self.state();
+        state.rolled_back = true;
+        state.is_aborted |= state.in_transaction;
+    }
+
+    /// Whether the connection has a transaction open, by its own account.
+    pub(crate) fn set_in_transaction(&self, open: bool) {
+        let mut state = self.state();
+        if state.in_transaction != open {
+            state.in_transaction = open;
+            state.is_aborted = false;
+        }
     }
 
     /// Whether it did since this was last asked.

@@ -149,6 +149,14 @@ fn a_rollback_by_statement_inside_a_transaction_aborts_it() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
+    let result = conn.transaction(|conn| {
+        let ignored = conn.batch_execute("ROLLBACK; INSERT INTO t (n) VALUES (3)");
+        assert!(ignored.is_err(), "{ignored:?}");
+        let ignored = conn.batch_execute("BEGIN; INSERT INTO t (n) VALUES (4); COMMIT");
+        assert!(ignored.is_err(), "{ignored:?}");
+        Ok::<_, Error>(())
+    });
+    assert!(result.is_err(), "{result:?}");
     assert_eq!(committed(&site), NOTHING);
     site.assert_nothing_left();
     assert_usable(&mut conn);
@@ -383,6 +391,64 @@ fn a_transaction_that_a_constraint_ended_is_not_called_retryable() {
         "{}",
         information.message()
     );
+}
+
+#[test]
+fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = host.connect();
+    let result = conn.transaction(|conn| {
+        execute(conn, "INSERT INTO t VALUES (1, 1)")?;
+        let conflict = execute(conn, "INSERT OR ROLLBACK INTO t VALUES (1, 2)");
+        assert!(conflict.is_err(), "{conflict:?}");
+        host.store.take_calls();
+        let write = "INSERT INTO t (n) VALUES (3)";
+        for script in [write, "BEGIN IMMEDIATE"] {
+            let ignored = conn.sqlite().batch_execute(script);
+            assert!(ignored.is_err(), "{script}: {ignored:?}");
+        }
+        let inner = conn.sqlite();
+        let ignored = inner.transaction(|inner| inner.batch_execute(write));
+        assert!(ignored.is_err(), "{ignored:?}");
+        assert_eq!(host.store.take_calls(), []);
+        Ok::<_, Error>(())
+    });
+    assert!(result.is_err(), "{result:?}");
+    assert_eq!(committed(&site), NOTHING);
+    site.assert_nothing_left();
+    assert_usable(&mut conn);
+    assert_eq!(conn.sqlite().batch_execute("DELETE FROM t"), Ok(()));
+}
+
+#[test]
+fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
+    let site = Site::with_table();
+    let mut conn = site.host().connect();
+    let add = |inner: &mut SqliteConnection, n: i32| {
+        inner.batch_execute(&format!("INSERT INTO t (n) VALUES ({n})"))
+    };
+    let result: QueryResult<()> = conn.transaction(|conn| {
+        conn.sqlite().transaction(|inner| add(inner, 1))?;
+        let undone: QueryResult<()> = conn.sqlite().transaction(|inner| {
+            add(inner, 2)?;
+            roll_back()
+        });
+        assert_eq!(undone, Err(Error::RollbackTransaction));
+        conn.transaction(|conn| {
+            conn.sqlite().transaction(|inner| add(inner, 3))?;
+            insert(conn, 4)
+        })?;
+        Ok(())
+    });
+    assert_eq!(result, Ok(()));
+    assert_eq!(committed(&site), [1, 3, 4]);
+    site.assert_nothing_left();
+    // And one of its own where there is none.
+    let alone = conn.sqlite().transaction(|inner| add(inner, 5));
+    assert_eq!(alone, Ok(()));
+    assert_eq!(committed(&site), [1, 3, 4, 5]);
+    site.assert_nothing_left();
 }
 
 // ---- Statements that commit by themselves ----
@@ -1185,7 +1251,7 @@ fn a_database_in_memory_takes_no_lock() {
 }
 
 #[test]
-fn an_aborted_transaction_in_memory_stays_aborted() {
+fn a_transaction_in_memory_that_sqlite_has_ended_is_an_error() {
     let mut conn = connect(&EfsConfig::new(":memory:"));
     let table = "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)";
     assert_eq!(conn.batch_execute(table), Ok(()));
