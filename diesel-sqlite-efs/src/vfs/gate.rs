@@ -112,6 +112,7 @@ enum Block {
 #[derive(Debug)]
 struct Poll {
     since: Instant,
+    pauses: u32,
     backoff: Backoff,
 }
 
@@ -433,7 +434,18 @@ impl Gate {
                 state.set_tenure(Tenure::Parked);
                 true
             }
-            Some(Block::Recovery(error)) => {
+            Some(Block::Recovery(mut error)) => {
+                // Each attempt is an acquisition of its own; the error speaks of all of them.
+                if let (
+                    Some(poll),
+                    LockError::Busy {
+                        waited, attempts, ..
+                    },
+                ) = (&state.poll, &mut error)
+                {
+                    *waited = poll.since.elapsed();
+                    *attempts += poll.pauses;
+                }
                 state.error = Some(error);
                 self.pause(state, RECOVERY_POLL)
             }
@@ -450,8 +462,10 @@ impl Gate {
         let now = Instant::now();
         let poll = state.poll.get_or_insert_with(|| Poll {
             since: now,
+            pauses: 0,
             backoff: Backoff::new(first_pause),
         });
+        poll.pauses += 1;
         let pause = poll.backoff.next_pause(None).max(first_pause / 4);
         let mut left = state.until().saturating_duration_since(now);
         if let Some(hold) = &state.hold {
