@@ -12,7 +12,8 @@ use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
 use diesel_sqlite_efs::{
-    CommitMode, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError, StoreError,
+    CommitMode, ConnectError, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError,
+    StoreError,
 };
 
 use crate::support::{
@@ -261,6 +262,45 @@ fn a_commit_without_the_lease_rolls_back_in_every_form() {
             loser.assert_no_harm_done(&mut conn, &[]);
         }
     }
+}
+
+#[test]
+fn a_reader_before_a_hot_journal_tells_how_long_it_waited_for_whom() {
+    let loser = Loser::new(Loss::TakenOver);
+    let mut conn = loser.connect();
+    let result = conn.transaction(|conn| {
+        insert(conn, 1)?;
+        loser.lose();
+        Ok(())
+    });
+    assert_serialization_failure(result);
+    let site = &loser.site;
+    assert!(site.scratch().journal().exists());
+
+    let timeout = 4 * BRIEF;
+    let refused = EfsSqliteConnection::connect(&site.host().config().lock_timeout(timeout));
+    let Err(ConnectError::Lock(error)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(error.is_retryable());
+    let LockError::Busy {
+        holder,
+        waited,
+        attempts,
+        ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    let name = holder.and_then(|holder| holder.name);
+    assert_eq!(name.as_deref(), Some("another host"));
+    assert!(waited >= timeout / 4, "{waited:?}");
+    assert!(attempts > 1, "{attempts}");
+
+    // The journal is still there for whoever gets the lease.
+    site.remove_item();
+    assert_eq!(committed(site), NOTHING);
+    site.assert_nothing_left();
 }
 
 #[test]
