@@ -436,6 +436,9 @@ fn assert_costs_over_http(table: &str, mode: CommitMode) {
         while worker.line(PATIENCE).expect("an answer") != DONE {}
     };
     done(&worker);
+    assert_eq!(proxy.requests().len(), 0, "opening");
+    worker.send(PREPARE).expect("a listener");
+    done(&worker);
     let key = format!("database#{}", scratch.database().display());
     for name in OVER_HTTP {
         proxy.forget_requests();
@@ -453,6 +456,7 @@ fn assert_costs_over_http(table: &str, mode: CommitMode) {
 }
 
 const DATABASE_URL: &str = "STATEMENTS_DATABASE_URL";
+const PREPARE: &str = "prepare";
 const DONE: &str = "done";
 
 #[test]
@@ -462,11 +466,14 @@ fn one_after_the_other_as_told() {
         return;
     };
     let mut conn = EfsSqliteConnection::establish(&url).expect("a connection");
-    prepare(&mut conn);
     println!("\n{DONE}");
     for name in std::io::stdin().lines() {
-        let result = (find(&name.expect("a line")).run)(&mut conn);
-        assert_eq!(result, Ok(()));
+        let name = name.expect("a line");
+        if name == PREPARE {
+            prepare(&mut conn);
+        } else {
+            assert_eq!((find(&name).run)(&mut conn), Ok(()), "{name}");
+        }
         println!("{DONE}");
     }
 }

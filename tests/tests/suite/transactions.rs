@@ -649,6 +649,28 @@ fn a_commit_that_readers_keep_waiting_ends_the_transaction() {
 }
 
 #[test]
+fn a_commit_that_readers_keep_waiting_does_not_end_with_write_lock() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut reader = site.host().connect();
+    let mut conn = connect(&host.config().lock_timeout(BRIEF));
+    let result = conn.with_write_lock(|conn| {
+        reader.batch_execute("BEGIN; SELECT * FROM t")?;
+        assert_serialization_failure(conn.transaction(|conn| insert(conn, 1)));
+        assert!(site.item().is_some());
+        assert!(!site.scratch().journal().exists());
+        reader.batch_execute("COMMIT")?;
+        conn.transaction(|conn| insert(conn, 2))
+    });
+    assert_eq!(result, Ok(1));
+    // One for the rollback, one for the commit.
+    let calls = [Call::Acquire, Call::Confirm, Call::Confirm, Call::Release];
+    assert_eq!(host.store.take_calls(), calls);
+    assert_eq!(committed(&site), [2]);
+    site.assert_nothing_left();
+}
+
+#[test]
 fn a_commit_by_statement_that_readers_keep_waiting_may_be_tried_again() {
     let site = Site::with_table();
     let mut reader = site.host().connect();
@@ -1206,6 +1228,39 @@ fn vacuum_gives_back_the_space_of_deleted_rows() {
     assert!(size() < before / 10);
     site.assert_nothing_left();
     assert_usable(&mut conn);
+}
+
+#[test]
+fn a_vacuum_that_loses_its_lease_at_the_commit_point_is_undone_by_the_next_writer() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = host.connect();
+    let fill = "CREATE TABLE big (data BLOB);
+                WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 100)
+                INSERT INTO big SELECT randomblob(10000) FROM i;
+                DELETE FROM big WHERE rowid % 2 = 0;
+                INSERT INTO t (n) VALUES (1)";
+    assert_eq!(conn.batch_execute(fill), Ok(()));
+    let image = || std::fs::read(site.scratch().database()).expect("a database");
+    let before = image();
+    host.store.before(Call::Confirm, site.stealing());
+    assert_serialization_failure(conn.batch_execute("VACUUM"));
+    host.store.assert_fault_was_reached();
+    assert_lease_lost(&conn);
+    assert!(site.scratch().journal().exists());
+    site.remove_item();
+
+    let mut other = site.host().connect();
+    assert_eq!(numbers(&mut other, "SELECT n FROM t"), Ok(vec![1]));
+    assert!(image() == before, "the rollback restores every byte");
+    site.assert_nothing_left();
+    assert_eq!(conn.batch_execute("VACUUM"), Ok(()));
+    assert!(image().len() < before.len() * 2 / 3);
+    let sum = "SELECT sum(length(data)) FROM big";
+    assert_eq!(numbers(&mut other, sum), Ok(vec![500_000]));
+    let ok = sql::<diesel::sql_types::Text>("PRAGMA integrity_check").get_result(&mut other);
+    assert_eq!(ok, Ok("ok".to_owned()));
+    site.assert_nothing_left();
 }
 
 #[test]
