@@ -1,7 +1,7 @@
 //! What the crate promises, tested from outside: one binary, a module for each promise.
 
-mod events;
 mod diesel_traits;
+mod events;
 mod harness;
 mod statements;
 mod support;
