@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
 pub use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ReturnValue, ScalarAttributeType,
@@ -209,6 +211,26 @@ impl LockTable {
         self.put(python_item(pk, lock_id, expires_at))
     }
 
+    /// Asks for the lock as the Python package does, by its own item and condition; tells whether
+    /// it was granted. `now` is the time by the asking host's clock.
+    ///
+    /// # Errors
+    /// If the service does not answer, or refuses for another reason than the condition.
+    pub fn acquire_as_python(
+        &self,
+        pk: &str,
+        lock_id: &str,
+        now: SystemTime,
+        expires_at: SystemTime,
+    ) -> Result<bool, Error> {
+        let request = (self.client.put_item())
+            .table_name(&self.name)
+            .set_item(Some(python_item(pk, lock_id, expires_at)))
+            .condition_expression("attribute_not_exists(pk) OR expires_at < :now")
+            .expression_attribute_values(":now", AttributeValue::N(python_time(now)));
+        self.granted("PutItem", request.send())
+    }
+
     /// Asks to put a lock item on condition that there is none; tells whether it was written.
     ///
     /// # Errors
@@ -218,13 +240,7 @@ impl LockTable {
             .table_name(&self.name)
             .set_item(Some(item))
             .condition_expression("attribute_not_exists(pk)");
-        match self.runtime.block_on(request.send()) {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(service) if service.is_conditional_check_failed_exception() => Ok(false),
-                _ => Err(self.error("PutItem", error)),
-            },
-        }
+        self.granted("PutItem", request.send())
     }
 
     /// Removes the item at `pk` without any condition; tells what was there.
@@ -272,6 +288,21 @@ impl LockTable {
         })
     }
 
+    /// Whether a conditional put was applied.
+    fn granted<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = Result<T, SdkError<PutItemError>>>,
+    ) -> Result<bool, Error> {
+        match self.runtime.block_on(request) {
+            Ok(_) => Ok(true),
+            Err(error) => match error.as_service_error() {
+                Some(service) if service.is_conditional_check_failed_exception() => Ok(false),
+                _ => Err(self.error(operation, error)),
+            },
+        }
+    }
+
     fn finish<T, E: std::error::Error>(
         &self,
         operation: &'static str,
@@ -305,16 +336,20 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// A lock item exactly as the Python package writes it: three attributes, `expires_at` a decimal
 /// with 28 significant digits.
 pub fn python_item(pk: &str, lock_id: &str, expires_at: SystemTime) -> Item {
-    let since_epoch = expires_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Ten digits before the point until the year 2286, eighteen after it.
-    let expires_at = format!(
-        "{}.{:09}000000001",
-        since_epoch.as_secs(),
-        since_epoch.subsec_nanos()
-    );
+    let expires_at = python_time(expires_at);
     HashMap::from([
         ("pk".to_owned(), AttributeValue::S(pk.to_owned())),
         ("lock_id".to_owned(), AttributeValue::S(lock_id.to_owned())),
         ("expires_at".to_owned(), AttributeValue::N(expires_at)),
     ])
+}
+
+fn python_time(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Ten digits before the point until the year 2286, eighteen after it.
+    format!(
+        "{}.{:09}000000001",
+        since_epoch.as_secs(),
+        since_epoch.subsec_nanos()
+    )
 }

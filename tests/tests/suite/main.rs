@@ -6,3 +6,5 @@ mod harness;
 mod statements;
 mod support;
 mod transactions;
+mod processes;
+mod worker;

@@ -1,0 +1,102 @@
+//! A process that a test drives: one database connection, or one lock client.
+//!
+//! Each line on standard input is a command, and each is answered with one line on standard
+//! output: `ok ..`, or `error KIND retryable|final MESSAGE`. The first line of all, without a
+//! command, says whether the connection could be opened. The process ends with its standard input.
+
+mod client;
+mod console;
+mod database;
+
+use std::collections::HashMap;
+use std::env;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use console::Console;
+use diesel_sqlite_efs::{Clock, Moment};
+
+const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead]\n       \
+    worker client TABLE [lease=SECONDS] [max-hold=SECONDS] [holder=NAME] \
+    [runtime=current-thread|multi-thread]";
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let (Some(mode), Some(target)) = (arguments.next(), arguments.next()) else {
+        eprintln!("{USAGE}");
+        return ExitCode::FAILURE;
+    };
+    let options = arguments
+        .filter_map(|argument| {
+            let (name, value) = argument.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        })
+        .collect();
+    let options = Options(options);
+    let mut console = Console;
+    match mode.as_str() {
+        "database" => database::serve(&target, &options, &mut console),
+        "client" => client::serve(target, &options, &mut console),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// What follows the mode and its target: `name=value`.
+struct Options(HashMap<String, String>);
+
+impl Options {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// A number of seconds.
+    fn seconds(&self, name: &str) -> Option<Duration> {
+        let seconds = self.get(name)?.parse().ok()?;
+        Some(Duration::from_secs_f64(seconds))
+    }
+
+    /// The clock that the process is to believe in.
+    fn clock(&self) -> Clock {
+        match self.get("clock") {
+            // As in a virtual machine that was frozen: no time has passed.
+            Some("still") => Clock::manual(now()),
+            Some("ahead") => an_hour_ahead(),
+            _ => Clock::system(),
+        }
+    }
+}
+
+fn now() -> Moment {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    Moment {
+        monotonic: Duration::ZERO,
+        wall: wall.unwrap_or_default(),
+    }
+}
+
+/// The clock of a host that is an hour ahead of all others.
+fn an_hour_ahead() -> Clock {
+    const TICK: Duration = Duration::from_millis(5);
+    let start = now();
+    let ahead = move || {
+        let wall = now().wall;
+        Moment {
+            monotonic: wall.saturating_sub(start.wall),
+            wall: wall + Duration::from_secs(3_600),
+        }
+    };
+    let clock = Clock::manual(ahead());
+    let ticking = clock.clone();
+    thread::spawn(move || {
+        loop {
+            thread::sleep(TICK);
+            ticking.set(ahead());
+        }
+    });
+    clock
+}

@@ -1,0 +1,97 @@
+//! Many processes on one database: nothing is lost, nothing is torn, nothing stays behind.
+
+use std::env;
+
+use crate::worker::{Process, Stage};
+
+/// How many processes write, and how many read.
+const WRITERS: usize = 8;
+const READERS: usize = 3;
+
+/// File locks do nothing here, so that only the lease keeps the writers apart.
+///
+/// Runs for 4 s, or for as many seconds as `EFS_TEST_SECONDS` says: a longer run meets more of the
+/// rare interleavings.
+#[test]
+fn without_file_locks_no_update_is_lost_and_no_read_is_torn() {
+    let stage = Stage::without_file_locks("processes-none");
+    all_is_kept(&stage, "", seconds(4.0));
+}
+
+/// The same without the commit record; see there for `EFS_TEST_SECONDS`.
+#[test]
+fn without_file_locks_and_by_the_clock_no_update_is_lost_and_no_read_is_torn() {
+    let stage = Stage::without_file_locks("processes-clock");
+    all_is_kept(&stage, "lock_commit=clock", seconds(3.0));
+}
+
+/// The same with file locks as well; see there for `EFS_TEST_SECONDS`.
+#[test]
+fn with_file_locks_no_update_is_lost_and_no_read_is_torn() {
+    let stage = Stage::new("processes-unix");
+    all_is_kept(&stage, "", seconds(3.0));
+}
+
+fn seconds(by_default: f64) -> f64 {
+    let wanted = env::var("EFS_TEST_SECONDS").ok();
+    wanted.map_or(by_default, |seconds| {
+        seconds.parse().expect("EFS_TEST_SECONDS is a number")
+    })
+}
+
+fn all_is_kept(stage: &Stage, parameters: &str, seconds: f64) {
+    stage.open(parameters).ok("create-ledger");
+    let open = |_| stage.open(&format!("lock_timeout=20&{parameters}"));
+    let mut writers: Vec<Process> = (0..WRITERS).map(open).collect();
+    let mut readers: Vec<Process> = (0..READERS).map(open).collect();
+    for (number, writer) in writers.iter_mut().enumerate() {
+        writer.tell(&format!("write-ledger writer-{number} {seconds}"));
+    }
+    for reader in &mut readers {
+        reader.tell(&format!("read-ledger {seconds}"));
+    }
+
+    let mut acknowledged = Vec::new();
+    for writer in &writers {
+        let answer = writer.answer().expect("no error but retryable ones");
+        acknowledged.push(number_before(&answer, "acknowledged"));
+    }
+    for reader in &readers {
+        let answer = reader.answer().expect("no error but retryable ones");
+        assert_eq!(number_before(&answer, "torn"), 0, "{answer}");
+        assert!(number_before(&answer, "whole") > 0, "{answer}");
+    }
+    drop((writers, readers));
+
+    // Several processes have really written, in turn.
+    let total: u64 = acknowledged.iter().sum();
+    assert!(
+        acknowledged.iter().filter(|writes| **writes > 0).count() > WRITERS / 2,
+        "{acknowledged:?}"
+    );
+    let mut auditor = stage.open(parameters);
+    assert_eq!(
+        auditor.ok("query SELECT value FROM counter"),
+        total.to_string()
+    );
+    for (number, acknowledged) in acknowledged.iter().enumerate() {
+        let found = auditor.ok(&format!(
+            "query SELECT count(*), coalesce(max(sequence), 0) FROM entry \
+             WHERE writer = 'writer-{number}'"
+        ));
+        assert_eq!(found, format!("{acknowledged}|{acknowledged}"));
+    }
+    let distinct = auditor.ok("query SELECT count(DISTINCT counter_value) FROM entry");
+    assert_eq!(distinct, total.to_string(), "an update was lost");
+    assert_eq!(auditor.ok("query SELECT sum(balance) FROM account"), "8000");
+    drop(auditor);
+    stage.assert_whole();
+}
+
+/// `12` for `.. 12 torn ..`.
+fn number_before(answer: &str, word: &str) -> u64 {
+    let words: Vec<_> = answer.split([' ', ',']).collect();
+    let at = words.iter().position(|candidate| *candidate == word);
+    let number = at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok());
+    number.unwrap_or_else(|| panic!("no number before `{word}` in `{answer}`"))
+}
