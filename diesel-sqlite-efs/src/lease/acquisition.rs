@@ -102,6 +102,8 @@ impl Acquisition {
     }
 
     fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
+        /// What an answer may take on a busy host.
+        const FAIR: Duration = Duration::from_millis(250);
         let mut last_failure = None;
         // Somebody stood in the way just now: asking again at once would be answered the same.
         let mut pause = (self.attempts > 0).then(|| self.next_pause(None));
@@ -129,6 +131,9 @@ impl Acquisition {
                     last_failure = None;
                     free_in
                 }
+                // Too little time for an answer says nothing about the store, and we know who is in
+                // the way.
+                Err(StoreError::Timeout { .. }) if left < FAIR && self.in_the_way.is_some() => None,
                 Err(failure) if failure.is_transient() => {
                     last_failure = Some(self.failed(failure));
                     None
