@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Held, Lease, renewal_period};
 
@@ -30,8 +30,8 @@ struct Work {
     watched: Vec<Weak<Held>>,
     releases: VecDeque<Lease>,
     releasing: bool,
-    /// The thread sleeps until it is woken; else it will look at the watched leases by itself.
-    asleep: bool,
+    /// When the thread next looks at the watched leases by itself; `None`: when it is woken.
+    looks_at: Option<Instant>,
     closing: bool,
 }
 
@@ -40,7 +40,9 @@ impl Keeper {
     pub(crate) fn watch(&self, lease: &Lease) {
         let mut work = self.duties.work();
         work.watched.push(Arc::downgrade(&lease.held));
-        if work.asleep {
+        let now = Instant::now();
+        let due = lease.held.next_renewal().map(|left| now + left);
+        if due.is_some_and(|due| work.looks_at.is_none_or(|looks_at| due < looks_at)) {
             self.duties.wake.notify_one();
         }
         drop(work);
@@ -135,19 +137,17 @@ impl Duties {
             }
             let next = leases.iter().filter_map(|held| held.next_renewal()).min();
             drop(leases);
+            let now = Instant::now();
+            work.looks_at = next.map(|next| now + next);
             work = match next {
                 Some(next) => {
                     (self.wake.wait_timeout(work, next))
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
                 }
-                None => {
-                    work.asleep = true;
-                    let mut work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
-                    work.asleep = false;
-                    work
-                }
+                None => self.wake.wait(work).unwrap_or_else(PoisonError::into_inner),
             };
+            work.looks_at = Some(Instant::now());
         }
     }
 }
@@ -163,7 +163,9 @@ impl Held {
             return None;
         }
         let since_grant = now.elapsed_since(state.span.from);
-        Some(renewal_period(terms.duration).saturating_sub(since_grant))
+        // Of the shortest leases whole seconds and the margin may leave less than that period.
+        let period = renewal_period(terms.duration).min(state.span.good_for / 2);
+        Some(period.saturating_sub(since_grant))
     }
 
     /// Renews, unless a request of the lease's own is under way: it will extend it as well.
