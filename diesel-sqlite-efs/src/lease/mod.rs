@@ -273,6 +273,13 @@ impl Lease {
         self.held.check(&mut state).err()
     }
 
+    /// Takes the lease for lost: something shows that somebody else holds it now, whatever the
+    /// clocks say.
+    pub(crate) fn forfeit(&self, reason: &str) {
+        let mut state = self.held.state();
+        self.held.lose(&mut state, reason);
+    }
+
     /// The commit record that was found in the item that we took over, or that we have written.
     pub(crate) fn recorded(&self) -> Option<JournalId> {
         self.held.state().recorded

@@ -535,8 +535,12 @@ impl Gate {
         match journal.standing() {
             Ok(Standing::Absent | Standing::Cold) => {}
             Ok(Standing::Hot(_)) => {
+                let reason = "another writer's journal stands beside the database";
                 let mut state = self.state();
-                state.lost(self.lease_lost("another writer's journal stands beside the database"));
+                if let Some(hold) = &state.hold {
+                    hold.lease.forfeit(reason);
+                }
+                state.lost(self.lease_lost(reason));
                 return Err(Refused);
             }
             Err(error) => {

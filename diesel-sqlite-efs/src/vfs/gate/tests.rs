@@ -412,6 +412,8 @@ fn a_cold_leftover_makes_way_and_a_hot_one_means_that_the_lease_is_lost() {
         gate.take_error(),
         Some(LockError::LeaseLost { .. })
     ));
+    fs::remove_file(&world.journal).unwrap();
+    assert_eq!(gate.fence(), Err(Refused), "once lost, it stays lost");
     gate.unlocked();
 }
 
