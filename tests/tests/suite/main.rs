@@ -7,4 +7,5 @@ mod statements;
 mod support;
 mod transactions;
 mod processes;
+mod recovery;
 mod worker;

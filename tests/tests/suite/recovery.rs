@@ -1,0 +1,541 @@
+//! Writers that die, stall or lose their answers at the commit point, and those who come after.
+//!
+//! The point is named: the `PutItem` that confirms a commit. The pages are written and synced by
+//! then, and the journal is hot; the proxy holds that request, or its answer.
+
+use std::fs;
+
+use integration::emulator::Emulator;
+use integration::process::wait_until;
+use integration::proxy::{Action, Proxy, Rule, RuleHandle};
+
+use crate::worker::{Answer, LONG, Process, Stage, proxy, requests};
+
+/// Long enough to be still running when the test is done.
+const LONG_LEASE: &str = "lock_expiration=60";
+/// Short to wait for, and long enough to reach the commit point on a busy machine.
+const SHORT_LEASE: &str = "lock_expiration=3";
+/// Waits for a lease to run out, and then keeps its own.
+const PATIENT: &str = "lock_timeout=20&lock_expiration=60";
+const IMPATIENT: &str = "lock_timeout=0.3";
+
+/// What the table holds before and after the holder's transaction.
+const OLD: &str = "old|40";
+const NEW: &str = "new|40";
+const READ: &str = "query SELECT state, count(*) FROM item GROUP BY state";
+/// Changes every one of the table's pages, so that half a transaction would show.
+const WRITE: &str = "execute UPDATE item SET state = 'new'";
+
+#[test]
+fn while_a_dead_writers_lease_runs_nobody_touches_its_journal() {
+    let stage = furnished(Stage::new("recovery-lease-runs"));
+    let mut reader = stage.open(IMPATIENT);
+    let mut writer = stage.open(IMPATIENT);
+    let parameters = format!("{LONG_LEASE}&lock_holder=the-dead-one");
+    let holder = Holder::at_confirmation(&stage, &parameters, Action::Hold);
+    holder.process.kill();
+    let before = stage.files();
+    assert!(before.1.is_some(), "the journal stands");
+
+    for failure in [
+        reader.fails(READ),
+        writer.fails("execute UPDATE item SET state = 'other'"),
+        writer.fails("immediate"),
+        (stage.try_open(Emulator::shared().endpoint(), IMPATIENT, &[]))
+            .err()
+            .expect("opening needs the lease as well"),
+    ] {
+        assert_eq!(failure.kind, "Busy", "{failure:?}");
+        assert!(failure.retryable);
+        assert!(failure.message.contains("`the-dead-one`"), "{failure:?}");
+    }
+    assert_eq!(stage.files(), before);
+
+    // What a dead holder's lease is worth is for DynamoDB's clock to say; here for the test.
+    stage.table.delete(&stage.key()).expect("the item goes");
+    assert_eq!(reader.ok(READ), OLD);
+    stage.assert_whole();
+}
+
+#[test]
+fn a_reader_rolls_a_dead_writers_journal_back_under_the_lease() {
+    let stage = furnished(Stage::new("recovery-reader"));
+    let proxy = proxy();
+    let mut reader = stage.open_behind(&proxy, PATIENT);
+    let holder = Holder::at_confirmation(&stage, SHORT_LEASE, Action::Hold);
+    holder.process.kill();
+    stage.wait_until_expired();
+    assert_eq!(reader.ok(READ), OLD);
+    // Expired, taken over, journal ended, released.
+    assert_eq!(
+        requests(&proxy),
+        [
+            "PutItem refused",
+            "PutItem 200",
+            "PutItem 200",
+            "DeleteItem 200"
+        ]
+    );
+    stage.assert_whole();
+}
+
+#[test]
+fn a_writer_waits_for_a_dead_writers_lease_and_rolls_its_journal_back() {
+    let stage = furnished(Stage::new("recovery-writer"));
+    let mut writer = stage.open(PATIENT);
+    let holder = Holder::at_confirmation(&stage, SHORT_LEASE, Action::Hold);
+    holder.process.kill();
+    writer.ok("execute INSERT INTO item (state) VALUES ('later')");
+    assert_eq!(writer.ok(READ), "later|1; old|40");
+    assert!(writer.ok("stats").contains("takeovers: 1"));
+    stage.assert_whole();
+}
+
+#[test]
+fn a_reader_keeps_a_dead_writers_recorded_transaction() {
+    let stage = furnished(Stage::new("recovery-recorded-reader"));
+    let proxy = proxy();
+    let mut reader = stage.open_behind(&proxy, PATIENT);
+    Holder::recorded(&stage).process.kill();
+    assert!(stage.has_journal());
+    stage.wait_until_expired();
+    assert_eq!(reader.ok(READ), NEW);
+    // The journal was removed and not rolled back: there was nothing to confirm.
+    assert_eq!(
+        requests(&proxy),
+        ["PutItem refused", "PutItem 200", "DeleteItem 200"]
+    );
+    stage.assert_whole();
+}
+
+#[test]
+fn a_writer_keeps_a_dead_writers_recorded_transaction() {
+    let stage = furnished(Stage::new("recovery-recorded-writer"));
+    let mut writer = stage.open(PATIENT);
+    Holder::recorded(&stage).process.kill();
+    writer.ok("execute INSERT INTO item (state) VALUES ('later')");
+    assert_eq!(writer.ok(READ), "later|1; new|40");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_successor_that_dies_after_its_takeover_leaves_the_commit_record() {
+    let stage = furnished(Stage::new("recovery-two-deaths"));
+    let proxy = proxy();
+    let mut first = stage.open_behind(&proxy, SHORT_LEASE);
+    Holder::recorded(&stage).process.kill();
+    let record = stage.attribute("committed");
+    let holders_id = stage.attribute("lock_id");
+
+    stage.wait_until_expired();
+    let takeover = proxy.rule(Rule::put(Action::HoldAnswer).from(2));
+    first.tell(READ);
+    takeover.wait_for_hits(1, LONG);
+    wait_until(LONG, "the lease is taken over", || {
+        stage.attribute("lock_id") != holders_id
+    });
+    first.kill();
+    assert_eq!(stage.attribute("committed"), record);
+    assert!(stage.has_journal());
+
+    let mut second = stage.open(PATIENT);
+    assert_eq!(second.ok(READ), NEW);
+    stage.assert_whole();
+}
+
+#[test]
+fn a_successor_that_dies_while_it_rolls_back_leaves_the_journal_to_the_next() {
+    let stage = furnished(Stage::new("recovery-two-rollbacks"));
+    let proxy = proxy();
+    let mut first = stage.open_behind(&proxy, SHORT_LEASE);
+    let holder = Holder::at_confirmation(&stage, SHORT_LEASE, Action::Hold);
+    holder.process.kill();
+
+    stage.wait_until_expired();
+    // Refused, taken over; the third would tell that the journal has ended.
+    let end = proxy.rule(Rule::put(Action::Hold).from(3));
+    first.tell(READ);
+    end.wait_for_hits(1, LONG);
+    first.kill();
+    assert!(stage.has_journal());
+    assert_eq!(stage.attribute("committed"), None);
+
+    let mut second = stage.open(PATIENT);
+    assert_eq!(second.ok(READ), OLD);
+    stage.assert_whole();
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_once_succeeds_after_one_retry() {
+    let stage = furnished(Stage::new("recovery-lost-answer"));
+    let proxy = proxy();
+    let mut writer = stage.open_behind(&proxy, LONG_LEASE);
+    let cut = proxy.rule(Rule::put(Action::CutAnswer).nth(2));
+    writer.ok(WRITE);
+    assert_eq!(cut.hits(), 1);
+    assert_eq!(
+        requests(&proxy),
+        [
+            "PutItem 200",
+            "PutItem unanswered",
+            "PutItem 200",
+            "DeleteItem 200"
+        ]
+    );
+    assert_eq!(stage.open("").ok(READ), NEW);
+    stage.assert_whole();
+}
+
+#[test]
+fn a_commit_that_never_reached_the_store_is_of_unknown_outcome_and_rolled_back_by_the_next() {
+    let stage = furnished(Stage::new("recovery-silence"));
+    let holder = unknown_outcome(&stage, Action::Silence);
+    assert_eq!(stage.attribute("committed"), None);
+    assert_eq!(stage.open(PATIENT).ok(READ), OLD);
+    assert_works(holder, &stage, "again|1; old|40");
+}
+
+#[test]
+fn a_commit_whose_answer_never_came_is_of_unknown_outcome_and_kept_by_the_next() {
+    let stage = furnished(Stage::new("recovery-silent-answer"));
+    let holder = unknown_outcome(&stage, Action::SilenceAnswer);
+    assert!(stage.attribute("committed").is_some());
+    assert_eq!(stage.open(PATIENT).ok(READ), NEW);
+    assert_works(holder, &stage, "again|1; new|40");
+}
+
+#[test]
+fn a_commit_of_unknown_outcome_is_settled_by_the_same_connection() {
+    let stage = furnished(Stage::new("recovery-silence-self"));
+    let mut holder = unknown_outcome(&stage, Action::SilenceAnswer);
+    holder.proxy.reset();
+    holder.process.ok("query PRAGMA busy_timeout = 20000");
+    assert_eq!(holder.process.ok(READ), NEW);
+    assert_works(holder, &stage, "again|1; new|40");
+}
+
+/// The store falls silent at the commit point, until the lease has ended.
+fn unknown_outcome(stage: &Stage, action: Action) -> Holder {
+    let holder = Holder::at_confirmation(stage, SHORT_LEASE, action);
+    let before = stage.files();
+    let failure = holder.process.answer().expect_err("nobody confirmed");
+    assert_eq!(failure.kind, "OutcomeUnknown", "{failure:?}");
+    assert!(!failure.retryable);
+    assert_eq!(stage.files(), before, "journal and pages are left alone");
+    assert!(
+        stage.attribute("lock_id").is_some(),
+        "the item is left alone"
+    );
+    holder
+}
+
+#[test]
+fn a_holder_stopped_at_the_commit_point_with_no_successor_tells_what_is_true() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-alone"));
+    let holder = Holder::stopped_at_confirmation(&stage);
+    let mut holder = holder.thawed();
+    match holder.process.answer() {
+        Ok(_) => assert_eq!(stage.open(PATIENT).ok(READ), NEW),
+        Err(failure) => {
+            // Its request was applied, late; it cannot have learned otherwise.
+            assert_eq!(failure.kind, "OutcomeUnknown", "{failure:?}");
+            assert_eq!(stage.open(PATIENT).ok(READ), NEW);
+        }
+    }
+    holder.process.ok("query PRAGMA busy_timeout = 20000");
+    assert_works(holder, &stage, "again|1; new|40");
+}
+
+#[test]
+fn a_holder_stopped_at_the_commit_point_does_not_undo_its_successors_recovery() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-recovered"));
+    let holder = Holder::stopped_at_confirmation(&stage);
+    assert_eq!(stage.open(PATIENT).ok(READ), OLD);
+    let holder = holder.thawed();
+    assert_lost(&holder.process.answer());
+    assert_eq!(stage.open(PATIENT).ok(READ), OLD);
+    assert_works(holder, &stage, "again|1; old|40");
+}
+
+#[test]
+fn a_holder_stopped_at_the_commit_point_does_not_undo_its_successors_commit() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-committed"));
+    let holder = Holder::stopped_at_confirmation(&stage);
+    stage
+        .open(PATIENT)
+        .ok("execute UPDATE item SET state = 'next'");
+    let holder = holder.thawed();
+    assert_lost(&holder.process.answer());
+    assert_eq!(stage.open(PATIENT).ok(READ), "next|40");
+    assert_works(holder, &stage, "again|1; next|40");
+}
+
+#[test]
+fn a_holder_stopped_at_the_commit_point_leaves_its_successors_open_transaction_alone() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-open"));
+    let holder = Holder::stopped_at_confirmation(&stage);
+    let mut successor = stage.open(PATIENT);
+    successor.ok("begin");
+    successor.ok("execute UPDATE item SET state = 'next'");
+    assert!(stage.has_journal());
+    let before = stage.files();
+    let holder = holder.thawed();
+    assert_lost(&holder.process.answer());
+    assert_eq!(stage.files(), before);
+    successor.ok("commit");
+    assert_works(holder, &stage, "again|1; next|40");
+}
+
+#[test]
+fn a_holder_stopped_at_the_commit_point_leaves_its_successors_hot_journal_alone() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-hot"));
+    let holder = Holder::stopped_at_confirmation(&stage);
+    assert_eq!(stage.open(PATIENT).ok(READ), OLD);
+    let successor = Holder::at_confirmation_of(
+        &stage,
+        PATIENT,
+        Action::Hold,
+        "execute UPDATE item SET state = 'next'",
+    );
+    let before = stage.files();
+    let holder = holder.thawed();
+    assert_lost(&holder.process.answer());
+    assert_eq!(stage.files(), before);
+    successor.confirmation.release();
+    successor.process.answer().expect("the successor commits");
+    assert_works(holder, &stage, "again|1; next|40");
+}
+
+#[test]
+fn a_holder_stopped_after_its_record_is_kept_and_leaves_its_successors_journal_alone() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-record"));
+    let holder = Holder::recorded(&stage);
+    holder.process.pause();
+    stage.wait_until_expired();
+    assert_eq!(stage.open(PATIENT).ok(READ), NEW);
+    let successor = Holder::at_confirmation_of(
+        &stage,
+        PATIENT,
+        Action::Hold,
+        "execute INSERT INTO item (state) VALUES ('next')",
+    );
+    let before = stage.files();
+    let holder = holder.thawed();
+    // True, unless the answer came too late to be heard.
+    if let Err(failure) = holder.process.answer() {
+        assert_eq!(failure.kind, "OutcomeUnknown", "{failure:?}");
+    }
+    assert_eq!(stage.files(), before);
+    successor.confirmation.release();
+    successor.process.answer().expect("the successor commits");
+    assert_works(holder, &stage, "again|1; new|40; next|1");
+}
+
+#[test]
+fn a_holder_stopped_in_mid_transaction_loses_it_and_nothing_else() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-early"));
+    let mut holder = stage.open(SHORT_LEASE);
+    holder.ok("begin");
+    holder.ok(WRITE);
+    holder.pause();
+    stage.wait_until_expired();
+    // The holder's journal stands there and is not hot; its successor makes one of its own.
+    stage
+        .open(PATIENT)
+        .ok("execute UPDATE item SET state = 'next'");
+    holder.resume();
+    let failure = holder.fails("commit");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("LeaseLost", true)
+    );
+    assert_eq!(holder.ok(READ), "next|40");
+    holder.ok("execute INSERT INTO item (state) VALUES ('again')");
+    assert_eq!(holder.ok(READ), "again|1; next|40");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_holder_thawed_before_its_first_write_leaves_its_successors_cold_journal_alone() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-cold-journal"));
+    let mut holder = frozen_before_its_journal(&stage);
+    let mut successor = stage.open(PATIENT);
+    successor.ok("begin");
+    successor.ok("execute UPDATE item SET state = 'next'");
+    let before = stage.files();
+    assert!(before.1.is_some());
+    let failure = holder.fails(WRITE);
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("LeaseLost", true)
+    );
+    assert_eq!(stage.files(), before);
+    assert!(holder.fails("commit").retryable);
+    assert_eq!(stage.files(), before);
+    successor.ok("commit");
+    assert_eq!(holder.ok(READ), "next|40");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_holder_thawed_before_its_first_write_leaves_its_successors_hot_journal_alone() {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-hot-journal"));
+    let mut holder = frozen_before_its_journal(&stage);
+    // Takes the lease over, so that the next one has it for the asking.
+    stage
+        .open(PATIENT)
+        .ok("execute UPDATE item SET state = 'between'");
+    let successor = Holder::at_confirmation_of(
+        &stage,
+        PATIENT,
+        Action::Hold,
+        "execute UPDATE item SET state = 'next'",
+    );
+    let before = stage.files();
+    let failure = holder.fails(WRITE);
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("LeaseLost", true)
+    );
+    assert!(holder.fails("commit").retryable);
+    assert_eq!(stage.files(), before);
+    successor.confirmation.release();
+    successor.process.answer().expect("the successor commits");
+    assert_eq!(holder.ok(READ), "next|40");
+    stage.assert_whole();
+}
+
+/// A holder whose lease has run out while its clocks stood still: it cannot know.
+fn frozen_before_its_journal(stage: &Stage) -> Process {
+    let endpoint = Emulator::shared().endpoint();
+    let holder = stage.try_open(endpoint, SHORT_LEASE, &["clock=still"]);
+    let mut holder = holder.expect("the database opens");
+    holder.ok("immediate");
+    assert!(!stage.has_journal());
+    stage.wait_until_expired();
+    holder
+}
+
+#[test]
+fn a_leftover_that_never_became_hot_is_removed_once_the_store_has_confirmed() {
+    let stage = furnished(Stage::new("recovery-leftover"));
+    let proxy = proxy();
+    let mut writer = stage.open_behind(&proxy, LONG_LEASE);
+    // A header whose magic was not written yet.
+    fs::write(stage.scratch.journal(), [0; 512]).expect("a journal");
+    assert_eq!(writer.ok(READ), OLD);
+    assert_eq!(requests(&proxy), [""; 0], "a reader does not mind it");
+    assert!(stage.has_journal());
+    writer.ok(WRITE);
+    assert_eq!(
+        requests(&proxy),
+        [
+            "PutItem 200",
+            "PutItem 200",
+            "PutItem 200",
+            "DeleteItem 200"
+        ]
+    );
+    assert_eq!(writer.ok(READ), NEW);
+    stage.assert_whole();
+}
+
+/// A process at the commit point of its transaction.
+struct Holder {
+    process: Process,
+    proxy: Proxy,
+    confirmation: RuleHandle,
+}
+
+impl Holder {
+    fn at_confirmation(stage: &Stage, parameters: &str, action: Action) -> Self {
+        Self::at_confirmation_of(stage, parameters, action, WRITE)
+    }
+
+    /// Runs the statement up to the request that confirms it, and does `action` to that and to
+    /// the requests that repeat it.
+    fn at_confirmation_of(
+        stage: &Stage,
+        parameters: &str,
+        action: Action,
+        statement: &str,
+    ) -> Self {
+        let proxy = proxy();
+        let mut process = stage.open_behind(&proxy, parameters);
+        // The first acquires the lease.
+        let confirmation = proxy.rule(Rule::put(action).from(2));
+        process.tell(statement);
+        confirmation.wait_for_hits(1, LONG);
+        let (_, journal) = stage.files();
+        let first_byte = journal.expect("a journal").first().copied();
+        assert_ne!(first_byte, Some(0), "the journal is hot");
+        Self {
+            process,
+            proxy,
+            confirmation,
+        }
+    }
+
+    /// The commit record is in the item, and the holder has not heard of it.
+    fn recorded(stage: &Stage) -> Self {
+        let holder = Self::at_confirmation(stage, SHORT_LEASE, Action::HoldAnswer);
+        wait_until(LONG, "the commit is recorded", || {
+            stage.attribute("committed").is_some()
+        });
+        holder
+    }
+
+    /// Stopped before the request reached the store, and until its lease was over.
+    fn stopped_at_confirmation(stage: &Stage) -> Self {
+        let holder = Self::at_confirmation(stage, SHORT_LEASE, Action::Hold);
+        holder.process.pause();
+        stage.wait_until_expired();
+        holder
+    }
+
+    /// Lets the request go, and then the process.
+    fn thawed(self) -> Self {
+        self.confirmation.release();
+        wait_until(LONG, "the late request is answered", || {
+            let requests = self.proxy.requests();
+            requests
+                .get(1)
+                .is_some_and(|request| request.status.is_some())
+        });
+        self.process.resume();
+        self
+    }
+}
+
+/// The commit was not acknowledged: refused, or, if the refusal came too late to be heard,
+/// of unknown outcome.
+#[track_caller]
+fn assert_lost(answer: &Answer) {
+    let failure = answer.as_ref().expect_err("its successor has gone on");
+    match failure.kind.as_str() {
+        "LeaseLost" => assert!(failure.retryable, "{failure:?}"),
+        "OutcomeUnknown" => assert!(!failure.retryable, "{failure:?}"),
+        _ => panic!("{failure:?}"),
+    }
+}
+
+/// The connection that has suffered the loss writes again.
+#[track_caller]
+fn assert_works(mut holder: Holder, stage: &Stage, expected: &str) {
+    holder.proxy.reset();
+    holder
+        .process
+        .ok("execute INSERT INTO item (state) VALUES ('again')");
+    assert_eq!(holder.process.ok(READ), expected);
+    stage.assert_whole();
+}
+
+/// Forty rows on several pages, all of them old.
+fn furnished(stage: Stage) -> Stage {
+    stage.open("").ok(
+        "batch CREATE TABLE item (id INTEGER PRIMARY KEY, state TEXT, filler BLOB); \
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
+         INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n",
+    );
+    stage
+}
