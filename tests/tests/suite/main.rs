@@ -8,4 +8,5 @@ mod support;
 mod transactions;
 mod processes;
 mod recovery;
+mod seed_defects;
 mod worker;

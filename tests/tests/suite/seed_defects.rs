@@ -1,0 +1,316 @@
+//! The defects of the Python package for the same lock table, none of which is ours; and its items,
+//! which are understood.
+
+use std::fs;
+use std::time::{Duration, Instant, SystemTime};
+
+use integration::emulator::Emulator;
+use integration::proxy::{Action, Answer, Proxy, RefusedEndpoint, Rule};
+
+use crate::worker::{Process, Stage, proxy, requests};
+
+const INSERT: &str = "execute INSERT INTO note (text) VALUES ('here')";
+const COUNT: &str = "query SELECT count(*) FROM note";
+/// Of a transaction that has changed pages.
+const WRITE_REQUESTS: [&str; 3] = ["PutItem 200", "PutItem 200", "DeleteItem 200"];
+
+fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
+
+/// Somebody of the Python package overwrites our item, as after an expiry that we did not notice.
+fn usurp(stage: &Stage) {
+    let until = SystemTime::now() + minutes(1);
+    let put = stage.table.put_as_python(&stage.key(), "usurper", until);
+    put.expect("the item is put");
+}
+
+#[test]
+fn defect_1_a_transaction_whose_lease_is_lost_becomes_visible() {
+    let stage = furnished(Stage::new("defect-1"));
+    let mut writer = stage.open("");
+    writer.ok("begin");
+    writer.ok(INSERT);
+    usurp(&stage);
+    let failure = writer.fails("commit");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("LeaseLost", true)
+    );
+    assert_eq!(writer.fails("last-lock-error").kind, "LeaseLost");
+    stage.table.delete(&stage.key()).expect("the usurper goes");
+    assert_eq!(writer.ok(COUNT), "0");
+    assert_eq!(stage.open("").ok(COUNT), "0");
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_2_the_write_after_a_lost_lease_never_releases_its_own() {
+    let stage = furnished(Stage::new("defect-2"));
+    let proxy = proxy();
+    let mut writer = stage.open_behind(&proxy, "");
+    writer.ok("begin");
+    writer.ok(INSERT);
+    usurp(&stage);
+    writer.fails("commit");
+    stage.table.delete(&stage.key()).expect("the usurper goes");
+    // Rolls the journal back that the lost transaction had to leave.
+    assert_eq!(writer.ok(COUNT), "0");
+    proxy.forget_requests();
+    writer.ok(INSERT);
+    assert_eq!(requests(&proxy), WRITE_REQUESTS);
+    assert_eq!(stage.table.count().expect("a count"), 0);
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_3_a_lost_answer_locks_its_own_owner_out() {
+    let stage = furnished(Stage::new("defect-3"));
+    let proxy = proxy();
+    let mut writer = stage.open_behind(&proxy, "lock_expiration=60");
+    let cut = proxy.rule(Rule::put(Action::CutAnswer).nth(1));
+    writer.ok(INSERT);
+    assert_eq!(cut.hits(), 1);
+    let ids: Vec<_> = (proxy.requests().iter().take(2))
+        .map(|request| request.body["Item"]["lock_id"].clone())
+        .collect();
+    assert_eq!(ids[0], ids[1], "one lock_id in all attempts");
+    assert_eq!(requests(&proxy)[1..], WRITE_REQUESTS);
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_4_waiting_ends_long_before_the_timeout() {
+    let stage = furnished(Stage::new("defect-4"));
+    usurp(&stage);
+    let proxy = proxy();
+    let mut writer = stage.open_behind(&proxy, "lock_timeout=4");
+    let began = Instant::now();
+    let failure = writer.fails(INSERT);
+    assert_eq!(failure.kind, "Busy");
+    // Ten linear pauses came to 2.75 s. The last pause is at most a fraction of a second.
+    assert!(
+        began.elapsed() > Duration::from_millis(3_300),
+        "{failure:?}"
+    );
+    let asked = proxy.requests().len();
+    assert!(asked > 10, "more than ten attempts: {asked}");
+    stage.table.delete(&stage.key()).expect("the usurper goes");
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_5_what_waiting_cannot_cure_is_retried_and_reported_as_contention() {
+    let stage = furnished(Stage::new("defect-5"));
+    let fails_at_once = |writer: &mut Process, told: &str| {
+        let began = Instant::now();
+        let failure = writer.fails(INSERT);
+        assert_eq!(failure.kind, "Store", "{failure:?}");
+        assert!(failure.message.contains(told), "{failure:?}");
+        assert!(!failure.retryable);
+        assert!(
+            began.elapsed() < Duration::from_secs(15),
+            "not the timeout of 30 s"
+        );
+    };
+    let parameters = "lock_timeout=30";
+    for (answer, told) in [
+        (
+            Answer::access_denied("dynamodb:PutItem"),
+            "dynamodb:PutItem",
+        ),
+        (Answer::table_missing(), "does not exist"),
+        (Answer::bad_credentials(), "credentials"),
+    ] {
+        let fake = Proxy::fake(answer).expect("an endpoint");
+        let mut writer = stage.open_behind(&fake, parameters);
+        fails_at_once(&mut writer, told);
+        assert_eq!(fake.requests().len(), 1);
+    }
+    let refused = RefusedEndpoint::new().expect("a port");
+    let writer = stage.try_open(&refused.endpoint(), parameters, &[]);
+    fails_at_once(
+        &mut writer.expect("opening asks nobody"),
+        &refused.endpoint(),
+    );
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_6_a_host_whose_clock_is_ahead_steals_a_live_lock() {
+    let stage = furnished(Stage::new("defect-6"));
+    let mut holder = stage.open("lock_holder=the-slow-one");
+    holder.ok("begin");
+    holder.ok(INSERT);
+    let endpoint = Emulator::shared().endpoint();
+    let thief = stage.try_open(endpoint, "lock_timeout=1", &["clock=ahead"]);
+    let mut thief = thief.expect("the database opens");
+    // The second time it knows the store's clock; the first time it learns from the refusal.
+    for _ in 0..2 {
+        let failure = thief.fails("immediate");
+        assert_eq!(failure.kind, "Busy", "{failure:?}");
+        assert!(failure.message.contains("the-slow-one"), "{failure:?}");
+    }
+    holder.ok("commit");
+    // Its own lease is dated by the store's clock as well.
+    thief.ok("immediate");
+    let expires_at: f64 = (stage.attribute("expires_at").expect("an item").parse()).expect("N");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    assert!(expires_at < now.expect("a time").as_secs_f64() + 60.0);
+    thief.ok(INSERT);
+    thief.ok("commit");
+    assert_eq!(thief.ok(COUNT), "2");
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_7_reads_take_the_lock_and_scripts_go_past_it() {
+    let stage = furnished(Stage::new("defect-7"));
+    let proxy = proxy();
+    let mut conn = stage.open_behind(&proxy, "");
+    for read in [
+        "query WITH n(i) AS (SELECT 1) SELECT i FROM n",
+        "query WITH here AS (SELECT * FROM note) SELECT count(*) FROM here",
+        "query PRAGMA user_version",
+        "query PRAGMA table_info(note)",
+        "query EXPLAIN INSERT INTO note (text) VALUES ('not at all')",
+    ] {
+        conn.ok(read);
+    }
+    conn.ok("begin");
+    conn.ok(COUNT);
+    conn.ok("commit");
+    assert_eq!(requests(&proxy), [""; 0]);
+
+    let statement = "INSERT INTO note (text) VALUES ('here')";
+    let with = "WITH t(x) AS (SELECT 'here') INSERT INTO note (text) SELECT x FROM t";
+    for (script, transactions) in [
+        (with.to_owned(), 1),
+        (format!("{statement}; {statement}"), 2),
+        (format!("BEGIN; {statement}; {with}; COMMIT"), 1),
+        (format!("/* a comment */ BEGIN; {statement}; COMMIT"), 1),
+    ] {
+        proxy.forget_requests();
+        conn.ok(&format!("batch {script}"));
+        let expected = WRITE_REQUESTS.repeat(transactions);
+        assert_eq!(requests(&proxy), expected, "{script}");
+    }
+    assert_eq!(conn.ok(COUNT), "6");
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_8_the_page_cache_may_grow_to_256_gib_and_the_file_is_mapped() {
+    let stage = furnished(Stage::new("defect-8"));
+    let mut conn = stage.open("");
+    // Negative values are KiB: 64 MiB (https://sqlite.org/pragma.html#pragma_cache_size).
+    assert_eq!(conn.ok("query PRAGMA cache_size"), "-65536");
+    let mapped = conn.ok("query PRAGMA mmap_size");
+    assert!(["", "0"].contains(&mapped.as_str()), "{mapped}");
+    let mut conn = stage.open("cache_size_bytes=268435456");
+    assert_eq!(conn.ok("query PRAGMA cache_size"), "-262144");
+    stage.assert_whole();
+}
+
+#[test]
+fn defect_9_a_journal_makes_readers_need_the_lock_and_keeps_connections_open() {
+    let stage = furnished(Stage::new("defect-9"));
+    let mut writer = stage.open("");
+    writer.ok("begin");
+    writer.ok(INSERT);
+    assert!(stage.has_journal());
+    let proxy = proxy();
+    let mut reader = stage.open_behind(&proxy, "");
+    assert_eq!(reader.ok(COUNT), "0");
+    assert_eq!(descriptors(&stage, &reader), 1);
+    // The one before is closed, journal or not.
+    reader.ok("reopen");
+    assert_eq!(descriptors(&stage, &reader), 1);
+    assert_eq!(requests(&proxy), [""; 0]);
+    writer.ok("commit");
+    assert_eq!(reader.ok(COUNT), "1");
+    stage.assert_whole();
+}
+
+/// How many times the process has the database open.
+fn descriptors(stage: &Stage, process: &Process) -> usize {
+    let directory = format!("/proc/{}/fd", process.id());
+    fs::read_dir(directory)
+        .expect("the process's descriptors")
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| target == stage.scratch.database())
+        .count()
+}
+
+#[test]
+fn a_live_item_of_the_python_package_is_respected_and_left_as_it_is() {
+    let stage = furnished(Stage::new("python-live"));
+    usurp(&stage);
+    let item = stage.table.item(&stage.key()).expect("an answer");
+    let mut writer = stage.open("lock_timeout=0.5");
+    for statement in [INSERT, "immediate"] {
+        let failure = writer.fails(statement);
+        assert_eq!((failure.kind.as_str(), failure.retryable), ("Busy", true));
+    }
+    assert_eq!(stage.table.item(&stage.key()).expect("an answer"), item);
+    assert_eq!(writer.ok(COUNT), "0");
+    stage.table.delete(&stage.key()).expect("it goes");
+    stage.assert_whole();
+}
+
+#[test]
+fn an_expired_item_of_the_python_package_is_taken_over_by_its_very_digits() {
+    let stage = furnished(Stage::new("python-expired"));
+    let until = SystemTime::now() - Duration::from_secs(5);
+    (stage.table.put_as_python(&stage.key(), "long gone", until)).expect("an item");
+    let digits = stage.attribute("expires_at");
+    assert_eq!(
+        digits.as_ref().map(String::len),
+        Some("1700000000.000000005000000001".len())
+    );
+    let proxy = proxy();
+    let mut writer = stage.open_behind(&proxy, "");
+    writer.ok(INSERT);
+    assert_eq!(requests(&proxy)[0], "PutItem refused");
+    assert_eq!(requests(&proxy)[1..], WRITE_REQUESTS);
+    let takeover = &proxy.requests()[1];
+    let values = takeover.body["ExpressionAttributeValues"].to_string();
+    assert!(values.contains(&digits.expect("digits")), "{values}");
+    assert!(writer.ok("stats").contains("takeovers: 1"));
+    stage.assert_whole();
+}
+
+#[test]
+fn our_item_is_respected_by_the_python_packages_condition_until_it_expires() {
+    let stage = furnished(Stage::new("python-sees-ours"));
+    let mut holder = stage.open("lock_expiration=3");
+    holder.ok("begin");
+    holder.ok(INSERT);
+    let key = stage.key();
+    let acquire = || {
+        let now = SystemTime::now();
+        (stage
+            .table
+            .acquire_as_python(&key, "python", now, now + minutes(1)))
+        .expect("an answer")
+    };
+    assert!(!acquire(), "our lease is live");
+    holder.pause();
+    stage.wait_until_expired();
+    assert!(acquire(), "our lease has expired");
+    holder.resume();
+    assert_eq!(holder.fails("commit").kind, "LeaseLost");
+    assert_eq!(stage.attribute("lock_id").as_deref(), Some("python"));
+    stage.table.delete(&key).expect("it goes");
+    // Its own journal was never hot; its next write clears that away.
+    holder.ok(INSERT);
+    assert_eq!(holder.ok(COUNT), "1");
+    stage.assert_whole();
+}
+
+fn furnished(stage: Stage) -> Stage {
+    stage
+        .open("")
+        .ok("execute CREATE TABLE note (text TEXT NOT NULL)");
+    stage
+}
