@@ -7,6 +7,7 @@ mod statements;
 mod support;
 mod transactions;
 mod processes;
+mod protocol;
 mod recovery;
 mod seed_defects;
 mod worker;

@@ -1,0 +1,436 @@
+//! The lock client by itself, between a proxy and the table: what it asks, and what it makes of
+//! the answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use diesel_sqlite_efs::{
+    DeleteAnswer, DynamoDbLockClient, InMemoryLockStore, LockError, LockItem, LockStore, PutAnswer,
+    PutCondition, SeenItem, StoreError,
+};
+use integration::dynamodb::{AttributeValue, LockTable};
+use integration::emulator::Emulator;
+use integration::process::wait_until;
+use integration::proxy::{Action, Answer, Date, Operation, Proxy, Rule};
+
+use crate::worker::{LONG, Process, Stage, proxy, requests};
+
+/// The one lock of each test's table.
+const KEY: &str = "lock";
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn all_attempts_of_an_acquisition_bear_one_lock_id() {
+    let world = World::new("protocol-id");
+    world.put_foreign(Duration::from_secs(60));
+    let mut client = world.client(&[]);
+    let mut ids_of_one_acquisition = || {
+        world.proxy.forget_requests();
+        assert_eq!(client.fails("acquire lock 0.5").kind, "Busy");
+        let mut ids: Vec<_> = (world.proxy.requests().iter())
+            .map(|request| request.body["Item"]["lock_id"]["S"].to_string())
+            .collect();
+        assert!(ids.len() > 2, "several attempts");
+        ids.dedup();
+        assert_eq!(ids.len(), 1, "{ids:?}");
+        ids.remove(0)
+    };
+    let first = ids_of_one_acquisition();
+    assert_ne!(
+        first,
+        ids_of_one_acquisition(),
+        "each acquisition has its own"
+    );
+}
+
+#[test]
+fn a_put_whose_answer_is_lost_costs_one_retry() {
+    let world = World::new("protocol-lost-answer");
+    let mut client = world.client(&["lease=60"]);
+    let cut = world.proxy.rule(Rule::put(Action::CutAnswer).nth(1));
+    assert_ne!(client.ok("try-acquire lock"), "refused");
+    assert_eq!(cut.hits(), 1);
+    client.ok("release lock");
+    assert_eq!(
+        requests(&world.proxy),
+        ["PutItem unanswered", "PutItem 200", "DeleteItem 200"]
+    );
+    world.assert_free();
+}
+
+#[test]
+fn a_grant_that_nobody_heard_of_is_taken_back() {
+    let world = World::new("protocol-unheard");
+    let mut client = world.client(&["lease=60"]);
+    let silent = world.proxy.rule(Rule::put(Action::SilenceAnswer));
+    assert_eq!(client.fails("try-acquire lock").kind, "Store");
+    assert_eq!(silent.hits(), 2);
+    world.assert_free();
+}
+
+#[test]
+fn of_two_that_take_an_expired_lease_over_one_wins() {
+    let world = World::new("protocol-race");
+    world.put_foreign(Duration::ZERO);
+    let other_proxy = proxy();
+    let mut one = world.client(&[]);
+    let mut other =
+        Process::start(&other_proxy.endpoint(), &["client", world.table.name()]).expect("a client");
+    // Both have seen the item expired, and both are about to take it over.
+    let takeovers = [&world.proxy, &other_proxy].map(|proxy| {
+        let takeover = proxy.rule(Rule::put(Action::Hold).nth(2));
+        (proxy, takeover)
+    });
+    one.tell("try-acquire lock");
+    other.tell("try-acquire lock");
+    for (proxy, takeover) in &takeovers {
+        takeover.wait_for_hits(1, LONG);
+        let values = proxy.requests()[1].body["ExpressionAttributeValues"].to_string();
+        assert!(
+            values.contains("somebody else"),
+            "it names whom it saw: {values}"
+        );
+    }
+    for (_, takeover) in &takeovers {
+        takeover.release();
+    }
+    let answers = [one.answer(), other.answer()].map(|answer| answer.expect("an answer"));
+    let refused = answers.iter().filter(|answer| *answer == "refused").count();
+    assert_eq!(refused, 1, "{answers:?}");
+    assert!(answers.contains(&world.attribute("lock_id").expect("an item")));
+}
+
+#[test]
+fn a_lease_is_exclusive_until_it_is_released_or_dropped() {
+    let world = World::new("protocol-life");
+    let mut holder = world.client(&["holder=the-first"]);
+    let mut other = world.client(&[]);
+    for end in ["release lock", "drop lock"] {
+        let lock_id = holder.ok("try-acquire lock");
+        assert_eq!(world.attribute("lock_id"), Some(lock_id));
+        assert_eq!(other.ok("try-acquire lock"), "refused");
+        let busy = other.fails("acquire lock 0.3");
+        assert_eq!((busy.kind.as_str(), busy.retryable), ("Busy", true));
+        assert!(busy.message.contains("the-first"), "{busy:?}");
+        holder.ok("renew lock");
+
+        world.proxy.forget_requests();
+        other.tell("acquire lock 20");
+        wait_until(LONG, "the other asks", || {
+            !world.proxy.requests().is_empty()
+        });
+        holder.ok(end);
+        let granted = other.answer().expect("its turn has come");
+        assert_eq!(world.attribute("lock_id"), Some(granted));
+        other.ok("release lock");
+        world.assert_free();
+    }
+}
+
+#[test]
+fn a_client_may_block_inside_any_tokio_runtime() {
+    let world = World::new("protocol-tokio");
+    for runtime in ["runtime=current-thread", "runtime=multi-thread"] {
+        let mut client = world.client(&[runtime]);
+        client.ok("acquire lock 5");
+        client.ok("renew lock");
+        client.ok("release lock");
+        assert_eq!(client.ok("contend lock 3 3"), "0 overlaps");
+        world.assert_free();
+    }
+}
+
+#[test]
+fn a_lease_of_the_shortest_duration_is_renewed_for_as_long_as_it_is_held() {
+    let world = World::new("protocol-renewal");
+    let mut client = world.client(&["lease=2"]);
+    let mut other = world.client(&[]);
+    let lock_id = client.ok("try-acquire lock");
+    // Six seconds: three times its duration.
+    let until = SystemTime::now() + Duration::from_secs(6);
+    wait_until(LONG, "the lease has been extended three times over", || {
+        assert_eq!(client.ok("is-valid lock"), "true");
+        assert_eq!(other.ok("try-acquire lock"), "refused");
+        seconds(world.attribute("expires_at").expect("an item")) > until
+    });
+    assert_eq!(world.attribute("lock_id"), Some(lock_id));
+    client.ok("release lock");
+    world.assert_free();
+}
+
+#[test]
+fn a_short_lease_is_renewed_in_time_while_the_process_holds_a_longer_one() {
+    let client = DynamoDbLockClient::with_store(Arc::new(InMemoryLockStore::new()));
+    let for_long = client.clone().lease_duration(Duration::from_secs(6));
+    let for_short = client.clone().lease_duration(Duration::from_secs(2));
+    let long = for_long.acquire("long", LONG).expect("a lease");
+    wait_until(LONG, "the longer one is renewed", || {
+        client.stats().renewals > 0
+    });
+    // Two seconds until the next renewal of that: too late for this one.
+    let short = for_short.acquire("short", LONG).expect("a lease");
+    let renewed_before = client.stats().renewals;
+    wait_until(LONG, "the shorter one is renewed", || {
+        assert!(short.is_valid(), "it was forgotten");
+        client.stats().renewals > renewed_before
+    });
+    assert!(short.is_valid() && long.is_valid());
+}
+
+#[test]
+fn renewal_ends_with_the_longest_hold() {
+    let world = World::new("protocol-max-hold");
+    let mut client = world.client(&["lease=2", "max-hold=3"]);
+    let mut other = world.client(&[]);
+    client.ok("try-acquire lock");
+    let held: u64 = client.ok("outlive lock 20").parse().expect("milliseconds");
+    assert!(held > 2_000, "renewed at least once: {held}");
+    assert!(held < 6_000, "and not for ever: {held}");
+    // It is another's now, although the first has neither released nor died.
+    other.ok("acquire lock 10");
+    assert_eq!(client.fails("renew lock").kind, "LeaseLost");
+    client.ok("release lock");
+    assert_eq!(other.ok("is-valid lock"), "true");
+    assert!(world.attribute("lock_id").is_some());
+}
+
+#[test]
+fn a_refused_renewal_loses_the_lease_at_once() {
+    let world = World::new("protocol-refused-renewal");
+    let mut client = world.client(&["lease=60"]);
+    client.ok("try-acquire lock");
+    world.put_foreign(Duration::from_secs(60));
+    assert_eq!(client.ok("is-valid lock"), "true", "it cannot know yet");
+    for _ in 0..2 {
+        let failure = client.fails("renew lock");
+        assert_eq!(
+            (failure.kind.as_str(), failure.retryable),
+            ("LeaseLost", true)
+        );
+    }
+    assert_eq!(client.ok("is-valid lock"), "false");
+    client.ok("release lock");
+    assert_eq!(world.attribute("lock_id").as_deref(), Some("somebody else"));
+}
+
+#[test]
+fn a_renewal_refused_in_the_background_loses_the_lease() {
+    let world = World::new("protocol-refused-background");
+    let mut client = world.client(&["lease=60"]);
+    client.ok("try-acquire lock");
+    world.put_foreign(Duration::from_secs(60));
+    // By its own clock it would be good for 44 s more.
+    let held: u64 = client.ok("outlive lock 40").parse().expect("milliseconds");
+    assert!(held < 40_000);
+    assert!(requests(&world.proxy).contains(&"PutItem refused".to_owned()));
+}
+
+#[test]
+fn a_release_that_fails_is_bounded_and_leaves_the_item_to_run_out() {
+    let world = World::new("protocol-release-fails");
+    let mut other = world.client(&[]);
+    for (action, within) in [
+        (
+            Action::Answer(Answer::internal_error()),
+            Duration::from_secs(5),
+        ),
+        (Action::Silence, Duration::from_secs(8)),
+    ] {
+        let mut client = world.client(&["lease=2"]);
+        let rule = world.proxy.rule(Rule::delete(action));
+        let lock_id = client.ok("acquire lock 10");
+        let began = Instant::now();
+        assert_eq!(client.fails("release lock").kind, "Store");
+        assert!(began.elapsed() < within, "{:?}", began.elapsed());
+        assert!(rule.hits() >= 3, "{}", rule.hits());
+        assert_eq!(world.attribute("lock_id"), Some(lock_id));
+        rule.remove();
+    }
+    other.ok("acquire lock 10");
+    other.ok("release lock");
+    world.assert_free();
+}
+
+#[test]
+fn hosts_an_hour_behind_the_store_neither_steal_nor_wait_for_ever() {
+    leases_go_by_the_stores_clock("protocol-store-ahead", |time| time + HOUR);
+}
+
+#[test]
+fn hosts_an_hour_ahead_of_the_store_neither_steal_nor_wait_for_ever() {
+    leases_go_by_the_stores_clock("protocol-store-behind", |time| time - HOUR);
+}
+
+fn leases_go_by_the_stores_clock(table: &str, store_clock: fn(SystemTime) -> SystemTime) {
+    let lease = Duration::from_secs(30);
+    let world = World::new(table);
+    let show = |time| {
+        world.proxy.reset();
+        world.proxy.rule(Rule::any(Action::Date(Date::At(time))));
+    };
+    let now = store_clock(SystemTime::now());
+    show(now);
+    let mut holder = world.client(&["lease=30"]);
+    let mut other = world.client(&[]);
+    // The first answer tells the time, and what was written before that is put right.
+    holder.ok("try-acquire lock");
+    let expires_at = seconds(world.attribute("expires_at").expect("an item"));
+    assert!(expires_at > now + lease - Duration::from_secs(3));
+    assert!(expires_at < now + lease + Duration::from_secs(3));
+    for _ in 0..3 {
+        assert_eq!(other.ok("try-acquire lock"), "refused");
+    }
+    holder.kill();
+    show(now + lease - Duration::from_secs(4));
+    assert_eq!(other.ok("try-acquire lock"), "refused");
+    show(now + lease + Duration::from_secs(4));
+    assert_ne!(other.ok("try-acquire lock"), "refused");
+}
+
+#[test]
+fn a_dead_host_whose_clock_was_ahead_blocks_others_no_longer_than_its_lease() {
+    let world = World::new("protocol-host-ahead");
+    let mut holder = world.client(&["lease=2", "clock=ahead"]);
+    holder.ok("try-acquire lock");
+    holder.kill();
+    let mut other = world.client(&[]);
+    assert_eq!(other.ok("try-acquire lock"), "refused");
+    other.ok("acquire lock 10");
+}
+
+#[test]
+fn threads_of_one_process_ask_the_store_one_at_a_time() {
+    let world = World::new("protocol-queue");
+    let mut client = world.client(&[]);
+    assert_eq!(client.ok("contend lock 6 4"), "0 overlaps");
+    // Nobody was refused: who held it was gone before the next one asked.
+    assert_eq!(
+        requests(&world.proxy),
+        ["PutItem 200", "DeleteItem 200"].repeat(24)
+    );
+    world.assert_free();
+}
+
+#[test]
+fn a_late_duplicate_of_the_acquiring_put_does_not_wipe_the_commit_record() {
+    let stage = Stage::new("protocol-duplicate");
+    stage.open("").ok("execute CREATE TABLE note (text TEXT)");
+    let proxy = proxy();
+    let mut writer = stage.open_behind(&proxy, "lock_expiration=60");
+    // The first request is on its way for so long that the client sends it again.
+    let late = proxy.rule(Rule::put(Action::Hold).nth(1));
+    let confirmation = proxy.rule(Rule::put(Action::HoldAnswer).from(3));
+    writer.tell("execute INSERT INTO note VALUES ('here')");
+    confirmation.wait_for_hits(1, LONG);
+    wait_until(LONG, "the commit is recorded", || {
+        stage.attribute("committed").is_some()
+    });
+    let record = stage.attribute("committed");
+    late.release();
+    wait_until(LONG, "the first request is answered", || {
+        proxy.requests()[0].status.is_some()
+    });
+    assert_eq!(requests(&proxy)[0], "PutItem refused");
+    assert_eq!(stage.attribute("committed"), record);
+    confirmation.release();
+    writer.answer().expect("the commit is acknowledged");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_last_attempt_without_time_for_an_answer_does_not_hide_who_holds_the_lease() {
+    /// Refuses once, and then has no time to answer.
+    #[derive(Debug, Default)]
+    struct Hasty(AtomicU32);
+    impl LockStore for Hasty {
+        fn put(
+            &self,
+            _: &LockItem,
+            _: PutCondition<'_>,
+            after: Duration,
+        ) -> Result<PutAnswer, StoreError> {
+            let endpoint = "here".to_owned();
+            match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 => Ok(PutAnswer::Refused {
+                    current: Some(SeenItem {
+                        lock_id: "another".to_owned(),
+                        expires_at: "9999999999".to_owned(),
+                        holder: Some("the-holder".to_owned()),
+                        acquired_at: None,
+                        committed: None,
+                    }),
+                    date: None,
+                }),
+                _ => Err(StoreError::Timeout { endpoint, after }),
+            }
+        }
+        fn delete(&self, _: &str, _: &str, _: Duration) -> Result<DeleteAnswer, StoreError> {
+            Ok(DeleteAnswer::NotOurs)
+        }
+        fn table(&self) -> &str {
+            "hasty"
+        }
+    }
+    let store = Arc::new(Hasty::default());
+    let client = DynamoDbLockClient::with_store(store.clone());
+    let error = client
+        .acquire(KEY, Duration::from_millis(40))
+        .expect_err("it is held");
+    assert!(store.0.load(Ordering::SeqCst) > 1, "it asked again");
+    assert!(matches!(&error, LockError::Busy { .. }), "{error}");
+    assert!(error.to_string().contains("the-holder"), "{error}");
+}
+
+/// A table with one lock, behind a proxy.
+struct World {
+    table: LockTable,
+    proxy: Proxy,
+}
+
+impl World {
+    fn new(table: &str) -> Self {
+        Self {
+            table: LockTable::create(Emulator::shared().endpoint(), table).expect("a table"),
+            proxy: proxy(),
+        }
+    }
+
+    /// A process with a lock client behind the proxy.
+    fn client(&self, options: &[&str]) -> Process {
+        let mut arguments = vec!["client", self.table.name()];
+        arguments.extend(options);
+        Process::start(&self.proxy.endpoint(), &arguments).expect("a client")
+    }
+
+    /// Puts somebody else's item over whatever is there.
+    fn put_foreign(&self, lease: Duration) {
+        let until = SystemTime::now() + lease;
+        let put = self.table.put_as_python(KEY, "somebody else", until);
+        put.expect("the item is put");
+    }
+
+    fn attribute(&self, name: &str) -> Option<String> {
+        match self
+            .table
+            .item(KEY)
+            .expect("the table answers")?
+            .get(name)?
+        {
+            AttributeValue::S(text) | AttributeValue::N(text) => Some(text.clone()),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn assert_free(&self) {
+        assert_eq!(self.table.item(KEY).expect("the table answers"), None);
+        let deletions = self.proxy.count(&Operation::DeleteItem);
+        assert!(deletions > 0, "the client has removed it");
+    }
+}
+
+fn seconds(number: String) -> SystemTime {
+    let seconds = number.parse().expect("a number");
+    SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)
+}
