@@ -3,11 +3,11 @@
 mod diesel_traits;
 mod events;
 mod harness;
-mod statements;
-mod support;
-mod transactions;
 mod processes;
 mod protocol;
 mod recovery;
 mod seed_defects;
+mod statements;
+mod support;
+mod transactions;
 mod worker;
