@@ -47,6 +47,13 @@ pub enum StoreError {
         /// What the SDK or the service said.
         message: String,
     },
+    /// The AWS configuration cannot be used: an endpoint that is not a URL, for one. Nothing was
+    /// sent.
+    #[error("DynamoDB is misconfigured: {message}")]
+    Misconfigured {
+        /// What is wrong and what to do.
+        message: String,
+    },
     /// The AWS SDK found no region.
     #[error("no AWS region is configured; set AWS_REGION")]
     NoRegion,

@@ -220,8 +220,8 @@ impl LockStore for DynamoDbLockStore {
     ///
     /// # Errors
     /// [`StoreError::NoRegion`], [`StoreError::Credentials`] (both within about 2 s, as metadata
-    /// services get half a second to answer), and [`StoreError::Unreachable`] for an endpoint that
-    /// is not a URL. Trying again is safe, and of use once the cause is mended.
+    /// services get half a second to answer), and [`StoreError::Misconfigured`] for an endpoint
+    /// that is not a URL. Trying again is safe, and of use once the cause is mended.
     fn warm_up(&self) -> Result<(), StoreError> {
         let endpoint = self.endpoint.clone();
         let deadline = Instant::now() + TOTAL_CONFIGURATION_TIME;

@@ -205,12 +205,8 @@ impl Endpoint {
             return lost;
         }
         let Some(answer) = error.raw_response() else {
-            // The request could not even be written down.
-            return StoreError::Service {
-                status: 0,
-                code: None,
-                message: chain(error),
-            };
+            let message = format!("the request could not be written down: {}", chain(error));
+            return StoreError::Misconfigured { message };
         };
         let status = answer.status().as_u16();
         let code = error.code();
@@ -291,10 +287,7 @@ impl Connected {
         let millis = after.as_millis();
         match failure {
             Failure::NoCredentials(message) => StoreError::Credentials { message },
-            Failure::NoUrl { url, message } => StoreError::Unreachable {
-                endpoint: url,
-                message,
-            },
+            Failure::Misconfigured(message) => StoreError::Misconfigured { message },
             // The caller had no more patience, which says nothing of the endpoint.
             Failure::TimedOut if after < CONNECT_TIMEOUT => StoreError::Timeout { endpoint, after },
             Failure::TimedOut if !observer.was_sent() => StoreError::Unreachable {
@@ -316,11 +309,8 @@ impl Connected {
 /// Why an attempt brought no answer.
 enum Failure {
     NoCredentials(String),
-    /// The endpoint is not a URL such as `https://host:8000`.
-    NoUrl {
-        url: String,
-        message: String,
-    },
+    /// The endpoint is not a URL, or the SDK finds fault with another setting.
+    Misconfigured(String),
     /// No connection, or it broke.
     Dispatched(String),
     TimedOut,
@@ -388,13 +378,16 @@ fn unready(error: &(dyn Error + 'static)) -> Failure {
     {
         return Failure::NoCredentials(text);
     }
+    let deepest = std::iter::successors(Some(error), |&error| error.source()).last();
+    let cause = deepest.map_or(text.clone(), ToString::to_string);
     // "failed to apply endpoint `localhost:8000` to request `Request { .. }`: <cause>"
     let url = text.split('`').nth(1).filter(|_| is_bad_url);
-    let deepest = std::iter::successors(Some(error), |&error| error.source()).last();
-    Failure::NoUrl {
-        url: url.unwrap_or("the configured endpoint").to_owned(),
-        message: deepest.map_or(text.clone(), ToString::to_string),
-    }
+    Failure::Misconfigured(match url {
+        Some(url) => format!(
+            "the endpoint `{url}` is not a URL ({cause}); set AWS_ENDPOINT_URL_DYNAMODB to one such as `http://localhost:8000`, or unset it"
+        ),
+        None => cause,
+    })
 }
 
 /// Looks on while the SDK works on one attempt.

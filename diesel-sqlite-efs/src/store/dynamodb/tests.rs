@@ -634,11 +634,15 @@ fn no_region_is_reported() {
 }
 
 #[test]
-fn an_endpoint_that_is_no_url_is_unreachable() {
+fn an_endpoint_that_is_no_url_is_a_misconfiguration() {
     for url in ["localhost:8000", "not a url", "http://"] {
         match put(&store_at_url(url)) {
-            Err(StoreError::Unreachable { endpoint, message }) => {
-                assert_eq!(endpoint, url);
+            Err(StoreError::Misconfigured { message }) => {
+                assert!(
+                    message.contains(&format!("`{url}` is not a URL")),
+                    "{message}"
+                );
+                assert!(message.contains("AWS_ENDPOINT_URL_DYNAMODB"), "{message}");
                 assert!(!message.contains("database#app.db"), "{message}");
             }
             other => panic!("{other:?} for {url}"),
