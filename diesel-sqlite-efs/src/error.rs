@@ -125,7 +125,9 @@ impl StoreError {
     pub fn outcome_unknown(&self) -> bool {
         match self {
             Self::Timeout { .. } | Self::Unreachable { .. } | Self::Panicked { .. } => true,
-            Self::Service { status, .. } => *status >= 500,
+            // Only the service's own "no" says that nothing was written; a success whose body
+            // nobody understands does not.
+            Self::Service { status, .. } => !(400..500).contains(status),
             _ => false,
         }
     }

@@ -372,6 +372,14 @@ fn errors_of_the_service_are_told_apart_and_not_repeated() {
         let server = Server::start(move |_, _| answer.clone());
         let error = put(&server.store()).unwrap_err();
         assert!(check(&error), "{error:?} for {reply:?}");
+        let refused = matches!(
+            &reply,
+            Reply::Answer {
+                status: 400..500,
+                ..
+            }
+        );
+        assert_eq!(error.outcome_unknown(), !refused, "{error:?}");
         assert_eq!(server.requests().len(), 1, "repeated after {reply:?}");
     }
 }
