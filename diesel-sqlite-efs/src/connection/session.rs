@@ -89,12 +89,11 @@ impl Session {
 
     /// A statement ran that may have committed something.
     pub(crate) fn finish_control<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
-        if result.is_ok()
-            && let Some(loss) = self.gate().and_then(Gate::take_hidden_loss)
-        {
-            return Err(self.lock_failed(loss));
+        let result = self.translate(result)?;
+        match self.gate().and_then(Gate::take_hidden_loss) {
+            Some(loss) => Err(self.lock_failed(loss)),
+            None => Ok(result),
         }
-        self.translate(result)
     }
 
     /// Puts the lock's error in the place of SQLite's, where it is the cause.
