@@ -207,6 +207,10 @@ impl EfsSqliteConnection {
     }
 
     /// The last error that the lock caused on this connection, if any.
+    ///
+    /// Most have made a statement fail before. [`LockError::NotReleased`] has not: what it follows
+    /// is done, but other writers wait for the lease's end. With
+    /// [`ReleaseMode::Background`](crate::ReleaseMode::Background) it is told as an event only.
     pub fn last_lock_error(&self) -> Option<&LockError> {
         self.session.last_lock_error()
     }

@@ -284,6 +284,18 @@ pub enum LockError {
         /// The cause.
         source: StoreError,
     },
+    /// The transaction is over, whatever became of it, but the lock item could not be removed.
+    /// No statement fails for it: look for it in
+    /// [`last_lock_error`](crate::EfsSqliteConnection::last_lock_error).
+    #[error(
+        "the lock was not released and blocks other writers until its lease has run out: {source} ({lock})"
+    )]
+    NotReleased {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// The cause.
+        source: StoreError,
+    },
     /// The file system failed where the database's files had to be examined. Nothing was changed.
     #[error("the file system failed: {reason} ({lock})")]
     File {
@@ -324,7 +336,10 @@ impl LockError {
             | Self::TornRead { .. } => true,
             Self::Store { source, .. } => source.is_transient(),
             Self::Aborted { retryable, .. } => *retryable,
-            Self::DeadlinePassed { .. } | Self::File { .. } | Self::OutcomeUnknown { .. } => false,
+            Self::DeadlinePassed { .. }
+            | Self::NotReleased { .. }
+            | Self::File { .. }
+            | Self::OutcomeUnknown { .. } => false,
         }
     }
 
@@ -338,6 +353,7 @@ impl LockError {
             | Self::StaleSnapshot { lock }
             | Self::TornRead { lock }
             | Self::Store { lock, .. }
+            | Self::NotReleased { lock, .. }
             | Self::File { lock, .. }
             | Self::OutcomeUnknown { lock, .. } => Some(lock),
             Self::Aborted { .. } => None,
@@ -349,6 +365,8 @@ impl LockError {
             "Run the whole transaction again."
         } else if matches!(self, Self::OutcomeUnknown { .. }) {
             "Read what is stored before you run the transaction again."
+        } else if matches!(self, Self::NotReleased { .. }) {
+            "The transaction is over and need not be repeated; mend the cause."
         } else {
             "Mend the cause; trying again at once will not help."
         }

@@ -102,6 +102,9 @@ impl Session {
             return result;
         };
         gate.statement_ended();
+        if let Some(error) = gate.take_not_released() {
+            self.last_lock_error = Some(error);
+        }
         let Err(error) = &result else {
             return result;
         };

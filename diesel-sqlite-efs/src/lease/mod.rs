@@ -260,8 +260,8 @@ impl Lease {
     /// Ends the lease and removes its item.
     ///
     /// # Errors
-    /// [`LockError::Store`] if the item could not be removed in three attempts: it then runs out
-    /// by itself after at most the lease's duration. A lease that was lost before is released
+    /// [`LockError::NotReleased`] if the item could not be removed, in three attempts where trying
+    /// again may help: it then runs out by itself after at most the lease's duration. A lease that was lost before is released
     /// without an error.
     pub fn release(mut self) -> Result<(), LockError> {
         self.end()
@@ -502,7 +502,10 @@ impl Held {
                 Err(error) if attempt < Lease::RELEASE_ATTEMPTS && error.is_transient() => {}
                 Err(source) => {
                     self.desk.speaker().release_failed(&source.to_string());
-                    return Err(self.desk.store_error(source));
+                    return Err(LockError::NotReleased {
+                        lock: self.desk.name.clone(),
+                        source,
+                    });
                 }
             }
         }

@@ -64,6 +64,8 @@ struct State {
     /// A lease was lost: the pages that SQLite has cached may never have been committed.
     cache_is_suspect: bool,
     error: Option<LockError>,
+    /// The last lease could not be given back.
+    not_released: Option<LockError>,
     forbidden: Option<ConfigError>,
     format: Option<FileFormat>,
     rolled_back: bool,
@@ -171,6 +173,7 @@ impl Gate {
                 ended: false,
                 cache_is_suspect: false,
                 error: None,
+                not_released: None,
                 forbidden: None,
                 format: None,
                 rolled_back: false,
@@ -705,6 +708,11 @@ impl Gate {
         self.state().error.take()
     }
 
+    /// Why the lock is still in the table although the transaction has ended.
+    pub(crate) fn take_not_released(&self) -> Option<LockError> {
+        self.state().not_released.take()
+    }
+
     /// Whether ATTACH may open a file of this name; `None` if it is not a literal.
     ///
     /// A second file that is written in one transaction would need a lease of its own and a
@@ -925,8 +933,8 @@ impl State {
             return;
         };
         match gate.release {
-            // A failure has been reported as an event; the lease runs out by itself.
-            ReleaseMode::Wait => drop(hold.lease.release()),
+            // The lease runs out by itself; what was committed stays committed.
+            ReleaseMode::Wait => self.not_released = hold.lease.release().err(),
             ReleaseMode::Background => gate.client.release_in_background(hold.lease),
         }
     }
