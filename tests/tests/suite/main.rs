@@ -1,6 +1,7 @@
 //! What the crate promises, tested from outside: one binary, a module for each promise.
 
 mod diesel_traits;
+mod driver;
 mod events;
 mod harness;
 mod processes;
@@ -9,5 +10,6 @@ mod recovery;
 mod seed_defects;
 mod statements;
 mod support;
+mod surroundings;
 mod transactions;
 mod worker;

@@ -1,0 +1,544 @@
+//! What a connection makes of bad surroundings: credentials, permissions, tables and endpoints
+//! that are not as they should be, and lock items that nobody should have written.
+//!
+//! In each case the error says what is wrong and what to do, comes after a single request where
+//! waiting cannot help, and leaves neither a lock nor a transaction; once the cause is mended, the
+//! same connection writes.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_sdk_dynamodb::types::ScalarAttributeType;
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, SqliteConnection};
+use integration::dynamodb::{AttributeValue, Item, LockTable, env_for};
+use integration::emulator::Emulator;
+use integration::proxy::{Action, Answer, Operation, Proxy, RefusedEndpoint, Rule};
+use integration::scratch::Scratch;
+
+use crate::driver::{Failure, Process};
+
+type TestResult = Result<(), Box<dyn Error>>;
+
+const INSERT: &str = "INSERT INTO t VALUES (1)";
+/// Waits for nothing that a test does not want to wait for.
+const SHORT: &str = "lock_timeout=0.4";
+
+// Tables
+
+#[test]
+fn a_lock_table_that_does_not_exist() -> TestResult {
+    let mut place = Place::without_table("no-such-table")?;
+    let failure = place.refusal("")?;
+    assert_says(
+        &failure,
+        &[
+            "the lock table does not exist",
+            "`no-such-table` in us-east-1",
+            "create it",
+            "AWS_REGION",
+        ],
+    );
+    let table = LockTable::create(Emulator::shared().endpoint(), "no-such-table")?;
+    place.works_now(&table)
+}
+
+#[test]
+fn a_lock_table_whose_key_is_another() -> TestResult {
+    use ScalarAttributeType::{N, S};
+    for (name, key) in [
+        ("key-of-another-name", &[("id", S)][..]),
+        ("key-of-another-type", &[("pk", N)]),
+        ("key-with-a-sort-key", &[("pk", S), ("sk", S)]),
+    ] {
+        LockTable::create_with_key(Emulator::shared().endpoint(), name, key)?;
+        let mut place = Place::without_table(name)?;
+        let failure = place.refusal("")?;
+        assert_says(
+            &failure,
+            &[
+                "the lock table does not fit",
+                &format!("`{name}` in us-east-1"),
+                "primary key must be the string attribute `pk`",
+                "without a sort key",
+            ],
+        );
+    }
+    Ok(())
+}
+
+// Permissions and credentials
+
+#[test]
+fn access_denied_to_put_item() -> TestResult {
+    let mut place = Place::new("put-denied")?;
+    let denied = Answer::access_denied("dynamodb:PutItem");
+    let rule = place.proxy.rule(Rule::put(Action::Answer(denied)));
+    let failure = place.refusal("")?;
+    assert_says(
+        &failure,
+        &[
+            "access denied to dynamodb:PutItem",
+            "arn:aws:iam::111122223333:user/test",
+            "allow dynamodb:PutItem and dynamodb:DeleteItem",
+            "`put-denied`",
+        ],
+    );
+    rule.remove();
+    place.works()
+}
+
+#[test]
+fn access_denied_to_delete_item_is_told_though_the_write_stands() -> TestResult {
+    let mut place = Place::new("delete-denied")?;
+    place.open("&lock_expiration=2")?;
+    let denied = Answer::access_denied("dynamodb:DeleteItem");
+    let rule = place.proxy.rule(Rule::delete(Action::Answer(denied)));
+    // It is committed, so it must not be reported as failed.
+    place.process.execute(INSERT)?.expect("the write succeeds");
+    assert_eq!(rule.hits(), 1, "a refused release is not repeated");
+    let told = place.process.last_lock_error()?.ok_or("nothing is told")?;
+    for part in [
+        "the lock was not released",
+        "blocks other writers until its lease has run out",
+        "access denied to dynamodb:DeleteItem",
+        "allow dynamodb:PutItem and dynamodb:DeleteItem",
+        "`delete-denied`",
+    ] {
+        assert!(told.contains(part), "`{part}` is missing in `{told}`");
+    }
+    assert_eq!(place.table()?.count()?, 1);
+    rule.remove();
+    // The lease runs out, and the same connection takes over what it could not release.
+    place.process.execute(INSERT)?.expect("it writes again");
+    assert_eq!(place.table()?.count()?, 0);
+    Ok(())
+}
+
+#[test]
+fn credentials_that_are_not_valid() -> TestResult {
+    let mut place = Place::new("bad-credentials")?;
+    let rule = place
+        .proxy
+        .rule(Rule::any(Action::Answer(Answer::bad_credentials())));
+    let failure = place.refusal("")?;
+    assert_says(
+        &failure,
+        &[
+            "no valid AWS credentials",
+            "security token",
+            "give the function a role",
+            "AWS_ACCESS_KEY_ID",
+        ],
+    );
+    rule.remove();
+    place.works()
+}
+
+#[test]
+fn no_credentials_and_no_region() -> TestResult {
+    for (name, missing, parts) in [
+        (
+            "no-credentials",
+            "AWS_ACCESS_KEY_ID",
+            ["no valid AWS credentials", "AWS_ACCESS_KEY_ID"],
+        ),
+        (
+            "no-region",
+            "AWS_REGION",
+            ["no AWS region is configured", "set AWS_REGION"],
+        ),
+    ] {
+        let mut place = Place::new(name)?;
+        let environment = env_for(&place.proxy.endpoint());
+        place.process = Process::start(environment.into_iter().filter(|(n, _)| *n != missing))?;
+        place.open("")?;
+        let told = place.process.warm_up()?.ok_or("the warm-up succeeded")?;
+        let failure = (place.process.execute(INSERT)?).expect_err("nothing can be signed");
+        assert_says(&failure, &parts);
+        for part in parts {
+            assert!(told.contains(part), "`{part}` is missing in `{told}`");
+        }
+        assert_eq!(place.proxy.requests().len(), 0, "nothing was sent");
+        place.is_idle()?;
+        // It still reads.
+        assert_eq!(place.count()?, 0);
+    }
+    Ok(())
+}
+
+// Endpoints
+
+#[test]
+fn an_endpoint_that_refuses_connections() -> TestResult {
+    let refused = RefusedEndpoint::new()?;
+    let mut place = Place::at("refused-endpoint", &refused.endpoint())?;
+    place.open("")?;
+    let failure = (place.process.execute(INSERT)?).expect_err("nobody listens");
+    assert_says(
+        &failure,
+        &[
+            "cannot reach DynamoDB",
+            &refused.endpoint(),
+            "refused",
+            "inside a VPC, add a gateway endpoint",
+        ],
+    );
+    place.is_idle()
+}
+
+#[test]
+fn an_endpoint_that_is_no_url() -> TestResult {
+    for endpoint in ["localhost:8000", "not a url", "http://"] {
+        let mut place = Place::at("endpoint-that-is-no-url", endpoint)?;
+        place.open("")?;
+        let told = place.process.warm_up()?.ok_or("the warm-up succeeded")?;
+        let failure = (place.process.execute(INSERT)?).expect_err("nowhere to send it");
+        let parts = [
+            "misconfigured",
+            endpoint,
+            "AWS_ENDPOINT_URL_DYNAMODB",
+            "such as `http://localhost:8000`",
+        ];
+        assert_says(&failure, &parts);
+        assert!(!failure.message.contains("VPC"), "{failure:?}");
+        for part in parts {
+            assert!(told.contains(part), "`{part}` is missing in `{told}`");
+        }
+        place.is_idle()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_endpoint_that_is_not_dynamodb() -> TestResult {
+    for (name, status) in [("not-dynamodb-404", 404), ("not-dynamodb-200", 200)] {
+        let mut place = Place::new(name)?;
+        let page = Answer::new(status, "<html>It works!</html>");
+        let rule = place.proxy.rule(Rule::put(Action::Answer(page)));
+        place.open(SHORT)?;
+        let failure = (place.process.execute(INSERT)?).expect_err("no answer of DynamoDB");
+        assert_says(
+            &failure,
+            &[
+                &format!("answered {status}"),
+                "this is no answer of DynamoDB, check the endpoint",
+                "It works!",
+            ],
+        );
+        assert_eq!(rule.hits(), 1, "waiting cannot help");
+        rule.remove();
+        place.is_idle()?;
+        place.works()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_endpoint_that_is_silent() -> TestResult {
+    let mut place = Place::new("silent-endpoint")?;
+    let rule = place.proxy.rule(Rule::put(Action::Silence));
+    place.open("lock_timeout=1.2")?;
+    let failure = (place.process.execute(INSERT)?).expect_err("no answer");
+    assert_says_retryable(&failure, &["no answer from DynamoDB at", "within"]);
+    assert!(rule.hits() >= 1);
+    rule.remove();
+    place.works()
+}
+
+#[test]
+fn an_endpoint_that_answers_500_or_throttles_until_the_timeout() -> TestResult {
+    for (name, answer, parts) in [
+        (
+            "answers-500",
+            Answer::internal_error(),
+            ["DynamoDB answered 500", "InternalServerError"],
+        ),
+        (
+            "throttled",
+            Answer::throttled(),
+            ["DynamoDB throttles requests", "use on-demand capacity"],
+        ),
+    ] {
+        let mut place = Place::new(name)?;
+        place.open(SHORT)?;
+        let rule = place.proxy.rule(Rule::put(Action::Answer(answer.clone())));
+        let failure = (place.process.execute(INSERT)?).expect_err("no lease");
+        assert_says_retryable(&failure, &[parts[0], parts[1], name]);
+        let hits = rule.hits();
+        assert!(hits > 1, "it is asked again: {hits}");
+        rule.remove();
+        place.is_idle()?;
+        // A transaction that has read is not repeated, but it is the same error.
+        let rule = (place.proxy).rule(Rule::put(Action::Answer(answer.clone())));
+        let failure = (place.process)
+            .transaction(&["SELECT count(*) FROM t", INSERT])?
+            .expect_err("no lease");
+        assert_says_retryable(&failure, &parts);
+        rule.remove();
+
+        place.works()?;
+        // A moment of it goes unnoticed.
+        place.proxy.rule(Rule::put(Action::Answer(answer)).next(1));
+        place.works()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn garbage_in_answer_to_a_commit_leaves_its_outcome_unknown() -> TestResult {
+    let mut place = Place::new("garbled-commit")?;
+    place.open("&lock_expiration=2")?;
+    let garbage = Answer::new(200, "<html>It works!</html>");
+    // It is the answer that is lost: the commit stands in the item.
+    let rule = place
+        .proxy
+        .rule(Rule::put(Action::ReplaceAnswer(garbage)).nth(2));
+    let failure = (place.process.execute(INSERT)?).expect_err("it cannot be known");
+    assert_eq!(rule.hits(), 1);
+    assert!(
+        (failure.message).starts_with("the outcome of the commit is unknown"),
+        "{failure:?}"
+    );
+    let hint = failure.hint.as_deref().unwrap_or_default();
+    assert!(hint.contains("Read what is stored"), "{failure:?}");
+    rule.remove();
+    // The record that was written is believed: nothing of a commit that may be seen is undone.
+    place.process.execute(INSERT)?.expect("it writes again");
+    assert_eq!(place.count()?, 2);
+    Ok(())
+}
+
+// Lock items
+
+#[test]
+fn a_lock_item_that_is_malformed() -> TestResult {
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let number = |number: String| AttributeValue::N(number);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let milliseconds = number(format!("{}000", now + 5));
+    for (name, attributes, parts) in [
+        (
+            "item-without-a-time",
+            vec![("lock_id", text("x"))],
+            ["`expires_at`", "it is missing"],
+        ),
+        (
+            "item-without-an-owner",
+            vec![("expires_at", number(now.to_string()))],
+            ["`lock_id`", "it is missing"],
+        ),
+        (
+            "item-with-a-time-in-words",
+            vec![("lock_id", text("x")), ("expires_at", text("tomorrow"))],
+            ["`expires_at`", "expected a number (N)"],
+        ),
+        (
+            "item-with-a-number-for-an-owner",
+            vec![
+                ("lock_id", number("7".to_owned())),
+                ("expires_at", number(now.to_string())),
+            ],
+            ["`lock_id`", "expected a string (S)"],
+        ),
+        (
+            "item-in-milliseconds",
+            vec![("lock_id", text("x")), ("expires_at", milliseconds)],
+            ["`expires_at`", "is not in seconds (milliseconds?)"],
+        ),
+    ] {
+        let mut place = Place::new(name)?;
+        let mut item: Item = (attributes.into_iter())
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect::<HashMap<_, _>>();
+        item.insert("pk".to_owned(), text(&place.key()));
+        place.table()?.put(item.clone())?;
+        let failure = place.refusal("")?;
+        assert_says(
+            &failure,
+            &[
+                "the lock item's attribute",
+                parts[0],
+                parts[1],
+                "if no writer is running, delete the item",
+                &place.key(),
+                name,
+            ],
+        );
+        let table = place.table()?;
+        assert_eq!(table.item(&place.key())?, Some(item), "it is not ours");
+        table.delete(&place.key())?;
+        place.works()?;
+    }
+    Ok(())
+}
+
+// Opening
+
+#[test]
+fn opening_and_reading_send_no_request_and_take_no_lease() -> TestResult {
+    let mut place = Place::new("opening")?;
+    for _ in 0..2 {
+        place.open("")?;
+        assert_eq!(place.count()?, 0);
+        assert_eq!(place.process.warm_up()?, None);
+        place.process.close()?;
+    }
+    assert_eq!(place.proxy.requests().len(), 0);
+    // Nor is the table looked for: it is a reader's own business whether it exists.
+    let mut place = Place::without_table("table-that-no-reader-needs")?;
+    place.open("")?;
+    assert_eq!(place.count()?, 0);
+    assert_eq!(place.proxy.requests().len(), 0);
+    Ok(())
+}
+
+/// A database, a lock table behind a proxy, and a process that is to write the one by the other.
+struct Place {
+    name: &'static str,
+    scratch: Scratch,
+    proxy: Proxy,
+    process: Process,
+}
+
+impl Place {
+    /// With a lock table of this name.
+    fn new(table: &'static str) -> Result<Self, Box<dyn Error>> {
+        LockTable::create(Emulator::shared().endpoint(), table)?;
+        Self::without_table(table)
+    }
+
+    /// With a lock table of this name, or none, in the settings.
+    fn without_table(table: &'static str) -> Result<Self, Box<dyn Error>> {
+        Self::start(table, None)
+    }
+
+    /// With this endpoint in the environment.
+    fn at(table: &'static str, endpoint: &str) -> Result<Self, Box<dyn Error>> {
+        Self::start(table, Some(endpoint))
+    }
+
+    fn start(name: &'static str, endpoint: Option<&str>) -> Result<Self, Box<dyn Error>> {
+        let scratch = Scratch::new()?;
+        let path = scratch.database().display().to_string();
+        SqliteConnection::establish(&path)?.batch_execute("CREATE TABLE t (x INTEGER)")?;
+        let proxy = Proxy::start(Emulator::shared().endpoint())?;
+        let endpoint = endpoint.map_or_else(|| proxy.endpoint(), str::to_owned);
+        let process = Process::start(env_for(&endpoint))?;
+        Ok(Self {
+            name,
+            scratch,
+            proxy,
+            process,
+        })
+    }
+
+    fn path(&self) -> String {
+        self.scratch.database().display().to_string()
+    }
+
+    fn key(&self) -> String {
+        format!("database#{}", self.path())
+    }
+
+    fn table(&self) -> Result<LockTable, Box<dyn Error>> {
+        Ok(LockTable::open(Emulator::shared().endpoint(), self.name)?)
+    }
+
+    fn open(&mut self, parameters: &str) -> TestResult {
+        let url = format!("{}?lock_table={}&{parameters}", self.path(), self.name);
+        Ok(self.process.open(&url)??)
+    }
+
+    fn count(&mut self) -> Result<i64, Box<dyn Error>> {
+        let count = self.process.number("SELECT count(*) AS value FROM t")?;
+        count.map_err(|failure| format!("{failure:?}").into())
+    }
+
+    /// Opens the database and writes, by itself and in a transaction: both are refused in the same
+    /// words, each after one request.
+    fn refusal(&mut self, parameters: &str) -> Result<Failure, Box<dyn Error>> {
+        self.open(parameters)?;
+        self.proxy.forget_requests();
+        let failure = (self.process.execute(INSERT)?).expect_err("it is refused");
+        let requests = self.proxy.requests();
+        assert_eq!(requests.len(), 1, "waiting cannot help: {requests:?}");
+        assert_eq!(requests[0].operation, Operation::PutItem);
+        self.is_idle()?;
+
+        let in_transaction = (self.process)
+            .transaction(&["SELECT count(*) FROM t", INSERT])?
+            .expect_err("it is refused");
+        assert_eq!(in_transaction.message, failure.message);
+        assert_eq!(self.proxy.requests().len(), 2);
+        self.is_idle()?;
+        assert_eq!(self.count()?, 0, "it still reads");
+        Ok(failure)
+    }
+
+    /// No transaction is open and no file lock is held: another can write at once.
+    fn is_idle(&self) -> TestResult {
+        let mut other = SqliteConnection::establish(&self.path())?;
+        other.batch_execute("BEGIN EXCLUSIVE; ROLLBACK")?;
+        assert!(!self.scratch.journal().exists());
+        Ok(())
+    }
+
+    /// The same connection writes, with the usual requests, and leaves no lock behind.
+    fn works_now(&mut self, table: &LockTable) -> TestResult {
+        self.proxy.forget_requests();
+        let before = self.count()?;
+        self.process.execute(INSERT)?.expect("the cause is mended");
+        (self
+            .process
+            .transaction(&["SELECT count(*) FROM t", INSERT])?)
+        .expect("and again");
+        assert_eq!(self.count()?, before + 2);
+        assert!(self.proxy.count(&Operation::DeleteItem) >= 2);
+        assert_eq!(table.count()?, 0, "a lock is left behind");
+        self.is_idle()
+    }
+
+    fn works(&mut self) -> TestResult {
+        self.works_now(&self.table()?)
+    }
+}
+
+/// What a user sees: the cause, the remedy, which database, key and table, and that trying again
+/// does not help.
+#[track_caller]
+fn assert_says(failure: &Failure, parts: &[&str]) {
+    assert_tells(failure, parts);
+    assert_eq!(failure.kind, "Unknown", "{failure:?}");
+    let hint = failure.hint.as_deref().unwrap_or_default();
+    assert!(hint.starts_with("Mend the cause"), "{failure:?}");
+}
+
+/// The same, where trying again may help.
+#[track_caller]
+fn assert_says_retryable(failure: &Failure, parts: &[&str]) {
+    assert_tells(failure, parts);
+    assert_eq!(failure.kind, "SerializationFailure", "{failure:?}");
+    let hint = failure.hint.as_deref().unwrap_or_default();
+    assert!(hint.starts_with("Run the whole transaction"), "{failure:?}");
+}
+
+#[track_caller]
+fn assert_tells(failure: &Failure, parts: &[&str]) {
+    println!("{}", failure.message);
+    for part in parts {
+        assert!(
+            failure.message.contains(part),
+            "`{part}` is missing in `{}`",
+            failure.message
+        );
+    }
+    assert_eq!(failure.lock_error.as_deref(), Some(&*failure.message));
+    let value = failure.lock_error_value.as_deref().unwrap_or_default();
+    assert!(value.starts_with("Store"), "{failure:?}");
+    let details = failure.details.as_deref().unwrap_or_default();
+    for part in ["database.sqlite3", "key `database#", "table `"] {
+        assert!(details.contains(part), "{failure:?}");
+    }
+}
