@@ -8,6 +8,7 @@ mod processes;
 mod protocol;
 mod recovery;
 mod seed_defects;
+mod settings;
 mod statements;
 mod support;
 mod surroundings;
