@@ -1,6 +1,7 @@
 //! The connection: Diesel's traits over `SqliteConnection`, opened through the VFS.
 
 mod cursor;
+mod diagnosis;
 mod open;
 mod session;
 

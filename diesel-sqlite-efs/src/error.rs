@@ -296,12 +296,14 @@ pub enum LockError {
         /// The cause.
         source: StoreError,
     },
-    /// The file system failed where the database's files had to be examined. Nothing was changed.
-    #[error("the file system failed: {reason} ({lock})")]
+    /// The database's files cannot be used as they are: they cannot be written to, the disk is
+    /// full, somebody has switched the database to WAL mode, the file system fails. Nothing was
+    /// changed.
+    #[error("the database's files cannot be used: {reason} ({lock})")]
     File {
         /// Which lock.
         lock: Arc<LockName>,
-        /// What failed.
+        /// What is wrong and, where there is a remedy, what to do.
         reason: String,
     },
     /// The commit could not be confirmed, nor refuted, before the lease ended. The transaction may

@@ -1,7 +1,7 @@
 //! Opening: from settings to a connection whose file is ruled by a gate.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use diesel::connection::{Connection, SimpleConnection};
 use diesel::result::{ConnectionError, DatabaseErrorKind, Error};
 use diesel::sqlite::SqliteConnection;
 
+use super::diagnosis::{diagnose, directory_of};
 use super::session::Session;
 use crate::client::DynamoDbLockClient;
 use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
-use crate::vfs::gate::{FileFormat, Gate, GateSettings};
+use crate::vfs::gate::{Gate, GateSettings};
 use crate::vfs::netfs::network_file_system;
 use crate::vfs::{Admission, open_admitted, shim_over};
 
@@ -72,14 +73,14 @@ fn open_file(
                 "SQLite did not open it through this crate's VFS",
             ));
         }
-        Err(error) => return Err(diagnose(&gate, path, error)),
+        Err(error) => return Err(explain(&gate, path, error)),
     };
     let result = connection.batch_execute(&pragmas(settings));
     gate.statement_ended();
     if let Err(error) = result {
         return Err(match gate.take_error() {
             Some(lock_error) => lock_error.into(),
-            None => diagnose(
+            None => explain(
                 &gate,
                 path,
                 ConnectionError::CouldntSetupConfiguration(error),
@@ -163,12 +164,11 @@ fn check_directory(path: &Path) -> Result<(), ConfigError> {
         problem,
     };
     if path.is_dir() {
-        return Err(problem("it is a directory".to_owned()));
+        return Err(problem(
+            "it is a directory; give the path of the file in it".to_owned(),
+        ));
     }
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let directory = directory_of(path);
     match directory.metadata() {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(problem(format!(
@@ -182,50 +182,19 @@ fn check_directory(path: &Path) -> Result<(), ConfigError> {
     }
 }
 
-/// Why the file could not be used, from what the VFS saw of it.
-fn diagnose(gate: &Gate, path: &Path, error: ConnectionError) -> ConnectError {
-    match gate.file_format() {
-        Some(FileFormat::WriteAheadLog) => unusable(
-            path,
-            "it is in WAL mode, which needs memory shared by all its users and cannot work across hosts; convert it on one host, while nobody uses it, with `sqlite3 FILE 'PRAGMA journal_mode=DELETE'`",
-        ),
-        Some(FileFormat::Other) => {
-            unusable(path, "it is not a SQLite database, or it is encrypted")
-        }
-        Some(FileFormat::RollbackJournal) | None => match &error {
-            ConnectionError::BadConnection(message) => unusable(
-                path,
-                &format!("{message}; check the permissions of the file and of its directory"),
-            ),
-            ConnectionError::CouldntSetupConfiguration(Error::DatabaseError(
-                DatabaseErrorKind::Unknown,
-                information,
-            )) => unusable(
-                path,
-                &format!(
-                    "{}{}",
-                    information.message(),
-                    hint(path, information.message())
-                ),
-            ),
-            _ => error.into(),
-        },
-    }
-}
-
-fn hint(path: &Path, message: &str) -> String {
-    let wal = {
-        let mut name = path.as_os_str().to_owned();
-        name.push("-wal");
-        PathBuf::from(name)
+/// Why the file could not be used, if that is why the connection failed to open.
+fn explain(gate: &Gate, path: &Path, error: ConnectionError) -> ConnectError {
+    let message = match &error {
+        ConnectionError::BadConnection(message) => message,
+        ConnectionError::CouldntSetupConfiguration(Error::DatabaseError(
+            DatabaseErrorKind::Unknown,
+            information,
+        )) => information.message(),
+        _ => return error.into(),
     };
-    if message == "unable to open database file" && wal.exists() {
-        format!(
-            "; a write-ahead log ({}) stands beside it: open it once with the sqlite3 shell on one host, while nobody uses it, and run `PRAGMA journal_mode=DELETE`",
-            wal.display()
-        )
-    } else {
-        String::new()
+    match diagnose(message, path, gate.file_format()) {
+        Some(problem) => unusable(path, &problem),
+        None => unusable(path, message),
     }
 }
 

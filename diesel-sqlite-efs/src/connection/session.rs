@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 
+use super::diagnosis::diagnose;
 use crate::error::LockError;
 use crate::transaction::{TransactionState, is_retryable};
 use crate::vfs::gate::Gate;
@@ -113,9 +114,12 @@ impl Session {
             let message = Box::new(forbidden.to_string());
             return Err(Error::DatabaseError(DatabaseErrorKind::Unknown, message));
         }
-        match lock_error {
-            Some(lock_error) if may_be_the_locks(error) => Err(self.lock_failed(lock_error)),
-            _ => result,
+        match lock_error
+            .filter(|_| may_be_the_locks(error))
+            .or_else(|| explain(gate, error))
+        {
+            Some(lock_error) => Err(self.lock_failed(lock_error)),
+            None => result,
         }
     }
 
@@ -177,12 +181,24 @@ impl Drop for Pin {
     }
 }
 
+/// What is the matter with the database's files, if that made a statement fail.
+fn explain(gate: &Gate, error: &Error) -> Option<LockError> {
+    let Error::DatabaseError(DatabaseErrorKind::Unknown, information) = error else {
+        return None;
+    };
+    let lock = gate.lock_name();
+    let reason = diagnose(information.message(), &lock.database, gate.file_format())?;
+    let lock = lock.clone();
+    Some(LockError::File { lock, reason })
+}
+
 /// Whether a statement failed in a way that a refusal of ours can show: Diesel keeps SQLite's
 /// message (<https://sqlite.org/rescode.html>), but not its code.
 fn may_be_the_locks(error: &Error) -> bool {
-    const MESSAGES: [&str; 5] = [
+    const MESSAGES: [&str; 6] = [
         "database is locked",
         "disk I/O error",
+        "database or disk is full",
         "unable to open database file",
         // What a stale holder may read before it notices.
         "database disk image is malformed",

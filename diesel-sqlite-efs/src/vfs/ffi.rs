@@ -378,6 +378,26 @@ impl BaseFile {
         base_file_call!(self, xUnlock, level)
     }
 
+    /// Remembers why an operation failed; passes its result on.
+    fn failed(self, gate: &Gate, doing: &str, result: c_int) -> c_int {
+        let mut errno: c_int = 0;
+        let out = ptr::from_mut(&mut errno).cast::<c_void>();
+        // The system's error of the last operation, or zero, also if the VFS does not know.
+        base_file_call!(self, xFileControl, ffi::SQLITE_FCNTL_LAST_ERRNO, out);
+        gate.operation_failed(
+            doing,
+            &match (primary(result), errno) {
+                (ffi::SQLITE_FULL, _) => {
+                    "no space is left on its file system; make room, then run the transaction again"
+                        .to_owned()
+                }
+                (_, 0) => format!("SQLite error {result}"),
+                (_, errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+            },
+        );
+        result
+    }
+
     fn state(self) -> Result<FileState, c_int> {
         let version = self.version()?;
         if version != FileVersion::default() {
@@ -691,7 +711,7 @@ unsafe extern "C" fn main_read(
         let (main, base) = unsafe { ShimFile::main(file) };
         let result = base_file_call!(base, xRead, buffer, amount, offset);
         if result != OK && result != ffi::SQLITE_IOERR_SHORT_READ {
-            return result;
+            return base.failed(&main.gate, "reading the database", result);
         }
         // SAFETY: SQLite's buffer of `amount` bytes, all of them set: what a short read did not
         // fill is zeroed, as `xRead` demands.
@@ -725,14 +745,15 @@ unsafe extern "C" fn main_write(
             return ffi::SQLITE_IOERR_WRITE;
         }
         let result = base_file_call!(base, xWrite, buffer, amount, offset);
-        if result == OK {
-            // SAFETY: SQLite's buffer of `amount` bytes.
-            let data = unsafe {
-                slice::from_raw_parts(buffer.cast::<u8>(), usize::try_from(amount).unwrap_or(0))
-            };
-            main.snapshot.wrote(data, offset);
+        if result != OK {
+            return base.failed(&main.gate, "writing the database", result);
         }
-        result
+        // SAFETY: SQLite's buffer of `amount` bytes.
+        let data = unsafe {
+            slice::from_raw_parts(buffer.cast::<u8>(), usize::try_from(amount).unwrap_or(0))
+        };
+        main.snapshot.wrote(data, offset);
+        OK
     })
 }
 
@@ -755,7 +776,10 @@ unsafe extern "C" fn main_sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_
         if main.gate.fence().is_err() {
             return ffi::SQLITE_IOERR_FSYNC;
         }
-        base_file_call!(base, xSync, flags)
+        match base_file_call!(base, xSync, flags) {
+            OK => OK,
+            result => base.failed(&main.gate, "syncing the database", result),
+        }
     })
 }
 
@@ -1061,7 +1085,10 @@ unsafe extern "C" fn journal_write(
             // SAFETY: SQLite's buffer of at least 16 bytes, without demands on alignment.
             gate.journal_begun(journal_id(unsafe { &*buffer.cast::<[u8; 16]>() }));
         }
-        base_file_call!(base, xWrite, buffer, amount, offset)
+        match base_file_call!(base, xWrite, buffer, amount, offset) {
+            OK => OK,
+            result => base.failed(gate, "writing the rollback journal", result),
+        }
     })
 }
 
@@ -1080,8 +1107,11 @@ unsafe extern "C" fn journal_truncate(file: *mut ffi::sqlite3_file, size: i64) -
 unsafe extern "C" fn journal_sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     guarded(ffi::SQLITE_IOERR_FSYNC, || {
         // SAFETY: called through the method table of journals.
-        let (_, base) = unsafe { ShimFile::journal(file) };
-        base_file_call!(base, xSync, flags)
+        let (gate, base) = unsafe { ShimFile::journal(file) };
+        match base_file_call!(base, xSync, flags) {
+            OK => OK,
+            result => base.failed(gate, "syncing the rollback journal", result),
+        }
     })
 }
 

@@ -677,6 +677,12 @@ impl Gate {
         });
     }
 
+    /// One of SQLite's own operations failed, for a reason that SQLite does not pass on.
+    pub(super) fn operation_failed(&self, doing: &str, reason: &str) {
+        let error = self.file_error(format!("{doing} failed: {reason}"));
+        self.state().error.get_or_insert(error);
+    }
+
     /// What stands at the journal's path.
     pub(super) fn journal(&self) -> Option<&Journal> {
         self.journal.get()
@@ -732,7 +738,7 @@ impl Gate {
                     "ATTACH of `{}`",
                     name.map_or("an expression".into(), String::from_utf8_lossy)
                 ),
-                reason: "a second database file would need a lease of its own; open it with a connection of its own, or attach it read-only (`ATTACH 'file:..?mode=ro'`)".to_owned(),
+                reason: "a second database file would need a lease of its own; open it with a connection of its own, or attach it read-only (`ATTACH 'file:..?mode=ro'`). VACUUM INTO attaches its target, too: run it on a `SqliteConnection` to `file:..?mode=ro`".to_owned(),
             });
         }
         harmless || name == Some(FOR_DESERIALIZE)
