@@ -3,7 +3,9 @@
 
 use std::env;
 use std::error::Error;
+use std::fs;
 use std::io::{self, BufRead};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -115,6 +117,16 @@ impl Process {
         self.ask(&json!({ "obey_permissions": true })).map(drop)
     }
 
+    /// Deletes a file where only the process sees it.
+    pub(crate) fn remove_file(&mut self, path: &Path) -> Result<(), Box<dyn Error>> {
+        self.ask(&json!({ "remove_file": path })).map(drop)
+    }
+
+    /// Opens the database with Diesel's own connection and counts the table's rows.
+    pub(crate) fn count_with_diesel(&mut self, path: &Path) -> Result<(), Box<dyn Error>> {
+        self.ask(&json!({ "count_with_diesel": path })).map(drop)
+    }
+
     fn number_or_failure(&mut self, question: &Value) -> Answer<i64> {
         let answer = self.ask(question)?;
         let number = || answer["value"].as_i64().unwrap_or(-1);
@@ -172,6 +184,16 @@ fn answer(connection: &mut Option<EfsSqliteConnection>, question: &Value) -> Val
         let mut sets = capabilities(None).expect("this thread's capabilities");
         sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
         set_capabilities(None, sets).expect("a process may give up what it has");
+        return json!({});
+    }
+    if let Some(path) = question["remove_file"].as_str() {
+        fs::remove_file(path).expect("the file is there");
+        return json!({});
+    }
+    if let Some(path) = question["count_with_diesel"].as_str() {
+        let mut connection = SqliteConnection::establish(path).expect("a database");
+        let count = diesel::sql_query("SELECT count(*) AS value FROM t");
+        count.get_result::<Number>(&mut connection).expect("rows");
         return json!({});
     }
     let connection = connection.as_mut().expect("an open connection");

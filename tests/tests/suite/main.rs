@@ -3,6 +3,7 @@
 mod diesel_traits;
 mod driver;
 mod events;
+mod files;
 mod harness;
 mod processes;
 mod protocol;
