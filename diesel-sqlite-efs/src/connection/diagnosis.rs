@@ -31,7 +31,7 @@ pub(super) fn diagnose(message: &str, path: &Path, format: Option<FileFormat>) -
 }
 
 /// The directory that holds the database and its journal.
-pub(super) fn directory_of(path: &Path) -> PathBuf {
+fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -53,14 +53,27 @@ fn leftover_log(path: &Path) -> Option<String> {
 }
 
 /// What keeps this process from reading and writing the database and from creating its journal.
-fn obstacle(path: &Path) -> Option<String> {
+pub(super) fn obstacle(path: &Path) -> Option<String> {
+    let directory = directory_of(path);
+    match directory.metadata() {
+        _ if path.is_dir() => {
+            return Some("it is a directory; give the path of the file in it".to_owned());
+        }
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Some(format!("{} is not a directory", directory.display())),
+        Err(error) => {
+            return Some(format!(
+                "its directory {} cannot be used ({error}); is the file system mounted?",
+                directory.display()
+            ));
+        }
+    }
     let refused = |path: &Path, access: Access| {
         // By the effective user, as `open` asks for.
         let refusal = accessat(CWD, path, access, AtFlags::EACCESS).err()?;
         // Nothing is known where the kernel does not answer.
         (refusal != Errno::NOSYS).then_some(refusal)
     };
-    let directory = directory_of(path);
     let closed_directory = || {
         let refusal = refused(&directory, Access::WRITE_OK | Access::EXEC_OK)?;
         Some((directory.display(), Refusal(refusal)))

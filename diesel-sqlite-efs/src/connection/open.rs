@@ -9,7 +9,7 @@ use diesel::connection::{Connection, SimpleConnection};
 use diesel::result::{ConnectionError, DatabaseErrorKind, Error};
 use diesel::sqlite::SqliteConnection;
 
-use super::diagnosis::{diagnose, directory_of};
+use super::diagnosis::{diagnose, obstacle};
 use super::session::Session;
 use crate::client::DynamoDbLockClient;
 use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
@@ -34,7 +34,6 @@ fn open_file(
     settings: &Settings,
     path: &Path,
 ) -> Result<(SqliteConnection, Session), ConnectError> {
-    check_directory(path)?;
     let network = network(settings, path)?;
     let shim = shim_over(&settings.base_vfs).ok_or_else(|| ConfigError::InvalidValue {
         setting: "EfsConfig::base_vfs".to_owned(),
@@ -107,7 +106,8 @@ fn pragmas(settings: &Settings) -> String {
 fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigError> {
     let detected = network_file_system(path).map_err(|error| ConfigError::Database {
         path: path.to_owned(),
-        problem: format!("its file system cannot be examined: {error}"),
+        problem: obstacle(path)
+            .unwrap_or_else(|| format!("its file system cannot be examined: {error}")),
     })?;
     let network = match settings.network_override {
         Some(false) => None,
@@ -155,31 +155,6 @@ fn client(settings: &Settings) -> DynamoDbLockClient {
         .max_hold(max_hold)
         .holder(settings.holder.clone())
         .clock(settings.clock.clone())
-}
-
-/// What SQLite would only call "unable to open database file".
-fn check_directory(path: &Path) -> Result<(), ConfigError> {
-    let problem = |problem: String| ConfigError::Database {
-        path: path.to_owned(),
-        problem,
-    };
-    if path.is_dir() {
-        return Err(problem(
-            "it is a directory; give the path of the file in it".to_owned(),
-        ));
-    }
-    let directory = directory_of(path);
-    match directory.metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(problem(format!(
-            "{} is not a directory",
-            directory.display()
-        ))),
-        Err(error) => Err(problem(format!(
-            "its directory {} cannot be used ({error}); is the file system mounted?",
-            directory.display()
-        ))),
-    }
 }
 
 /// Why the file could not be used, if that is why the connection failed to open.
