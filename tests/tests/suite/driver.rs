@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::BigInt;
 use diesel_sqlite_efs::EfsSqliteConnection;
 use integration::process::Worker;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -39,7 +39,7 @@ pub(crate) struct Failure {
     pub(crate) lock_error_value: Option<String>,
 }
 
-type Answer<T> = Result<Result<T, Failure>, Box<dyn Error>>;
+type Answer<T> = Result<Result<T, Box<Failure>>, Box<dyn Error>>;
 
 impl Process {
     /// Starts a process that sees these environment variables and no others.
@@ -91,15 +91,6 @@ impl Process {
         self.number_or_failure(&json!({ "number": sql }))
     }
 
-    /// The text in a query's column `value`.
-    pub(crate) fn text(&mut self, sql: &str) -> Answer<String> {
-        let answer = self.ask(&json!({ "text": sql }))?;
-        Ok(failure(&answer).map_or_else(
-            || Ok(answer["value"].as_str().unwrap_or_default().to_owned()),
-            Err,
-        ))
-    }
-
     /// Prepares the connection for its first request.
     pub(crate) fn warm_up(&mut self) -> Result<Option<String>, Box<dyn Error>> {
         let answer = self.ask(&json!({ "warm_up": true }))?;
@@ -141,16 +132,16 @@ impl Process {
     }
 }
 
-fn failure(answer: &Value) -> Option<Failure> {
+fn failure(answer: &Value) -> Option<Box<Failure>> {
     let text = |name: &str| answer[name].as_str().map(str::to_owned);
-    Some(Failure {
+    Some(Box::new(Failure {
         message: text("message")?,
         kind: text("kind").unwrap_or_default(),
         details: text("details"),
         hint: text("hint"),
         lock_error: text("lock_error"),
         lock_error_value: text("lock_error_value"),
-    })
+    }))
 }
 
 #[test]
@@ -210,9 +201,6 @@ fn answer(connection: &mut Option<EfsSqliteConnection>, question: &Value) -> Val
     } else if let Some(sql) = question["number"].as_str() {
         let row = diesel::sql_query(sql).get_result::<Number>(connection);
         row.map(|row| row.value.into())
-    } else if let Some(sql) = question["text"].as_str() {
-        let row = diesel::sql_query(sql).get_result::<Words>(connection);
-        row.map(|row| row.value.into())
     } else if let Some(statements) = question["transaction"].as_array() {
         connection.transaction(|connection| {
             for sql in statements.iter().filter_map(Value::as_str) {
@@ -249,10 +237,4 @@ fn shown(error: &diesel::result::Error, connection: &EfsSqliteConnection) -> Val
 struct Number {
     #[diesel(sql_type = BigInt)]
     value: i64,
-}
-
-#[derive(QueryableByName)]
-struct Words {
-    #[diesel(sql_type = Text)]
-    value: String,
 }

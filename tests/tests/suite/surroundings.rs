@@ -458,7 +458,7 @@ impl Place {
 
     /// Opens the database and writes, by itself and in a transaction: both are refused in the same
     /// words, each after one request.
-    fn refusal(&mut self, parameters: &str) -> Result<Failure, Box<dyn Error>> {
+    fn refusal(&mut self, parameters: &str) -> Result<Box<Failure>, Box<dyn Error>> {
         self.open(parameters)?;
         self.proxy.forget_requests();
         let failure = (self.process.execute(INSERT)?).expect_err("it is refused");
