@@ -22,8 +22,6 @@ use crate::driver::{Failure, Process};
 type TestResult = Result<(), Box<dyn Error>>;
 
 const INSERT: &str = "INSERT INTO t VALUES (1)";
-/// Waits for nothing that a test does not want to wait for.
-const SHORT: &str = "lock_timeout=0.4";
 
 // Tables
 
@@ -92,7 +90,7 @@ fn access_denied_to_put_item() -> TestResult {
 #[test]
 fn access_denied_to_delete_item_is_told_though_the_write_stands() -> TestResult {
     let mut place = Place::new("delete-denied")?;
-    place.open("&lock_expiration=2")?;
+    place.open("")?;
     let denied = Answer::access_denied("dynamodb:DeleteItem");
     let rule = place.proxy.rule(Rule::delete(Action::Answer(denied)));
     // It is committed, so it must not be reported as failed.
@@ -111,6 +109,7 @@ fn access_denied_to_delete_item_is_told_though_the_write_stands() -> TestResult 
     assert_eq!(place.table()?.count()?, 1);
     rule.remove();
     // The lease runs out, and the same connection takes over what it could not release.
+    place.let_lease_expire()?;
     place.process.execute(INSERT)?.expect("it writes again");
     assert_eq!(place.table()?.count()?, 0);
     Ok(())
@@ -217,7 +216,7 @@ fn an_endpoint_that_is_not_dynamodb() -> TestResult {
         let mut place = Place::new(name)?;
         let page = Answer::new(status, "<html>It works!</html>");
         let rule = place.proxy.rule(Rule::put(Action::Answer(page)));
-        place.open(SHORT)?;
+        place.open("")?;
         let failure = (place.process.execute(INSERT)?).expect_err("no answer of DynamoDB");
         assert_says(
             &failure,
@@ -239,7 +238,8 @@ fn an_endpoint_that_is_not_dynamodb() -> TestResult {
 fn an_endpoint_that_is_silent() -> TestResult {
     let mut place = Place::new("silent-endpoint")?;
     let rule = place.proxy.rule(Rule::put(Action::Silence));
-    place.open("lock_timeout=1.2")?;
+    place.open("lock_timeout=1.5")?;
+    assert_eq!(place.process.warm_up()?, None);
     let failure = (place.process.execute(INSERT)?).expect_err("no answer");
     assert_says_retryable(&failure, &["no answer from DynamoDB at", "within"]);
     assert!(rule.hits() >= 1);
@@ -262,7 +262,8 @@ fn an_endpoint_that_answers_500_or_throttles_until_the_timeout() -> TestResult {
         ),
     ] {
         let mut place = Place::new(name)?;
-        place.open(SHORT)?;
+        place.open("lock_timeout=0.8")?;
+        assert_eq!(place.process.warm_up()?, None);
         let rule = place.proxy.rule(Rule::put(Action::Answer(answer.clone())));
         let failure = (place.process.execute(INSERT)?).expect_err("no lease");
         assert_says_retryable(&failure, &[parts[0], parts[1], name]);
@@ -289,7 +290,7 @@ fn an_endpoint_that_answers_500_or_throttles_until_the_timeout() -> TestResult {
 #[test]
 fn garbage_in_answer_to_a_commit_leaves_its_outcome_unknown() -> TestResult {
     let mut place = Place::new("garbled-commit")?;
-    place.open("&lock_expiration=2")?;
+    place.open("")?;
     let garbage = Answer::new(200, "<html>It works!</html>");
     // It is the answer that is lost: the commit stands in the item.
     let rule = place
@@ -304,6 +305,7 @@ fn garbage_in_answer_to_a_commit_leaves_its_outcome_unknown() -> TestResult {
     let hint = failure.hint.as_deref().unwrap_or_default();
     assert!(hint.contains("Read what is stored"), "{failure:?}");
     rule.remove();
+    place.let_lease_expire()?;
     // The record that was written is believed: nothing of a commit that may be seen is undone.
     place.process.execute(INSERT)?.expect("it writes again");
     assert_eq!(place.count()?, 2);
@@ -454,6 +456,14 @@ impl Place {
     fn count(&mut self) -> Result<i64, Box<dyn Error>> {
         let count = self.process.number("SELECT count(*) AS value FROM t")?;
         count.map_err(|failure| format!("{failure:?}").into())
+    }
+
+    /// Makes the item that was left behind one of long ago.
+    fn let_lease_expire(&self) -> TestResult {
+        let table = self.table()?;
+        let mut item = table.item(&self.key())?.ok_or("no item was left")?;
+        item.insert("expires_at".to_owned(), AttributeValue::N("1".to_owned()));
+        Ok(table.put(item)?)
     }
 
     /// Opens the database and writes, by itself and in a transaction: both are refused in the same
