@@ -31,8 +31,10 @@ pub(crate) struct Acquisition {
     /// What the last request took; zero before the first.
     round_trip: Duration,
     backoff: Option<Backoff>,
-    /// What stood in the way at the last attempt.
+    /// What stood in the way at the last attempt that was answered.
     in_the_way: Option<SeenItem>,
+    /// Why the last attempt was not.
+    last_failure: Option<StoreError>,
 }
 
 /// How long an acquisition may go on.
@@ -66,6 +68,7 @@ impl Acquisition {
             round_trip: Duration::ZERO,
             backoff: None,
             in_the_way: None,
+            last_failure: None,
         }
     }
 
@@ -76,9 +79,10 @@ impl Acquisition {
         }
         match self.turn.take() {
             None => Ok(Attempt::Refused { free_in: None }),
-            Some(turn) => self
-                .attempt(turn, give_up_after)
-                .map_err(|e| self.failed(e)),
+            Some(turn) => self.attempt(turn, give_up_after).map_err(|failure| {
+                self.last_failure = Some(failure.clone());
+                self.failed(failure)
+            }),
         }
     }
 
@@ -102,9 +106,6 @@ impl Acquisition {
     }
 
     fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
-        /// What an answer may take on a busy host.
-        const FAIR: Duration = Duration::from_millis(250);
-        let mut last_failure = None;
         // Somebody stood in the way just now: asking again at once would be answered the same.
         let mut pause = (self.attempts > 0).then(|| self.next_pause(None));
         loop {
@@ -113,7 +114,7 @@ impl Acquisition {
                 Some(turn) => turn,
                 None => match self.queue.enter(left) {
                     Some(turn) => turn,
-                    None => return Err(last_failure.unwrap_or_else(|| self.busy())),
+                    None => return Err(self.gave_up()),
                 },
             };
             let attempts_are_used_up =
@@ -121,21 +122,23 @@ impl Acquisition {
             // The last attempt of all is made as late as its answer allows.
             let latest = left.saturating_sub(self.round_trip * 2);
             if attempts_are_used_up || (self.attempts > 0 && latest.is_zero()) {
-                return Err(last_failure.unwrap_or_else(|| self.busy()));
+                return Err(self.gave_up());
             }
             thread::sleep(pause.unwrap_or_default().min(latest));
             let left = patience.until.saturating_duration_since(Instant::now());
             let free_in = match self.attempt(turn, left) {
                 Ok(Attempt::Granted(lease)) => return Ok(lease),
                 Ok(Attempt::Refused { free_in }) => {
-                    last_failure = None;
+                    self.last_failure = None;
                     free_in
                 }
-                // Too little time for an answer says nothing about the store, and we know who is in
-                // the way.
-                Err(StoreError::Timeout { .. }) if left < FAIR && self.in_the_way.is_some() => None,
                 Err(failure) if failure.is_transient() => {
-                    last_failure = Some(self.failed(failure));
+                    // What our own impatience has ended tells less than an attempt before it.
+                    let cut_short = matches!(failure, StoreError::Timeout { .. })
+                        && Instant::now() >= patience.until;
+                    if self.attempts == 1 || !cut_short {
+                        self.last_failure = Some(failure);
+                    }
                     None
                 }
                 Err(failure) => return Err(self.failed(failure)),
@@ -156,6 +159,14 @@ impl Acquisition {
             holder: self.in_the_way.as_ref().map(HolderInfo::from),
             waited: self.begun.elapsed(),
             attempts: self.attempts,
+        }
+    }
+
+    /// Why there is no lease: the last attempt failed, or somebody stood in the way.
+    fn gave_up(&self) -> LockError {
+        match &self.last_failure {
+            Some(failure) => self.failed(failure.clone()),
+            None => self.busy(),
         }
     }
 

@@ -282,7 +282,7 @@ impl Connected {
     fn error(&self, failure: Failure, observer: &Observer, after: Duration) -> StoreError {
         let seen = observer.seen();
         let endpoint =
-            (seen.sent_to.clone()).unwrap_or_else(|| format!("DynamoDB in {}", self.region));
+            (seen.sent_to.clone()).unwrap_or_else(|| format!("its endpoint in {}", self.region));
         drop(seen);
         let millis = after.as_millis();
         match failure {
