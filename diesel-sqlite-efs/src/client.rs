@@ -144,9 +144,12 @@ impl DynamoDbLockClient {
             max_attempts: None,
         };
         let mut acquisition = self.begin(key);
-        match acquisition.try_once(timeout)? {
-            Attempt::Granted(lease) => Ok(self.keep(lease)),
-            Attempt::Refused { .. } => acquisition.wait(patience).map(|lease| self.keep(lease)),
+        match acquisition.try_once(timeout) {
+            Ok(Attempt::Granted(lease)) => Ok(self.keep(lease)),
+            Err(error) if !error.is_retryable() => Err(error),
+            Ok(Attempt::Refused { .. }) | Err(_) => {
+                acquisition.wait(patience).map(|lease| self.keep(lease))
+            }
         }
     }
 
