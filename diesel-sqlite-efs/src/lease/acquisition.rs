@@ -106,6 +106,8 @@ impl Acquisition {
     }
 
     fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
+        /// What an answer may take on a busy host.
+        const FAIR_TIME: Duration = Duration::from_millis(250);
         // Somebody stood in the way just now: asking again at once would be answered the same.
         let mut pause = (self.attempts > 0).then(|| self.next_pause(None));
         loop {
@@ -134,8 +136,8 @@ impl Acquisition {
                 }
                 Err(failure) if failure.is_transient() => {
                     // What our own impatience has ended tells less than an attempt before it.
-                    let cut_short = matches!(failure, StoreError::Timeout { .. })
-                        && Instant::now() >= patience.until;
+                    let cut_short =
+                        matches!(failure, StoreError::Timeout { .. }) && left < FAIR_TIME;
                     if self.attempts == 1 || !cut_short {
                         self.last_failure = Some(failure);
                     }

@@ -241,7 +241,7 @@ fn a_release_that_fails_is_bounded_and_leaves_the_item_to_run_out() {
         let rule = world.proxy.rule(Rule::delete(action));
         let lock_id = client.ok("acquire lock 10");
         let began = Instant::now();
-        assert_eq!(client.fails("release lock").kind, "Store");
+        assert_eq!(client.fails("release lock").kind, "NotReleased");
         assert!(began.elapsed() < within, "{:?}", began.elapsed());
         assert!(rule.hits() >= 3, "{}", rule.hits());
         assert_eq!(world.attribute("lock_id"), Some(lock_id));
