@@ -68,7 +68,10 @@ pub enum StoreError {
         message: String,
     },
     /// The endpoint accepted the request but did not answer in time.
-    #[error("no answer from DynamoDB at {endpoint} within {} ms", after.as_millis())]
+    #[error(
+        "no answer from DynamoDB at {endpoint} within {} ms; if it stays so, look for what drops the packets: security groups, routes, a proxy",
+        after.as_millis()
+    )]
     Timeout {
         /// The URL, or the service and region.
         endpoint: String,
@@ -275,9 +278,9 @@ pub enum LockError {
         /// Which lock.
         lock: Arc<LockName>,
     },
-    /// The store cannot grant the lease. See [`StoreError`] for the cause and what to do. Nothing
-    /// was changed.
-    #[error("cannot take the write lock: {source} ({lock})")]
+    /// The store cannot grant the lease, or refuses to confirm a commit under it. See [`StoreError`]
+    /// for the cause and what to do. Nothing was changed.
+    #[error("cannot take or keep the write lock: {source} ({lock})")]
     Store {
         /// Which lock.
         lock: Arc<LockName>,

@@ -122,6 +122,29 @@ fn access_denied_to_delete_item_is_told_though_the_write_stands() -> TestResult 
 }
 
 #[test]
+fn access_denied_at_the_commit_rolls_back() -> TestResult {
+    let mut place = Place::new("commit-denied")?;
+    place.open("")?;
+    for statements in [vec![INSERT], vec!["SELECT count(*) FROM t", INSERT]] {
+        let denied = Answer::access_denied("dynamodb:PutItem");
+        let rule = (place.proxy).rule(Rule::put(Action::Answer(denied)).nth(2));
+        let failure = (place.process.transaction(&statements)?).expect_err("not confirmed");
+        assert_says(
+            &failure,
+            &[
+                "cannot take or keep the write lock",
+                "access denied to dynamodb:PutItem",
+            ],
+        );
+        assert_eq!(rule.hits(), 1);
+        rule.remove();
+        assert_eq!(place.count()?, 0);
+        assert_eq!(place.table()?.count()?, 0, "a lock is left behind");
+    }
+    place.works()
+}
+
+#[test]
 fn credentials_that_are_not_valid() -> TestResult {
     let mut place = Place::new("bad-credentials")?;
     let rule = place
@@ -165,6 +188,7 @@ fn no_credentials_and_no_region() -> TestResult {
         for part in parts {
             assert!(told.contains(part), "`{part}` is missing in `{told}`");
         }
+        assert!(!failure.message.contains('\n'), "{failure:?}");
         assert_eq!(place.proxy.requests().len(), 0, "nothing was sent");
         place.is_idle()?;
         // It still reads.
@@ -585,6 +609,7 @@ fn assert_says_retryable(failure: &Failure, parts: &[&str]) {
 
 #[track_caller]
 fn assert_tells(failure: &Failure, parts: &[&str]) {
+    // So that `--nocapture` shows all texts for reading.
     println!("{}", failure.message);
     for part in parts {
         assert!(

@@ -211,7 +211,8 @@ impl Endpoint {
         let status = answer.status().as_u16();
         let code = error.code();
         let message = match (error.message(), code) {
-            (Some(message), Some(_)) => message.to_owned(),
+            // Without its full stop: our texts go on after it.
+            (Some(message), Some(_)) => message.trim_end_matches('.').to_owned(),
             (None, Some(_)) => "no message".to_owned(),
             (_, None) => format!(
                 "this is no answer of DynamoDB, check the endpoint: {}",
@@ -376,7 +377,7 @@ fn unready(error: &(dyn Error + 'static)) -> Failure {
             .iter()
             .any(|sign| text.contains(sign))
     {
-        return Failure::NoCredentials(text);
+        return Failure::NoCredentials(in_one_line(&text));
     }
     let deepest = std::iter::successors(Some(error), |&error| error.source()).last();
     let cause = deepest.map_or(text.clone(), ToString::to_string);
@@ -528,11 +529,13 @@ fn speaks_of_schema(message: &str) -> bool {
 /// The beginning of a body that is not DynamoDB's, in one line.
 fn excerpt(body: &[u8]) -> String {
     const LENGTH: usize = 200;
-    let text = String::from_utf8_lossy(body);
-    let words: Vec<_> = text.split_whitespace().collect();
-    let line = words.join(" ");
+    let line = in_one_line(&String::from_utf8_lossy(body));
     match line.char_indices().nth(LENGTH) {
         Some((end, _)) => format!("`{}`..", &line[..end]),
         None => format!("`{line}`"),
     }
+}
+
+fn in_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
