@@ -32,6 +32,52 @@ fn with_file_locks_no_update_is_lost_and_no_read_is_torn() {
     all_is_kept(&stage, "", seconds(3.0));
 }
 
+#[test]
+fn without_file_locks_a_reader_that_meets_a_commit_is_told_so_and_sees_no_mixture() {
+    let stage = Stage::without_file_locks("processes-torn");
+    let mut writer = stage.open("");
+    writer.ok(
+        "batch CREATE TABLE a (state TEXT); INSERT INTO a VALUES ('old'); \
+         CREATE TABLE b (state TEXT); INSERT INTO b VALUES ('old')",
+    );
+    let mut reader = stage.open("");
+    reader.ok("begin");
+    assert_eq!(reader.ok("query SELECT state FROM a"), "old");
+    writer.ok("batch BEGIN; UPDATE a SET state = 'new'; UPDATE b SET state = 'new'; COMMIT");
+    let failure = reader.fails("query SELECT state FROM b");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("TornRead", true)
+    );
+    reader.ok("rollback");
+    assert_eq!(
+        reader.ok("query SELECT a.state, b.state FROM a, b"),
+        "new|new"
+    );
+    stage.assert_whole();
+}
+
+#[test]
+fn a_transaction_that_has_read_an_old_state_may_not_write_over_the_new_one() {
+    let stage = Stage::without_file_locks("processes-stale");
+    let mut winner = stage.open("");
+    winner.ok("batch CREATE TABLE counter (value INTEGER); INSERT INTO counter VALUES (1)");
+    let mut loser = stage.open("");
+    loser.ok("begin");
+    assert_eq!(loser.ok("query SELECT value FROM counter"), "1");
+    winner.ok("execute UPDATE counter SET value = 2");
+    // It would write 1 + 1, and the winner's update would be lost.
+    let failure = loser.fails("execute UPDATE counter SET value = 1 + 1");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("StaleSnapshot", true)
+    );
+    loser.ok("rollback");
+    assert_eq!(loser.ok("query SELECT value FROM counter"), "2");
+    loser.ok("execute UPDATE counter SET value = 3");
+    stage.assert_whole();
+}
+
 fn seconds(by_default: f64) -> f64 {
     let wanted = env::var("EFS_TEST_SECONDS").ok();
     wanted.map_or(by_default, |seconds| {

@@ -58,6 +58,30 @@ fn while_a_dead_writers_lease_runs_nobody_touches_its_journal() {
 }
 
 #[test]
+fn a_reader_that_began_before_a_commit_does_not_see_half_of_it() {
+    let stage = furnished(Stage::without_file_locks("recovery-half"));
+    let mut reader = stage.open(IMPATIENT);
+    reader.ok("begin");
+    assert_eq!(
+        reader.ok("query SELECT state FROM item WHERE id = 1"),
+        "old"
+    );
+    let holder = Holder::at_confirmation(&stage, LONG_LEASE, Action::Hold);
+    let failure = reader.fails("query SELECT state FROM item WHERE id = 40");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("TornRead", true)
+    );
+    reader.ok("rollback");
+    // Begun now, it finds the hot journal of a holder whose lease runs.
+    assert_eq!(reader.fails(READ).kind, "Busy");
+    holder.confirmation.release();
+    holder.process.answer().expect("the commit is acknowledged");
+    assert_eq!(reader.ok(READ), NEW);
+    stage.assert_whole();
+}
+
+#[test]
 fn a_reader_rolls_a_dead_writers_journal_back_under_the_lease() {
     let stage = furnished(Stage::new("recovery-reader"));
     let proxy = proxy();

@@ -1,5 +1,6 @@
 //! A connection that does what it is told, and a ledger that shows what was lost or torn.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -202,6 +203,8 @@ fn read_ledger(conn: &mut EfsSqliteConnection, seconds: &str) -> QueryResult<Str
     while Instant::now() < until {
         let read = conn.transaction(|conn| -> QueryResult<bool> {
             let balances: Vec<i64> = account::table.select(account::balance).load(conn)?;
+            // Gives a writer time to commit between the two.
+            thread::sleep(Duration::from_millis(1));
             let entries: i64 = entry::table.count().get_result(conn)?;
             let counter: i64 = counter::table.select(counter::value).first(conn)?;
             Ok(balances.iter().sum::<i64>() == SUM && counter == entries)
