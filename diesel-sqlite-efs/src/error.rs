@@ -348,6 +348,17 @@ impl LockError {
         }
     }
 
+    /// Whether an answer of the store did not come in time.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::Store {
+                source: StoreError::Timeout { .. },
+                ..
+            }
+        )
+    }
+
     /// Which lock the error speaks of.
     pub fn lock(&self) -> Option<&LockName> {
         match self {

@@ -55,6 +55,9 @@ pub(crate) enum Attempt {
 }
 
 impl Acquisition {
+    /// What an answer may take on a busy host.
+    pub(crate) const FAIR_TIME: Duration = Duration::from_millis(250);
+
     pub(crate) fn new(desk: Desk) -> Self {
         Self {
             queue: desk.shared.queue(&desk.name.key),
@@ -106,8 +109,6 @@ impl Acquisition {
     }
 
     fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
-        /// What an answer may take on a busy host.
-        const FAIR_TIME: Duration = Duration::from_millis(250);
         // Somebody stood in the way just now: asking again at once would be answered the same.
         let mut pause = (self.attempts > 0).then(|| self.next_pause(None));
         loop {
@@ -137,7 +138,7 @@ impl Acquisition {
                 Err(failure) if failure.is_transient() => {
                     // What our own impatience has ended tells less than an attempt before it.
                     let cut_short =
-                        matches!(failure, StoreError::Timeout { .. }) && left < FAIR_TIME;
+                        matches!(failure, StoreError::Timeout { .. }) && left < Self::FAIR_TIME;
                     if self.attempts == 1 || !cut_short {
                         self.last_failure = Some(failure);
                     }

@@ -236,7 +236,26 @@ impl Gate {
                 let busy = acquisition.busy();
                 state.put_off(purpose, acquisition, busy)
             }
-            Err(error) if error.is_retryable() => state.put_off(purpose, acquisition, error),
+            Err(error) if error.is_retryable() => {
+                let told = match state.error.take() {
+                    // What our own impatience has ended tells less than the attempt before it.
+                    Some(LockError::Busy {
+                        lock,
+                        holder,
+                        waited,
+                        ..
+                    }) if give_up_after < Acquisition::FAIR_TIME && error.is_timeout() => {
+                        LockError::Busy {
+                            lock,
+                            holder,
+                            waited,
+                            attempts: 1,
+                        }
+                    }
+                    _ => error,
+                };
+                state.put_off(purpose, acquisition, told)
+            }
             Err(error) => {
                 state.error = Some(error);
                 state.blocked(Block::Fatal)

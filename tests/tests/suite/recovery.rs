@@ -58,6 +58,27 @@ fn while_a_dead_writers_lease_runs_nobody_touches_its_journal() {
 }
 
 #[test]
+fn a_readers_last_attempt_without_time_for_an_answer_does_not_hide_who_is_in_the_way() {
+    let stage = furnished(Stage::new("recovery-hasty-reader"));
+    let proxy = proxy();
+    let mut reader = stage.open_behind(&proxy, "lock_timeout=0.2");
+    let parameters = format!("{LONG_LEASE}&lock_holder=the-dead-one");
+    let holder = Holder::at_confirmation(&stage, &parameters, Action::Hold);
+    holder.process.kill();
+    // Afterwards its connection to the store is open.
+    reader.fails(READ);
+    let silence = proxy.rule(Rule::put(Action::Silence).from(2));
+    let failure = reader.fails(READ);
+    assert!(silence.hits() > 0);
+    assert_eq!(failure.kind, "Busy", "{failure:?}");
+    assert!(failure.message.contains("`the-dead-one`"), "{failure:?}");
+    stage.table.delete(&stage.key()).expect("the item goes");
+    proxy.reset();
+    assert_eq!(reader.ok(READ), OLD);
+    stage.assert_whole();
+}
+
+#[test]
 fn a_reader_that_began_before_a_commit_does_not_see_half_of_it() {
     let stage = furnished(Stage::without_file_locks("recovery-half"));
     let mut reader = stage.open(IMPATIENT);
