@@ -5,6 +5,7 @@ mod driver;
 mod events;
 mod files;
 mod harness;
+mod nfs;
 mod processes;
 mod protocol;
 mod recovery;

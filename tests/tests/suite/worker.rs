@@ -35,8 +35,12 @@ impl Process {
     /// Starts it and waits until its connection is open, or fails to open.
     pub(crate) fn start(endpoint: &str, arguments: &[&str]) -> Result<Self, Failure> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        command.args(arguments).envs(env_for(endpoint));
-        let worker = Worker::spawn(&mut command).expect("the worker starts");
+        Self::start_by(command.args(arguments).envs(env_for(endpoint)))
+    }
+
+    /// The same, by a command of one's own that ends up running the worker.
+    pub(crate) fn start_by(command: &mut Command) -> Result<Self, Failure> {
+        let worker = Worker::spawn(command).expect("the worker starts");
         let process = Self { worker };
         process.answer().map(|_| process)
     }
