@@ -551,9 +551,15 @@ impl Gate {
     /// leftover that never became hot is, once the store has confirmed that we hold the lease.
     pub(crate) fn remove_cold_leftover(&self) -> Result<(), Refused> {
         self.fence()?;
+        if self.commit == CommitMode::Confirmed {
+            self.ask_store(None)?;
+            // The answer may have come after the lease's end.
+            self.fence()?;
+        }
         let Some(journal) = self.journal.get() else {
             return Err(Refused);
         };
+        // Looked at after the store has confirmed: what stands there now is what is removed.
         match journal.standing() {
             Ok(Standing::Absent | Standing::Cold) => {}
             Ok(Standing::Hot(_)) => {
@@ -570,9 +576,6 @@ impl Gate {
                 self.file_failed(reason);
                 return Err(Refused);
             }
-        }
-        if self.commit == CommitMode::Confirmed {
-            self.ask_store(None)?;
         }
         journal.remove().map_err(|error| {
             let reason = format!("a leftover rollback journal cannot be removed: {error}");
