@@ -205,6 +205,14 @@ enum AtRelease {
     Leave,
 }
 
+/// What a release found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GivenBack {
+    Ours,
+    /// The item was gone already, or another's.
+    NotOurs,
+}
+
 /// Why the end of a journal was not confirmed.
 #[derive(Debug)]
 pub(crate) enum Unconfirmed {
@@ -263,7 +271,12 @@ impl Lease {
     /// [`LockError::NotReleased`] if the item could not be removed, in three attempts where trying
     /// again may help: it then runs out by itself after at most the lease's duration. A lease that was lost before is released
     /// without an error.
-    pub fn release(mut self) -> Result<(), LockError> {
+    pub fn release(self) -> Result<(), LockError> {
+        self.give_back().map(drop)
+    }
+
+    /// As [`release`](Self::release), and tells whether the item still was ours.
+    pub(crate) fn give_back(mut self) -> Result<GivenBack, LockError> {
         self.end()
     }
 
@@ -297,7 +310,7 @@ impl Lease {
         self.held.confirm(journal)
     }
 
-    fn end(&mut self) -> Result<(), LockError> {
+    fn end(&mut self) -> Result<GivenBack, LockError> {
         let result = self.held.release();
         self.turn = None;
         result
@@ -475,12 +488,12 @@ impl Held {
         }
     }
 
-    fn release(&self) -> Result<(), LockError> {
+    fn release(&self) -> Result<GivenBack, LockError> {
         let _one_at_a_time = self.one_request();
         let (recorded, at_release) = {
             let mut state = self.state();
             if std::mem::replace(&mut state.released, true) {
-                return Ok(());
+                return Ok(GivenBack::Ours);
             }
             (state.recorded, state.at_release)
         };
@@ -492,12 +505,12 @@ impl Held {
             let result = match at_release {
                 AtRelease::Remove => self.remove(),
                 AtRelease::Retire => self.retire(recorded),
-                AtRelease::Leave => Ok(()),
+                AtRelease::Leave => Ok(GivenBack::Ours),
             };
             match result {
-                Ok(()) => {
+                Ok(given_back) => {
                     self.desk.speaker().released(held);
-                    return Ok(());
+                    return Ok(given_back);
                 }
                 Err(error) if attempt < Lease::RELEASE_ATTEMPTS && error.is_transient() => {}
                 Err(source) => {
@@ -512,17 +525,18 @@ impl Held {
     }
 
     /// Removes the item, if it is still ours.
-    fn remove(&self) -> Result<(), StoreError> {
+    fn remove(&self) -> Result<GivenBack, StoreError> {
         let answer = self.desk.ask(|store| {
             store.delete(&self.desk.name.key, &self.lock_id, Lease::RELEASE_TIMEOUT)
         })?;
-        match answer {
-            DeleteAnswer::Deleted | DeleteAnswer::NotOurs => Ok(()),
-        }
+        Ok(match answer {
+            DeleteAnswer::Deleted => GivenBack::Ours,
+            DeleteAnswer::NotOurs => GivenBack::NotOurs,
+        })
     }
 
     /// Leaves the item behind, expired, for the record that our successor needs.
-    fn retire(&self, recorded: Option<JournalId>) -> Result<(), StoreError> {
+    fn retire(&self, recorded: Option<JournalId>) -> Result<GivenBack, StoreError> {
         /// Expired by any clock, and too long ago for DynamoDB to remove the item: it leaves alone
         /// what expired more than five years back
         /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/time-to-live-ttl-before-you-start.html>).
@@ -538,10 +552,11 @@ impl Held {
         let condition = PutCondition::Ours { recorded };
         let answer =
             (self.desk).ask(|store| store.put(&item, condition, Lease::RELEASE_TIMEOUT))?;
-        match answer {
-            // Refused: a successor has taken over the record with the item.
-            PutAnswer::Stored { .. } | PutAnswer::Refused { .. } => Ok(()),
-        }
+        Ok(match answer {
+            PutAnswer::Stored { .. } => GivenBack::Ours,
+            // A successor has taken over the record with the item.
+            PutAnswer::Refused { .. } => GivenBack::NotOurs,
+        })
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::{CommitMode, ReleaseMode};
 use crate::error::{ConfigError, LockError, LockName};
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
 use crate::lease::backoff::Backoff;
-use crate::lease::{Confirmed, Lease, Unconfirmed};
+use crate::lease::{Confirmed, GivenBack, Lease, Unconfirmed};
 use crate::store::JournalId;
 
 /// What one connection may do to its database, shared by the connection and its main file.
@@ -962,7 +962,12 @@ impl State {
         };
         match gate.release {
             // The lease runs out by itself; what was committed stays committed.
-            ReleaseMode::Wait => self.not_released = hold.lease.release().err(),
+            ReleaseMode::Wait => match hold.lease.give_back() {
+                Ok(GivenBack::Ours) => {}
+                // Somebody has written since, whatever our clocks say.
+                Ok(GivenBack::NotOurs) => self.cache_is_suspect = true,
+                Err(error) => self.not_released = Some(error),
+            },
             ReleaseMode::Background => gate.client.release_in_background(hold.lease),
         }
     }

@@ -132,6 +132,21 @@ fn a_transaction_claims_confirms_and_releases() {
 }
 
 #[test]
+fn a_lease_that_proves_lost_at_its_release_makes_the_cache_suspect() {
+    let world = World::new();
+    let gate = world.gate();
+    begin_writing(&gate);
+    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+    gate.journal_removed();
+    world.store.set_item(KEY, None);
+    gate.unlocked();
+    assert!(gate.take_cache_is_suspect());
+    begin_writing(&gate);
+    gate.unlocked();
+    assert!(!gate.take_cache_is_suspect());
+}
+
+#[test]
 fn commit_by_clock_saves_the_confirmation() {
     let world = World::new();
     let gate = world.gate_with(CommitMode::Clock, Duration::ZERO);
