@@ -664,6 +664,12 @@ impl Gate {
 
 /// The end of a transaction, and between transactions.
 impl Gate {
+    /// Whether this transaction's journal has ended: a file lock that cannot be given up changes
+    /// nothing about the outcome.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().ended
+    }
+
     /// At most SHARED is held now: the transaction is over, or a retry that the lease was parked
     /// for has failed.
     pub(crate) fn unlocked(&self) {
