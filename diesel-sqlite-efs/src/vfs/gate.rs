@@ -534,12 +534,18 @@ impl Gate {
 
     /// Whether the database may be truncated; `None` after the commit point, where a truncation
     /// that does not happen leaves only unused pages at the end of the file.
+    ///
+    /// There it comes after the request that confirmed the commit, and a successor may have made
+    /// the file longer since: one more request, which only VACUUM has to make, tells.
     pub(crate) fn fence_truncation(&self) -> Option<Result<(), Refused>> {
-        let ended = self.state().ended;
-        match self.fence() {
-            Err(Refused) if ended => None,
-            verdict => Some(verdict),
+        if !self.state().ended {
+            return Some(self.fence());
         }
+        let confirmed = match self.commit {
+            CommitMode::Confirmed => self.ask_store(None).map(drop),
+            CommitMode::Clock => Ok(()),
+        };
+        confirmed.and_then(|()| self.fence()).ok().map(Ok)
     }
 
     /// The first header of this transaction's journal was written.
