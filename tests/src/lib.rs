@@ -1,6 +1,8 @@
 //! The harness of the integration tests: a DynamoDB emulator, a proxy that injects faults, worker
 //! processes, scratch directories.
 //!
+//! Where the fault is in the file system, [`recording`] stands below the crate's VFS.
+//!
 //! A test starts (or shares) an [`Emulator`](emulator::Emulator), puts a
 //! [`Proxy`](proxy::Proxy) in front of it where it counts requests or injects faults, looks at the
 //! table from outside through a [`LockTable`](dynamodb::LockTable), and runs what it tests in this
@@ -11,4 +13,5 @@ pub mod emulator;
 mod http;
 pub mod process;
 pub mod proxy;
+pub mod recording;
 pub mod scratch;

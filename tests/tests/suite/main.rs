@@ -3,6 +3,7 @@
 mod diesel_traits;
 mod driver;
 mod events;
+mod every_point;
 mod files;
 mod harness;
 mod nfs;

@@ -1,0 +1,427 @@
+//! A database, a lock table and a clock for one case, and those who use them.
+
+use std::fmt;
+use std::fs;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+use diesel_sqlite_efs::{
+    Clock, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockItem,
+    LockStore, Moment, PutAnswer, PutCondition, ReadCheck, SeenItem, StoreError,
+};
+use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
+use integration::scratch::Scratch;
+
+use crate::support::execute;
+
+const LEASE: Duration = Duration::from_secs(60);
+/// By the store's clock, a leftover's lease is over.
+const START: Duration = Duration::from_secs(1_800_000_000);
+const KEY: &str = "database#every-point";
+
+/// What a case begins with.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Template {
+    database: Vec<u8>,
+    journal: Option<Vec<u8>>,
+    item: Option<SeenItem>,
+}
+
+/// One database and its lock table.
+#[derive(Debug)]
+pub(super) struct World {
+    scratch: Scratch,
+    table: Arc<InMemoryLockStore>,
+    /// Of the store, and of all hosts but a frozen one.
+    clock: Clock,
+}
+
+impl World {
+    pub(super) fn new(template: &Template) -> Arc<Self> {
+        integration::recording::register();
+        let scratch = Scratch::new().expect("a directory");
+        fs::write(scratch.database(), &template.database).expect("a database");
+        if let Some(journal) = &template.journal {
+            fs::write(scratch.journal(), journal).expect("a journal");
+        }
+        let clock = clock();
+        let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        table.set_item(KEY, template.item.clone());
+        Arc::new(Self {
+            scratch,
+            table,
+            clock,
+        })
+    }
+
+    /// As the world is left, its leases over.
+    pub(super) fn into_template(self: Arc<Self>) -> Template {
+        let item = self.table.item(KEY).map(|mut item| {
+            item.expires_at = (START - LEASE).as_secs().to_string();
+            item
+        });
+        Template {
+            database: fs::read(self.scratch.database()).expect("a database"),
+            journal: fs::read(self.scratch.journal()).ok(),
+            item,
+        }
+    }
+
+    /// All leases end.
+    pub(super) fn let_leases_end(&self) {
+        self.clock.advance(LEASE * 2);
+    }
+
+    /// The host under test, with a clock of its own if that can stand still.
+    pub(super) fn holder(&self, frozen: bool) -> Host {
+        let clock = if frozen { clock() } else { self.clock.clone() };
+        let recorder = Recorder::install(HOLDER, self.scratch.database());
+        self.host(HOLDER, clock, Some(recorder))
+    }
+
+    /// A host whose operations are numbered.
+    pub(super) fn successor(&self) -> Host {
+        let recorder = Recorder::install(OTHER, self.scratch.database());
+        self.host(OTHER, self.clock.clone(), Some(recorder))
+    }
+
+    /// A host that nothing happens to.
+    pub(super) fn bystander(&self) -> Host {
+        self.host(OTHER, self.clock.clone(), None)
+    }
+
+    fn host(&self, vfs: &str, clock: Clock, recorder: Option<Arc<Recorder>>) -> Host {
+        let store = Arc::new(NumberedStore {
+            table: self.table.clone(),
+            recorder: recorder.clone(),
+        });
+        let config = EfsConfig::new(self.scratch.database())
+            .lock_store(store)
+            .lock_key(KEY)
+            .lock_expiration(LEASE)
+            .lock_max_hold(LEASE)
+            .lock_timeout(Duration::from_secs(20))
+            .lock_read_check(ReadCheck::Counter)
+            .clock(clock)
+            .base_vfs(vfs);
+        Host { config, recorder }
+    }
+
+    /// Neither lock nor journal is left.
+    pub(super) fn leftovers(&self) -> Result<(), String> {
+        if let Some(item) = self.table.item(KEY) {
+            return Err(format!("the lock item is left: {item:?}"));
+        }
+        if self.scratch.journal().exists() {
+            return Err("the rollback journal is left".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn clock() -> Clock {
+    Clock::manual(Moment {
+        monotonic: Duration::from_secs(1),
+        wall: START,
+    })
+}
+
+/// A process, and what it does to its files.
+#[derive(Debug)]
+pub(super) struct Host {
+    config: EfsConfig,
+    recorder: Option<Arc<Recorder>>,
+}
+
+impl Host {
+    pub(super) fn recorder(&self) -> &Arc<Recorder> {
+        self.recorder.as_ref().expect("a host that is watched")
+    }
+
+    pub(super) fn connect(&self) -> Result<EfsSqliteConnection, ConnectError> {
+        EfsSqliteConnection::connect(&self.config)
+    }
+
+    /// Gives up soon where the lock is not to be had.
+    pub(super) fn impatient(mut self) -> Self {
+        self.config = self.config.lock_timeout(Duration::from_millis(20));
+        self
+    }
+}
+
+/// The lock table, whose requests are numbered with the file operations.
+struct NumberedStore {
+    table: Arc<InMemoryLockStore>,
+    recorder: Option<Arc<Recorder>>,
+}
+
+impl NumberedStore {
+    fn numbered<T>(
+        &self,
+        name: &'static str,
+        request: impl FnOnce() -> Result<T, StoreError>,
+        grants: impl FnOnce(&T) -> bool,
+    ) -> Result<T, StoreError> {
+        let Some(recorder) = &self.recorder else {
+            return request();
+        };
+        if !recorder.request(name) {
+            return Err(StoreError::Misconfigured {
+                message: "the process is gone".to_owned(),
+            });
+        }
+        let answer = request()?;
+        recorder.answered(name, grants(&answer));
+        Ok(answer)
+    }
+}
+
+impl LockStore for NumberedStore {
+    fn put(
+        &self,
+        item: &LockItem,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutAnswer, StoreError> {
+        let (name, acquires) = match condition {
+            PutCondition::Ours { .. } if item.expires_at == 1 => ("retire", false),
+            PutCondition::Ours { .. } => ("confirm", false),
+            PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => ("acquire", true),
+            PutCondition::Unchanged(_) => ("take over", true),
+        };
+        self.numbered(
+            name,
+            || self.table.put(item, condition, give_up_after),
+            |answer| acquires && matches!(answer, PutAnswer::Stored { .. }),
+        )
+    }
+
+    fn delete(
+        &self,
+        key: &str,
+        lock_id: &str,
+        give_up_after: Duration,
+    ) -> Result<DeleteAnswer, StoreError> {
+        let request = || self.table.delete(key, lock_id, give_up_after);
+        self.numbered("release", request, |_| false)
+    }
+
+    fn table(&self) -> &str {
+        self.table.table()
+    }
+}
+
+impl fmt::Debug for NumberedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NumberedStore")
+    }
+}
+
+/// Whether a transaction's changes are in the database, by what is known outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Outcome {
+    Applied,
+    NotApplied,
+    Unknown,
+}
+
+impl Outcome {
+    pub(super) fn told<T>(result: &Result<T, String>) -> Self {
+        match result {
+            Ok(_) => Self::Applied,
+            Err(error) if error.contains("outcome of the commit is unknown") => Self::Unknown,
+            Err(_) => Self::NotApplied,
+        }
+    }
+}
+
+/// What the successor does while the holder is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Conduct {
+    Nothing,
+    Commits,
+    /// Is in mid-transaction, its journal not hot.
+    Writes,
+    /// Is in mid-commit, its journal hot, some of its pages written.
+    IsCommitting,
+    CrashesWriting,
+    CrashesCommitting,
+}
+
+impl Conduct {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Nothing,
+        Self::Commits,
+        Self::Writes,
+        Self::IsCommitting,
+        Self::CrashesWriting,
+        Self::CrashesCommitting,
+    ];
+}
+
+/// How many pages a successor writes before it pauses or crashes in its commit.
+const PAGES: usize = 2;
+
+/// Another host, on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Successor {
+    thread: JoinHandle<Result<(), String>>,
+    go_on: Sender<()>,
+}
+
+impl Successor {
+    /// Comes back when the successor is where it is to be.
+    pub(super) fn start(world: &Arc<World>, conduct: Conduct) -> Option<Self> {
+        if conduct == Conduct::Nothing {
+            return None;
+        }
+        let (arrived, arrival) = channel();
+        let (go_on, signal) = channel();
+        let world = world.clone();
+        let thread = thread::spawn(move || Self::run(&world.successor(), conduct, arrived, signal));
+        // An error: it has come to its end.
+        let _ = arrival.recv();
+        Some(Self { thread, go_on })
+    }
+
+    /// What became of it; a crash before the commit is recorded is a failure.
+    pub(super) fn finish(self) -> Result<(), String> {
+        // An error: it waits no more.
+        let _ = self.go_on.send(());
+        self.thread.join().expect("no panic")
+    }
+
+    fn run(
+        host: &Host,
+        conduct: Conduct,
+        arrived: Sender<()>,
+        go_on: Receiver<()>,
+    ) -> Result<(), String> {
+        let mut conn = host.connect().map_err(|error| error.to_string())?;
+        let recorder = host.recorder();
+        let mut stop = Some(move || {
+            // Errors: nobody waits any more.
+            let _ = arrived.send(());
+            let _ = go_on.recv();
+        });
+        let result = conn.transaction(|conn| {
+            write_as_successor(conn)?;
+            let leaves = Crash::KeepsAll;
+            match (conduct, stop.take()) {
+                (Conduct::Writes, Some(stop)) => stop(),
+                (Conduct::IsCommitting, Some(stop)) => recorder.plan(Plan::PauseInCommit {
+                    pages: PAGES,
+                    meanwhile: Box::new(stop),
+                }),
+                (Conduct::CrashesWriting, _) => recorder.crash(leaves),
+                (Conduct::CrashesCommitting, _) => recorder.plan(Plan::CrashInCommit {
+                    pages: PAGES,
+                    leaves,
+                }),
+                _ => {}
+            }
+            QueryResult::Ok(())
+        });
+        let crashes = matches!(
+            conduct,
+            Conduct::CrashesWriting | Conduct::CrashesCommitting
+        );
+        if crashes != recorder.crashed() {
+            return Err(format!("the successor did not get there: {result:?}"));
+        }
+        result.map_err(|error| error.to_string())
+    }
+}
+
+/// Touches the pages of all rows, but nothing that a holder's transaction changes.
+pub(super) fn write_as_successor(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
+    execute(conn, "UPDATE t SET m = m + 1")?;
+    execute(conn, "INSERT INTO log (who) VALUES ('s')")?;
+    Ok(())
+}
+
+/// A database that a crashed writer has left.
+pub(super) fn left_by_a_crash(template: &Template, plan: Plan) -> Template {
+    let world = World::new(template);
+    let host = world.successor();
+    let mut conn = host.connect().expect("a connection");
+    let recorder = host.recorder();
+    let result = conn.transaction(|conn| {
+        write_as_successor(conn)?;
+        recorder.plan(plan);
+        QueryResult::Ok(())
+    });
+    result.expect_err("a crash");
+    assert!(recorder.crashed());
+    drop(conn);
+    world.into_template()
+}
+
+/// What is in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// What holders change.
+    pub(super) rows: String,
+    /// How many successors' transactions are there; an error says how one is there in part.
+    pub(super) successors: Result<i64, String>,
+    /// How often holders have written once more.
+    pub(super) again: i64,
+}
+
+impl Seen {
+    pub(super) fn by(conn: &mut EfsSqliteConnection) -> QueryResult<Self> {
+        let text = |conn: &mut EfsSqliteConnection, query: &str| {
+            sql::<Text>(query).get_result::<String>(conn)
+        };
+        let number = |conn: &mut EfsSqliteConnection, query: &str| {
+            sql::<BigInt>(query).get_result::<i64>(conn)
+        };
+        let rows = text(
+            conn,
+            "SELECT (SELECT group_concat(id || ':' || n || ':' || length(filler)) FROM (SELECT * FROM t ORDER BY id)) \
+             || (SELECT group_concat(sql) FROM (SELECT * FROM sqlite_master ORDER BY name))",
+        )?;
+        let logged = number(conn, "SELECT count(*) FROM log WHERE who = 's'")?;
+        let (least, most) = (
+            number(conn, "SELECT min(m) FROM t")?,
+            number(conn, "SELECT max(m) FROM t")?,
+        );
+        let again = number(conn, "SELECT count(*) FROM log WHERE who = 'h'")?;
+        let successors = if (least, most) == (logged, logged) {
+            Ok(logged)
+        } else {
+            Err(format!(
+                "{logged} in the log, {least} to {most} in the rows"
+            ))
+        };
+        Ok(Self {
+            rows,
+            successors,
+            again,
+        })
+    }
+}
+
+/// Some pages of rows, with indexes, and free pages for VACUUM to remove.
+pub(super) fn furnished() -> Template {
+    let world = World::new(&Template::default());
+    let mut conn = world.bystander().connect().expect("a connection");
+    conn.batch_execute(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER, m INTEGER, filler BLOB); \
+         CREATE INDEX t_n ON t (n); \
+         CREATE INDEX t_m ON t (m); \
+         CREATE TABLE log (id INTEGER PRIMARY KEY, who TEXT); \
+         WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 24) \
+         INSERT INTO t (n, m, filler) SELECT i, 0, zeroblob(1000) FROM i; \
+         DELETE FROM t WHERE id > 16",
+    )
+    .expect("tables");
+    drop(conn);
+    world.into_template()
+}
