@@ -22,7 +22,7 @@ use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager};
 use integration::recording::{Crash, Fault, Late, On, Operation, Plan};
 
 use self::world::{
-    Conduct, Host, Outcome, Seen, Successor, Template, World, furnished, left_by_a_crash,
+    Conduct, Host, Outcome, Seen, Successor, Template, World, furnished, left_by_a_crash, log,
 };
 use crate::support::execute;
 
@@ -104,9 +104,19 @@ fn every_point_of_a_vacuum() {
     Scenario::new("vacuum", furnished(), run).explore();
 }
 
+#[test]
+fn every_point_of_the_first_transaction_of_an_empty_database() {
+    let run = |conn: &mut EfsSqliteConnection| {
+        conn.transaction(|conn| {
+            conn.batch_execute("CREATE TABLE first (v); INSERT INTO first VALUES (zeroblob(5000))")
+        })
+    };
+    Scenario::new("first", Template::default(), run).explore();
+}
+
 /// Reads, which recovers, and writes.
 fn read_and_write(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
-    Seen::by(conn)?;
+    Seen::by(conn, false)?;
     execute(conn, "UPDATE t SET n = n + 100 WHERE id > 8").map(drop)
 }
 
@@ -159,7 +169,7 @@ fn count_commit() -> Vec<Operation> {
     let mut conn = host.connect().expect("a connection");
     let recorder = host.recorder();
     let result = conn.transaction(|conn| {
-        world::write_as_successor(conn)?;
+        world::write_as_successor(conn, world.new)?;
         recorder.plan(Plan::Watch);
         QueryResult::Ok(())
     });
@@ -275,7 +285,7 @@ impl Scenario {
     fn count(&self) -> Course {
         let before = World::new(&self.template);
         let mut conn = before.bystander().connect().expect("a connection");
-        let old = Seen::by(&mut conn).expect("a readable database");
+        let old = Seen::by(&mut conn, before.new).expect("a readable database");
         assert_eq!(old.successors, Ok(self.successors));
         drop(conn);
         let world = World::new(&self.template);
@@ -283,7 +293,8 @@ impl Scenario {
         let (conn, result) = self.run_to_its_end(&host, Plan::Watch);
         result.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let operations = host.recorder().operations();
-        let new = Seen::by(&mut conn.expect("a connection")).expect("a readable database");
+        let new =
+            Seen::by(&mut conn.expect("a connection"), world.new).expect("a readable database");
         let confirms = (operations.iter())
             .filter(|operation| **operation == Operation::Request("confirm"))
             .count();
@@ -309,13 +320,19 @@ impl Scenario {
         let Some(operation) = course.operations.get(point) else {
             return all;
         };
+        let is_change = !matches!(
+            operation,
+            Operation::Read(_) | Operation::Size(_) | Operation::Access | Operation::Unlock(_)
+        );
         for (n, conduct) in Conduct::ALL.into_iter().enumerate() {
             for (k, (after, frozen)) in [(false, false), (false, true), (true, false), (true, true)]
                 .into_iter()
                 .enumerate()
             {
-                // The short form visits each point with all conducts, each in one or two ways.
-                if long || (n + point) % 4 == k || (n + point + 1) % 4 == k {
+                // The short form visits each point with all conducts, each in one way, or in two
+                // where something is about to change.
+                let second = is_change && (n + point + 1) % 4 == k;
+                if long || (n + point) % 4 == k || second {
                     all.push(Disturbance::Pause {
                         after,
                         frozen,
@@ -354,7 +371,7 @@ impl Scenario {
     ) -> (Option<EfsSqliteConnection>, Result<(), String>) {
         let mut conn = (!self.opens).then(|| host.connect().expect("a connection"));
         if let Some(conn) = &mut conn {
-            Seen::by(conn).expect("a readable database");
+            Seen::by(conn, self.template.is_new()).expect("a readable database");
         }
         host.recorder().plan(plan);
         if conn.is_none() {
@@ -544,9 +561,9 @@ impl Scenario {
             return Ok(0);
         }
         conn.set_lock_timeout(std::time::Duration::from_secs(20));
-        execute(&mut conn, "INSERT INTO log (who) VALUES ('h')")
-            .map_err(|error| format!("the same connection: {error}"))?;
-        Seen::by(&mut conn).map_err(|error| format!("the same connection reads: {error}"))?;
+        let new = self.template.is_new();
+        log(&mut conn, "h", new).map_err(|error| format!("the same connection: {error}"))?;
+        Seen::by(&mut conn, new).map_err(|error| format!("the same connection reads: {error}"))?;
         Ok(1)
     }
 
@@ -561,7 +578,8 @@ impl Scenario {
     ) -> Result<(), String> {
         let mut conn = (world.bystander().connect())
             .map_err(|error| format!("another host cannot open it: {error}"))?;
-        let seen = Seen::by(&mut conn).map_err(|error| format!("another host reads: {error}"))?;
+        let seen = Seen::by(&mut conn, world.new)
+            .map_err(|error| format!("another host reads: {error}"))?;
         let right = match outcome {
             Outcome::Applied => seen.rows == course.new,
             Outcome::NotApplied => seen.rows == course.old,
@@ -587,8 +605,7 @@ impl Scenario {
         if integrity != "ok" {
             return Err(format!("integrity_check: {integrity}"));
         }
-        execute(&mut conn, "INSERT INTO log (who) VALUES ('b')")
-            .map_err(|error| format!("another host writes: {error}"))?;
+        log(&mut conn, "b", world.new).map_err(|error| format!("another host writes: {error}"))?;
         world.leftovers()
     }
 }

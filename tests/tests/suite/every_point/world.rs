@@ -33,6 +33,12 @@ pub(super) struct Template {
     item: Option<SeenItem>,
 }
 
+impl Template {
+    pub(super) fn is_new(&self) -> bool {
+        self.database.is_empty()
+    }
+}
+
 /// One database and its lock table.
 #[derive(Debug)]
 pub(super) struct World {
@@ -40,6 +46,8 @@ pub(super) struct World {
     table: Arc<InMemoryLockStore>,
     /// Of the store, and of all hosts but a frozen one.
     clock: Clock,
+    /// It begins with an empty database.
+    pub(super) new: bool,
 }
 
 impl World {
@@ -57,6 +65,7 @@ impl World {
             scratch,
             table,
             clock,
+            new: template.is_new(),
         })
     }
 
@@ -284,7 +293,7 @@ impl Successor {
         let (arrived, arrival) = channel();
         let (go_on, signal) = channel();
         let world = world.clone();
-        let thread = thread::spawn(move || Self::run(&world.successor(), conduct, arrived, signal));
+        let thread = thread::spawn(move || Self::run(&world, conduct, arrived, signal));
         // An error: it has come to its end.
         let _ = arrival.recv();
         Some(Self { thread, go_on })
@@ -298,11 +307,12 @@ impl Successor {
     }
 
     fn run(
-        host: &Host,
+        world: &World,
         conduct: Conduct,
         arrived: Sender<()>,
         go_on: Receiver<()>,
     ) -> Result<(), String> {
+        let host = world.successor();
         let mut conn = host.connect().map_err(|error| error.to_string())?;
         let recorder = host.recorder();
         let mut stop = Some(move || {
@@ -311,7 +321,7 @@ impl Successor {
             let _ = go_on.recv();
         });
         let result = conn.transaction(|conn| {
-            write_as_successor(conn)?;
+            write_as_successor(conn, world.new)?;
             let leaves = Crash::KeepsAll;
             match (conduct, stop.take()) {
                 (Conduct::Writes, Some(stop)) => stop(),
@@ -339,11 +349,28 @@ impl Successor {
     }
 }
 
-/// Touches the pages of all rows, but nothing that a holder's transaction changes.
-pub(super) fn write_as_successor(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
+/// Touches the pages of all rows, but nothing that a holder's transaction changes. In an empty
+/// database it creates the tables first.
+pub(super) fn write_as_successor(conn: &mut EfsSqliteConnection, new: bool) -> QueryResult<()> {
+    if new {
+        conn.batch_execute(
+            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER, m INTEGER, filler BLOB); \
+             CREATE TABLE IF NOT EXISTS log (id INTEGER PRIMARY KEY, who TEXT); \
+             INSERT OR IGNORE INTO t VALUES (1, 0, 0, zeroblob(1000))",
+        )?;
+    }
     execute(conn, "UPDATE t SET m = m + 1")?;
     execute(conn, "INSERT INTO log (who) VALUES ('s')")?;
     Ok(())
+}
+
+/// Writes to the log alone.
+pub(super) fn log(conn: &mut EfsSqliteConnection, who: &str, new: bool) -> QueryResult<()> {
+    if new {
+        let table = "CREATE TABLE IF NOT EXISTS log (id INTEGER PRIMARY KEY, who TEXT)";
+        execute(conn, table)?;
+    }
+    execute(conn, &format!("INSERT INTO log (who) VALUES ('{who}')")).map(drop)
 }
 
 /// A database that a crashed writer has left.
@@ -353,7 +380,7 @@ pub(super) fn left_by_a_crash(template: &Template, plan: Plan) -> Template {
     let mut conn = host.connect().expect("a connection");
     let recorder = host.recorder();
     let result = conn.transaction(|conn| {
-        write_as_successor(conn)?;
+        write_as_successor(conn, world.new)?;
         recorder.plan(plan);
         QueryResult::Ok(())
     });
@@ -375,7 +402,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn by(conn: &mut EfsSqliteConnection) -> QueryResult<Self> {
+    pub(super) fn by(conn: &mut EfsSqliteConnection, new: bool) -> QueryResult<Self> {
+        if new {
+            return Self::of_new(conn);
+        }
         let text = |conn: &mut EfsSqliteConnection, query: &str| {
             sql::<Text>(query).get_result::<String>(conn)
         };
@@ -404,6 +434,34 @@ impl Seen {
             rows,
             successors,
             again,
+        })
+    }
+
+    /// The same in a database that was empty: holders create the table `first`, of one row.
+    fn of_new(conn: &mut EfsSqliteConnection) -> QueryResult<Self> {
+        let mut count = |query: &str| sql::<BigInt>(query).get_result::<i64>(conn);
+        let mut rows_of = |table: &str, what: &str, others: &str| {
+            let there = count(&format!(
+                "SELECT count(*) FROM sqlite_master WHERE name = '{table}'"
+            ))?;
+            match there {
+                0 => Ok(None),
+                _ => count(&format!("SELECT {what} FROM {table} {others}")).map(Some),
+            }
+        };
+        let first = rows_of("first", "count(*)", "")?;
+        let logged = rows_of("log", "count(*)", "WHERE who = 's'")?;
+        let in_rows = rows_of("t", "sum(m)", "")?;
+        let again = rows_of("log", "count(*)", "WHERE who = 'h'")?;
+        let (logged, in_rows) = (logged.unwrap_or(0), in_rows.unwrap_or(0));
+        Ok(Self {
+            rows: format!("{first:?}"),
+            successors: if logged == in_rows {
+                Ok(logged)
+            } else {
+                Err(format!("{logged} in the log, {in_rows} in the rows"))
+            },
+            again: again.unwrap_or(0),
         })
     }
 }
