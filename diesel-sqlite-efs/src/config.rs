@@ -195,6 +195,10 @@ impl EfsConfig {
     /// databases may share one: set it where processes reach one file under different paths, and
     /// where two files have the same path, say `app.db` relative to different directories. The
     /// default for a path that is not UTF-8 is `database-bytes#` and the path percent-encoded.
+    ///
+    /// The first writer's key and table are kept in a file beside the database, `<database>-lock-key`,
+    /// and whoever is set to another is refused ([`ConfigError::OtherLock`]). To change them, delete
+    /// that file while no process has the database open.
     pub fn lock_key(mut self, key: impl Into<String>) -> Self {
         self.given.key = Some(key.into());
         self

@@ -320,6 +320,9 @@ pub enum LockError {
         /// What happened.
         reason: String,
     },
+    /// The settings do not fit the database: another lock protects it. Nothing was changed.
+    #[error(transparent)]
+    Config(ConfigError),
     /// The transaction ended before, by the error that is given; this statement was not run.
     #[error("the transaction has been rolled back, this statement was not run: {cause}")]
     Aborted {
@@ -344,6 +347,7 @@ impl LockError {
             Self::DeadlinePassed { .. }
             | Self::NotReleased { .. }
             | Self::File { .. }
+            | Self::Config(_)
             | Self::OutcomeUnknown { .. } => false,
         }
     }
@@ -372,7 +376,7 @@ impl LockError {
             | Self::NotReleased { lock, .. }
             | Self::File { lock, .. }
             | Self::OutcomeUnknown { lock, .. } => Some(lock),
-            Self::Aborted { .. } => None,
+            Self::Aborted { .. } | Self::Config(_) => None,
         }
     }
 
@@ -502,6 +506,22 @@ pub enum ConfigError {
         path: PathBuf,
         /// `nfs`, `smb`, `fuse`, ..
         file_system: String,
+    },
+    /// Another lock protects the database than the one that is set. Writers that take different
+    /// locks do not keep each other out, so the first of them leaves a file beside the database
+    /// that names its own.
+    #[error(
+        "{} is protected by {recorded}, but {configured} is set, and who takes another lock is not kept out: set the same; or, to change the lock for all, or if this is a copy, delete {} while no process has the database open", path.display(), file.display()
+    )]
+    OtherLock {
+        /// The database.
+        path: PathBuf,
+        /// The lock that protects it: its key and table.
+        recorded: String,
+        /// The one that is set: its key and table, or `lock=local`.
+        configured: String,
+        /// The file that names the first.
+        file: PathBuf,
     },
     /// A statement that would go round the lock.
     #[error("{statement} is refused: {reason}")]

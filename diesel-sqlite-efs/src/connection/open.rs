@@ -13,7 +13,7 @@ use super::diagnosis::{diagnose, obstacle};
 use super::session::Session;
 use crate::client::DynamoDbLockClient;
 use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
-use crate::error::{ConfigError, ConnectError};
+use crate::error::{ConfigError, ConnectError, LockError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
 use crate::vfs::gate::{Gate, GateSettings};
@@ -48,6 +48,7 @@ fn open_file(
             release: settings.release,
             timeout: settings.timeout,
             max_attempts: settings.max_attempts,
+            is_local: matches!(settings.store, StoreChoice::Local),
         },
     ));
     // Where file locks work, they keep readers and writers apart; on a network file system the
@@ -74,10 +75,13 @@ fn open_file(
         }
         Err(error) => return Err(explain(&gate, path, error)),
     };
+    // Before anything may roll back a hot journal.
+    gate.check_key_file()?;
     let result = connection.batch_execute(&pragmas(settings));
     gate.statement_ended();
     if let Err(error) = result {
         return Err(match gate.take_error() {
+            Some(LockError::Config(error)) => error.into(),
             Some(lock_error) => lock_error.into(),
             None => explain(
                 &gate,

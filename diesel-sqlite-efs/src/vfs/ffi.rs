@@ -23,6 +23,7 @@ use libsqlite3_sys as ffi;
 use super::Admission;
 use super::gate::{Busy, EndOfJournal, Gate, Purpose, Refused};
 use super::journal::{Journal, Standing, journal_id};
+use super::key_file::KeyFile;
 use super::netfs::FreshReads;
 use super::pragma::{self, Verdict};
 use super::snapshot::{FileState, FileVersion, Snapshot};
@@ -532,7 +533,8 @@ unsafe fn open_main(
             return ffi::SQLITE_CANTOPEN;
         }
     };
-    (admission.gate).opened(Journal::new(journal_path.to_owned(), admission.network));
+    let journal = Journal::new(journal_path.to_owned(), admission.network);
+    admission.gate.opened(journal, KeyFile::beside(path));
     journals().insert(journal_name.addr(), admission.gate.clone());
     let main = MainFile {
         gate: admission.gate,

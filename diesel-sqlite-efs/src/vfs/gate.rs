@@ -8,11 +8,13 @@
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::journal::{Journal, Standing};
+use super::key_file::{Found, KeyFile, OwnLock};
 use super::pragma;
 use super::snapshot::{FileState, FileVersion};
 use crate::client::DynamoDbLockClient;
@@ -31,8 +33,16 @@ pub(crate) struct Gate {
     commit: CommitMode,
     release: ReleaseMode,
     max_attempts: Option<u32>,
-    journal: OnceLock<Journal>,
+    is_local: bool,
+    files: OnceLock<Files>,
     state: Mutex<State>,
+}
+
+/// What stands, or may stand, beside the database.
+#[derive(Debug)]
+struct Files {
+    journal: Journal,
+    key_file: KeyFile,
 }
 
 /// The settings that the gate goes by.
@@ -42,6 +52,8 @@ pub(crate) struct GateSettings {
     pub(crate) release: ReleaseMode,
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: Option<u32>,
+    /// No lock table: `lock=local`.
+    pub(crate) is_local: bool,
 }
 
 #[derive(Debug)]
@@ -61,6 +73,8 @@ struct State {
     journal_id: Option<JournalId>,
     /// The journal of this transaction has ended: what still comes cannot change the outcome.
     ended: bool,
+    /// The file that says which lock protects the database names ours, or has been seen to.
+    key_file_is_settled: bool,
     /// A lease was lost: the pages that SQLite has cached may never have been committed.
     cache_is_suspect: bool,
     error: Option<LockError>,
@@ -160,7 +174,8 @@ impl Gate {
             commit: settings.commit,
             release: settings.release,
             max_attempts: settings.max_attempts,
-            journal: OnceLock::new(),
+            is_local: settings.is_local,
+            files: OnceLock::new(),
             state: Mutex::new(State {
                 timeout: settings.timeout,
                 deadline: None,
@@ -171,6 +186,7 @@ impl Gate {
                 poll: None,
                 journal_id: None,
                 ended: false,
+                key_file_is_settled: false,
                 cache_is_suspect: false,
                 error: None,
                 not_released: None,
@@ -183,14 +199,64 @@ impl Gate {
         }
     }
 
-    /// The main file was opened: where its journal will be.
-    pub(super) fn opened(&self, journal: Journal) {
+    /// The main file was opened: what may stand beside it.
+    pub(super) fn opened(&self, journal: Journal, key_file: KeyFile) {
         // A second file under one gate is never opened: the gate is taken by the first.
-        let _ = self.journal.set(journal);
+        let _ = self.files.set(Files { journal, key_file });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One lock for one database.
+impl Gate {
+    /// Whether another lock than ours protects the database, as far as this host knows; asked once,
+    /// when it is opened.
+    pub(crate) fn check_key_file(&self) -> Result<(), ConfigError> {
+        let Some(files) = self.files.get() else {
+            return Ok(());
+        };
+        let found = files.key_file.look(self.own_lock())?;
+        self.state().key_file_is_settled = found == Found::Ours;
+        Ok(())
+    }
+
+    /// With the lease in hand, before anything is changed: the same by a fresh look, and the file
+    /// is created if there is none. Nothing, once it has been seen.
+    fn settle_key_file(&self) -> Result<(), LockError> {
+        let mut state = self.state();
+        let Some(files) = self.files.get() else {
+            return Ok(());
+        };
+        if state.key_file_is_settled {
+            return Ok(());
+        }
+        files.journal.refresh_name();
+        let found = files.key_file.look(self.own_lock());
+        if found.map_err(LockError::Config)? == Found::Nothing && !self.is_local {
+            if let Err(error) = files.key_file.create(&self.lock) {
+                // Most often there can be no journal either, and SQLite will say why. A file system
+                // without links refuses for good, and goes without this check.
+                let for_good = [ErrorKind::PermissionDenied, ErrorKind::Unsupported];
+                state.key_file_is_settled = for_good.contains(&error.kind());
+                return Ok(());
+            }
+            // Somebody else may have been faster.
+            let found = files.key_file.look(self.own_lock());
+            found.map_err(LockError::Config)?;
+        }
+        state.key_file_is_settled = true;
+        Ok(())
+    }
+
+    fn own_lock(&self) -> OwnLock<'_> {
+        if self.is_local {
+            OwnLock::Local
+        } else {
+            OwnLock::Item(&self.lock)
+        }
     }
 }
 
@@ -273,7 +339,9 @@ impl Gate {
         current: FileState,
         purpose: Purpose,
     ) -> Result<(), Busy> {
-        let hot = match self.settle_leftover(current == FileState::Empty) {
+        let settled = (self.settle_key_file())
+            .and_then(|()| self.settle_leftover(current == FileState::Empty));
+        let hot = match settled {
             Ok(hot) => hot,
             Err(error) => {
                 let mut state = self.state();
@@ -306,7 +374,8 @@ impl Gate {
     /// With the lease in hand, before a hot journal is rolled back: removes it instead if the
     /// item says that its transaction is finished, and remembers which one it is otherwise.
     pub(crate) fn before_recovery(&self) -> Result<(), Refused> {
-        self.settle_leftover(false).map(drop).map_err(|error| {
+        let settled = (self.settle_key_file()).and_then(|()| self.settle_leftover(false));
+        settled.map(drop).map_err(|error| {
             let mut state = self.state();
             state.error = Some(error);
             state.put_lease_away(self);
@@ -321,7 +390,7 @@ impl Gate {
         let unreadable =
             |error| self.file_error(format!("the rollback journal cannot be examined: {error}"));
         let mut state = self.state();
-        let Some(journal) = self.journal.get() else {
+        let Some(journal) = self.journal() else {
             return Ok(false);
         };
         let Some(recorded) = state.hold.as_ref().map(|hold| hold.lease.recorded()) else {
@@ -562,7 +631,7 @@ impl Gate {
             // The answer may have come after the lease's end.
             self.fence()?;
         }
-        let Some(journal) = self.journal.get() else {
+        let Some(journal) = self.journal() else {
             return Err(Refused);
         };
         // Looked at after the store has confirmed: what stands there now is what is removed.
@@ -719,7 +788,7 @@ impl Gate {
 
     /// What stands at the journal's path.
     pub(super) fn journal(&self) -> Option<&Journal> {
-        self.journal.get()
+        self.files.get().map(|files| &files.journal)
     }
 }
 

@@ -3,6 +3,7 @@
 mod ffi;
 pub(crate) mod gate;
 mod journal;
+mod key_file;
 pub(crate) mod netfs;
 mod pragma;
 mod snapshot;

@@ -585,8 +585,10 @@ fn a_pool_of_connections_serves_threads_that_write() {
 
 #[test]
 fn a_pool_does_not_hand_out_a_connection_with_an_open_transaction_again() {
-    let site = Site::with_table();
+    let site = Site::new();
     let pool = pool(&site, 1);
+    let created = (pool.get().expect("a connection")).batch_execute("CREATE TABLE t (n INTEGER)");
+    assert_eq!(created, Ok(()));
     let panicked = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let mut conn: PooledConnection<_> = pool.get().expect("a connection");

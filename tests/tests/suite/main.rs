@@ -6,6 +6,7 @@ mod events;
 mod every_point;
 mod files;
 mod harness;
+mod lock_keys;
 mod nfs;
 mod processes;
 mod protocol;

@@ -19,7 +19,9 @@ const NEW: FileVersion = FileVersion([2; 16]);
 struct World {
     clock: Clock,
     store: Arc<InMemoryLockStore>,
+    database: PathBuf,
     journal: PathBuf,
+    key_file: PathBuf,
 }
 
 impl World {
@@ -30,18 +32,41 @@ impl World {
             wall: Duration::from_secs(1_800_000_000),
         });
         let name = format!(
-            "efs-gate-{}-{}-journal",
+            "efs-gate-{}-{}",
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
+        let beside = |suffix| std::env::temp_dir().join(format!("{name}{suffix}"));
+        fs::write(beside(""), b"").unwrap();
         Self {
             store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
             clock,
-            journal: std::env::temp_dir().join(name),
+            database: beside(""),
+            journal: beside("-journal"),
+            key_file: beside("-lock-key"),
         }
     }
 
     fn gate_with(&self, commit: CommitMode, timeout: Duration) -> Gate {
+        let settings = GateSettings {
+            commit,
+            timeout,
+            ..self.settings()
+        };
+        self.gate_of(KEY, settings)
+    }
+
+    fn settings(&self) -> GateSettings {
+        GateSettings {
+            commit: CommitMode::Confirmed,
+            release: ReleaseMode::Wait,
+            timeout: Duration::from_millis(20),
+            max_attempts: None,
+            is_local: false,
+        }
+    }
+
+    fn gate_of(&self, key: &str, settings: GateSettings) -> Gate {
         /// A store of its own for each host, so that they do not share a line.
         #[derive(Debug)]
         struct Host(Arc<InMemoryLockStore>);
@@ -69,14 +94,9 @@ impl World {
         let client = DynamoDbLockClient::with_store(Arc::new(Host(self.store.clone())))
             .lease_duration(LEASE)
             .clock(self.clock.clone());
-        let settings = GateSettings {
-            commit,
-            release: ReleaseMode::Wait,
-            timeout,
-            max_attempts: None,
-        };
-        let gate = Gate::new(client, KEY, settings);
-        gate.opened(Journal::new(self.journal.clone(), false));
+        let gate = Gate::new(client, key, settings);
+        let journal = Journal::new(self.journal.clone(), false);
+        gate.opened(journal, KeyFile::beside(&self.database));
         gate
     }
 
@@ -98,7 +118,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.journal);
+        for file in [&self.database, &self.journal, &self.key_file] {
+            let _ = fs::remove_file(file);
+        }
     }
 }
 
@@ -537,4 +559,85 @@ fn the_format_of_a_file_is_told_by_its_header() {
     header[18] = 2;
     gate.saw_header(&header);
     assert_eq!(gate.file_format(), Some(FileFormat::WriteAheadLog));
+}
+
+#[test]
+fn the_first_lease_says_which_lock_it_is_and_another_changes_nothing() {
+    let world = World::new();
+    let early = world.gate_of("another", world.settings());
+    early.check_key_file().unwrap();
+    let gate = world.gate();
+    gate.check_key_file().unwrap();
+    gate.claim(FIRST_WRITE).unwrap();
+    assert!(!world.key_file.exists(), "nothing is allowed yet");
+    gate.admit(OLD, FileState::Version(OLD), FIRST_WRITE)
+        .unwrap();
+    assert!(world.key_file.exists());
+    gate.unlocked();
+
+    // Opened before the file was there: a lease of its own does not let it pass, nor touch a journal.
+    world.write_journal(0xd9, MINE);
+    let empty = FileVersion::default();
+    type Step = fn(&Gate, FileVersion) -> bool;
+    let steps: [Step; 3] = [
+        |early, _| {
+            early.claim(FIRST_WRITE).unwrap();
+            let current = FileState::Version(OLD);
+            early.admit(OLD, current, FIRST_WRITE).is_err()
+        },
+        |early, empty| {
+            early.claim(FIRST_WRITE).unwrap();
+            early.admit(empty, FileState::Empty, FIRST_WRITE).is_err()
+        },
+        |early, _| {
+            early.claim(Purpose::Recovery).unwrap();
+            early.before_recovery().is_err()
+        },
+    ];
+    for is_refused in steps {
+        assert!(is_refused(&early, empty));
+        let error = early.take_error();
+        assert!(matches!(
+            error,
+            Some(LockError::Config(ConfigError::OtherLock { .. }))
+        ));
+        assert!(world.journal.exists());
+        assert_eq!(world.store.item("another"), None, "it is given back");
+    }
+    // Opened later, it does not come that far.
+    let late = world.gate_of("another", world.settings());
+    assert!(late.check_key_file().is_err());
+}
+
+#[test]
+fn a_key_file_is_looked_at_until_it_is_seen_and_then_never_again() {
+    let world = World::new();
+    let gate = world.gate();
+    begin_writing(&gate);
+    gate.unlocked();
+    // Nobody may do this while the database is open; it shows that nobody looks.
+    fs::write(&world.key_file, b"").unwrap();
+    begin_writing(&gate);
+    gate.unlocked();
+}
+
+#[test]
+fn a_local_lock_writes_no_key_file_and_passes_by_none() {
+    let world = World::new();
+    let settings = GateSettings {
+        is_local: true,
+        ..world.settings()
+    };
+    let local = world.gate_of(KEY, settings);
+    local.check_key_file().unwrap();
+    let gate = world.gate();
+    begin_writing(&gate);
+    gate.unlocked();
+    local.claim(FIRST_WRITE).unwrap();
+    local
+        .admit(OLD, FileState::Version(OLD), FIRST_WRITE)
+        .unwrap_err();
+    fs::remove_file(&world.key_file).unwrap();
+    begin_writing(&local);
+    assert!(!world.key_file.exists());
 }

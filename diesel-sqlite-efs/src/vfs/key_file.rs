@@ -1,0 +1,334 @@
+//! The small file beside a database that says which lock protects it: under two different locks its
+//! writers would not keep each other out.
+//!
+//! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::{ConfigError, LockName};
+
+/// What is added to the database's name.
+const SUFFIX: &str = "-lock-key";
+
+/// The file of one database. Nobody changes it once it is there.
+#[derive(Debug)]
+pub(super) struct KeyFile {
+    database: PathBuf,
+    path: PathBuf,
+}
+
+/// The lock that a connection is set to take.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum OwnLock<'a> {
+    /// An item in a table.
+    Item(&'a LockName),
+    /// SQLite's file locks alone (`lock=local`), which agree with no file of this kind, and write none.
+    Local,
+}
+
+/// What a look at the file has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// There is none, or none that this host knows of yet.
+    Nothing,
+    /// It names our own lock.
+    Ours,
+}
+
+impl KeyFile {
+    /// For the database at this path, which is the one that SQLite has opened, links resolved.
+    pub(super) fn beside(database: &Path) -> Self {
+        let mut path = database.as_os_str().to_owned();
+        path.push(SUFFIX);
+        Self {
+            database: database.to_owned(),
+            path: path.into(),
+        }
+    }
+
+    /// Looks, by what this host knows of the name: a network file system's client may miss a file
+    /// that was created up to 30 s ago.
+    ///
+    /// # Errors
+    /// [`ConfigError::OtherLock`] if another lock is named, [`ConfigError::Database`] if the file
+    /// cannot be read or understood.
+    pub(super) fn look(&self, own: OwnLock<'_>) -> Result<Found, ConfigError> {
+        let unusable = |problem: String| ConfigError::Database {
+            path: self.database.clone(),
+            problem: format!(
+                "{}, which says what lock protects it, {problem}",
+                self.path.display()
+            ),
+        };
+        let text = (self.read()).map_err(|error| unusable(format!("cannot be read: {error}")))?;
+        let Some(text) = text else {
+            return Ok(Found::Nothing);
+        };
+        let recorded = Recorded::parse(&text).ok_or_else(|| {
+            unusable(
+                "cannot be understood; delete it while no process has the database open".to_owned(),
+            )
+        })?;
+        match own {
+            OwnLock::Item(own) if recorded.agrees_with(&Recorded::from(own)) => Ok(Found::Ours),
+            other => Err(ConfigError::OtherLock {
+                path: self.database.clone(),
+                recorded: recorded.describe(),
+                configured: match other {
+                    OwnLock::Item(own) => Recorded::from(own).describe(),
+                    OwnLock::Local => "`lock=local`".to_owned(),
+                },
+                file: self.path.clone(),
+            }),
+        }
+    }
+
+    /// Creates the file, unless there is one already: whole or not at all, durably.
+    ///
+    /// # Errors
+    /// Of the file system. Nothing is left behind then.
+    pub(super) fn create(&self, own: &LockName) -> io::Result<()> {
+        let mut draft = OsString::from(&self.path);
+        draft.push(format!(".{:08x}", Uuid::new_v4().as_fields().0));
+        let draft = PathBuf::from(draft);
+        let created = self.publish(&draft, &Recorded::from(own).text());
+        match (fs::remove_file(&draft), created) {
+            // It was not even begun.
+            (Err(error), created) if error.kind() == ErrorKind::NotFound => created,
+            (removed, created) => created.and(removed),
+        }
+    }
+
+    /// A link is made whole or not at all, and only where there is no file of that name yet.
+    fn publish(&self, draft: &Path, text: &str) -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(draft)?;
+        file.write_all(text.as_bytes())?;
+        // Whoever may use the database may read it, whatever this process's umask.
+        file.set_permissions(self.database.metadata()?.permissions())?;
+        file.sync_all()?;
+        match fs::hard_link(draft, &self.path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        match self.path.parent() {
+            Some(directory) if !directory.as_os_str().is_empty() => File::open(directory),
+            _ => File::open("."),
+        }?
+        .sync_all()
+    }
+
+    fn read(&self) -> io::Result<Option<String>> {
+        /// More than the longest table and key, each character escaped.
+        const LONGEST: u64 = 64 << 10;
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut text = Vec::new();
+        file.take(LONGEST).read_to_end(&mut text)?;
+        Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+/// A lock as it stands in the file, its parts escaped.
+#[derive(Debug, PartialEq, Eq)]
+struct Recorded {
+    table: String,
+    key: String,
+}
+
+impl Recorded {
+    const TABLE: &str = "table: ";
+    const KEY: &str = "key: ";
+
+    fn parse(text: &str) -> Option<Self> {
+        let after = |name| text.lines().find_map(|line: &str| line.strip_prefix(name));
+        Some(Self {
+            table: after(Self::TABLE)?.to_owned(),
+            key: after(Self::KEY)?.to_owned(),
+        })
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "# The lock that protects the database beside this file. All processes that write to it have to\n\
+             # take the same. To change the lock, stop them all, delete this file, start them with the new one.\n\
+             {}{}\n{}{}\n",
+            Self::TABLE,
+            self.table,
+            Self::KEY,
+            self.key
+        )
+    }
+
+    /// Whether it may be the same lock. Where one side has the table's ARN and the other its name,
+    /// the names are compared; account and region behind a bare name are not known here.
+    fn agrees_with(&self, other: &Self) -> bool {
+        let name = |table: &str| table.rsplit('/').next().map(str::to_owned);
+        let both_are_full = [self, other]
+            .iter()
+            .all(|lock| lock.table.starts_with("arn:"));
+        self.key == other.key
+            && (self.table == other.table
+                || (!both_are_full && name(&self.table) == name(&other.table)))
+    }
+
+    fn describe(&self) -> String {
+        format!("the lock key `{}` in the table `{}`", self.key, self.table)
+    }
+}
+
+impl From<&LockName> for Recorded {
+    fn from(lock: &LockName) -> Self {
+        Self {
+            table: one_line(&lock.table),
+            key: one_line(&lock.key),
+        }
+    }
+}
+
+/// The text without what would break a line, so that different texts stay different.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || character == '\\' {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database's path; the files go with it.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let directory =
+                std::env::temp_dir().join(format!("efs-key-file-{name}-{}", std::process::id()));
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("app.db"), b"").unwrap();
+            Self(directory.join("app.db"))
+        }
+
+        fn lock(&self, table: &str, key: &str) -> LockName {
+            LockName {
+                database: self.0.clone(),
+                key: key.to_owned(),
+                table: table.to_owned(),
+            }
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<_> = fs::read_dir(self.0.parent().unwrap())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(self.0.parent().unwrap());
+        }
+    }
+
+    #[test]
+    fn whoever_creates_it_first_is_whom_it_names() {
+        let place = Place::new("first");
+        let file = KeyFile::beside(&place.0);
+        let (ours, other) = (place.lock("locks", "a"), place.lock("locks", "b"));
+        assert_eq!(file.look(OwnLock::Item(&ours)), Ok(Found::Nothing));
+        assert_eq!(file.look(OwnLock::Local), Ok(Found::Nothing));
+        file.create(&ours).unwrap();
+        file.create(&other).unwrap();
+        file.create(&ours).unwrap();
+        assert_eq!(place.names(), ["app.db", "app.db-lock-key"]);
+        assert_eq!(file.look(OwnLock::Item(&ours)), Ok(Found::Ours));
+        for (own, named) in [
+            (
+                OwnLock::Item(&other),
+                "the lock key `b` in the table `locks`",
+            ),
+            (OwnLock::Local, "`lock=local`"),
+        ] {
+            let error = file.look(own).unwrap_err();
+            assert!(matches!(error, ConfigError::OtherLock { .. }));
+            let told = error.to_string();
+            assert!(
+                told.contains("the lock key `a` in the table `locks`"),
+                "{told}"
+            );
+            assert!(told.contains(named), "{told}");
+            assert!(told.contains("app.db-lock-key"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_created_leaves_nothing_behind() {
+        let place = Place::new("no-room");
+        let lock = place.lock("locks", "a");
+        let nowhere = KeyFile::beside(Path::new("/no/such/directory/app.db"));
+        assert!(nowhere.create(&lock).is_err());
+        fs::remove_file(&place.0).unwrap();
+        // Without a database there are no permissions to go by.
+        assert!(KeyFile::beside(&place.0).create(&lock).is_err());
+        assert_eq!(place.names(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_no_such_file_is_refused_with_the_remedy() {
+        let place = Place::new("garbage");
+        let file = KeyFile::beside(&place.0);
+        for text in ["", "table: locks\n", "key: a\n"] {
+            fs::write(&file.path, text).unwrap();
+            let error = file.look(OwnLock::Local).unwrap_err().to_string();
+            assert!(error.contains("delete it while no process"), "{error}");
+        }
+    }
+
+    #[test]
+    fn any_key_fits_into_its_line_and_differs_from_every_other() {
+        let place = Place::new("escapes");
+        let keys = ["a", " a", "a ", "a\nkey: b", "a\\nkey: b", "ä/% \u{85}", ""];
+        for key in keys {
+            let recorded = Recorded::from(&place.lock("locks", key));
+            assert_eq!(
+                Recorded::parse(&recorded.text()).as_ref(),
+                Some(&recorded),
+                "{key:?}"
+            );
+            let equal = keys
+                .iter()
+                .filter(|other| recorded.agrees_with(&Recorded::from(&place.lock("locks", other))));
+            assert_eq!(equal.count(), 1, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_may_be_named_or_given_in_full() {
+        let place = Place::new("tables");
+        let lock = |table: &str| Recorded::from(&place.lock(table, "a"));
+        let here = lock("arn:aws:dynamodb:eu-west-1:111122223333:table/locks");
+        let elsewhere = lock("arn:aws:dynamodb:eu-west-2:111122223333:table/locks");
+        assert!(lock("locks").agrees_with(&here) && here.agrees_with(&lock("locks")));
+        assert!(here.agrees_with(&here) && !here.agrees_with(&elsewhere));
+        assert!(!lock("others").agrees_with(&here) && !lock("others").agrees_with(&lock("locks")));
+    }
+}
