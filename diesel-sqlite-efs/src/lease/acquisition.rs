@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
@@ -187,7 +187,7 @@ impl Acquisition {
             PutAnswer::Stored { .. } => return self.granted(sent, None, turn, give_up_after),
             PutAnswer::Refused { current, date } => (current, date),
         };
-        let now = self.store_time(sent.received, date.is_some());
+        let now = self.store_time(sent.received, date);
         let Some(current) = current else {
             return self.attempt_blind(turn, now, give_up_after);
         };
@@ -233,14 +233,14 @@ impl Acquisition {
     }
 
     /// The time by the store's clock; later than it is by no more than the skew we allow for.
-    fn store_time(&self, received: Moment, dated: bool) -> f64 {
+    fn store_time(&self, received: Moment, date: Option<SystemTime>) -> f64 {
         /// Hosts' clocks are taken to agree to within this where the store's is not known.
         const ALLOWANCE_WITHOUT_DATE: f64 = 2.0;
         let estimate = self.desk.shared.server_clock.at(received);
-        if dated {
-            estimate
-        } else {
-            estimate - ALLOWANCE_WITHOUT_DATE
+        match date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) {
+            // The host's clock may have been stepped since the request was sent.
+            Some(date) => estimate.min(date.as_secs_f64() + 1.0),
+            None => estimate - ALLOWANCE_WITHOUT_DATE,
         }
     }
 
@@ -254,6 +254,7 @@ impl Acquisition {
             lock_id: &self.lock_id,
             acquired_at: None,
             committed,
+            since: None,
         };
         let result = self.desk.put(&draft, condition, give_up_after);
         match &result {
@@ -295,8 +296,7 @@ impl Acquisition {
             held: Arc::new(held),
             turn: Some(turn),
         };
-        // What others see as its end must be right by the store's clock before it is relied on,
-        // and a record that a blind put has wiped must stand again.
+        // A record that a blind put has wiped must stand again, too.
         let blind = matches!(&sent.answer, PutAnswer::Stored { previous: Some(old), .. } if old.committed != recorded);
         if sent.clock_was_wrong || blind {
             lease.held.correct(recorded, give_up_after)?;
@@ -312,23 +312,6 @@ impl Acquisition {
             .speaker()
             .acquired(self.attempts, self.begun.elapsed());
         Ok(Attempt::Granted(lease))
-    }
-}
-
-impl Held {
-    /// Writes the item once more, with the right time and record.
-    fn correct(
-        &self,
-        recorded: Option<JournalId>,
-        give_up_after: Duration,
-    ) -> Result<(), StoreError> {
-        let sent = self.put_again(None, recorded, give_up_after)?;
-        let mut state = self.state();
-        match sent.answer {
-            PutAnswer::Stored { .. } => state.span = sent.span,
-            PutAnswer::Refused { ref current, .. } => self.lose_to(&mut state, current.as_ref()),
-        }
-        Ok(())
     }
 }
 

@@ -78,7 +78,9 @@ impl Desk {
         give_up_after: Duration,
     ) -> Result<Sent, StoreError> {
         let sent = self.clock.now();
-        let began = self.shared.server_clock.at(sent);
+        // A wall clock that was set back must not end an item early that others go by.
+        let at_least = draft.since.map_or(0.0, |span| span.store_time(sent));
+        let began = self.shared.server_clock.at(sent).max(at_least);
         let expires_at = (began + self.terms.duration.as_secs_f64()).floor();
         let item = LockItem {
             key: self.name.key.clone(),
@@ -91,12 +93,13 @@ impl Desk {
         let answer = self.ask(|store| store.put(&item, condition, give_up_after))?;
         let received = self.clock.now();
         let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
-        let clock_error = self.shared.server_clock.learn(sent, received, *date);
+        let clock_error = (self.shared.server_clock).learn(began, sent, received, *date);
         let good_for = Duration::from_secs_f64((expires_at - began).max(0.0));
         Ok(Sent {
             answer,
             span: Span {
                 from: sent,
+                began,
                 good_for: good_for.saturating_sub(self.terms.safety_margin()),
             },
             acquired_at: item.acquired_at,
@@ -126,6 +129,8 @@ struct ItemDraft<'a> {
     /// `None` for the first put: now.
     acquired_at: Option<u64>,
     committed: Option<JournalId>,
+    /// The put before it, if its time can be relied on.
+    since: Option<Span>,
 }
 
 /// A put that was answered.
@@ -143,12 +148,20 @@ struct Sent {
 #[derive(Debug, Clone, Copy)]
 struct Span {
     from: Moment,
+    /// The store's time then, in seconds of the Unix epoch.
+    began: f64,
     good_for: Duration,
 }
 
 impl Span {
     fn left(&self, now: Moment) -> Duration {
         self.good_for.saturating_sub(now.elapsed_since(self.from))
+    }
+
+    /// The store's time now at least: by the clock that is never set.
+    fn store_time(&self, now: Moment) -> f64 {
+        let passed = now.monotonic.saturating_sub(self.from.monotonic);
+        self.began + passed.as_secs_f64()
     }
 }
 
@@ -382,24 +395,59 @@ impl Held {
         &self,
         recorded: Option<JournalId>,
         committed: Option<JournalId>,
+        since: Option<Span>,
         give_up_after: Duration,
     ) -> Result<Sent, StoreError> {
         let draft = ItemDraft {
             lock_id: &self.lock_id,
             acquired_at: Some(self.acquired_at),
             committed,
+            since,
         };
         (self.desk).put(&draft, PutCondition::Ours { recorded }, give_up_after)
     }
 
+    /// Writes the item once more, with the right time and record: what others see as its end must be
+    /// right by the store's clock before it is relied on.
+    ///
+    /// Needs the right to make a request ([`one_request`](Self::one_request)).
+    fn correct(
+        &self,
+        recorded: Option<JournalId>,
+        give_up_after: Duration,
+    ) -> Result<(), StoreError> {
+        /// One suffices, unless an answer's date was wrong.
+        const MOST_ATTEMPTS: u32 = 3;
+        for _ in 0..MOST_ATTEMPTS {
+            let sent = self.put_again(recorded, recorded, None, give_up_after)?;
+            let mut state = self.state();
+            match sent.answer {
+                PutAnswer::Stored { .. } => state.span = sent.span,
+                PutAnswer::Refused { ref current, .. } => {
+                    self.lose_to(&mut state, current.as_ref());
+                    return Ok(());
+                }
+            }
+            if !sent.clock_was_wrong {
+                return Ok(());
+            }
+        }
+        self.lose(
+            &mut self.state(),
+            "the dates of the lock table's answers contradict each other",
+        );
+        Ok(())
+    }
+
     /// Needs the right to make a request ([`one_request`](Self::one_request)).
     fn renew(&self) -> Result<(), LockError> {
-        let (recorded, left) = {
+        let (recorded, span) = {
             let mut state = self.state();
             self.check(&mut state)?;
-            (state.recorded, state.span.left(self.desk.clock.now()))
+            (state.recorded, state.span)
         };
-        let sent = match self.put_again(recorded, recorded, left) {
+        let left = span.left(self.desk.clock.now());
+        let sent = match self.put_again(recorded, recorded, Some(span), left) {
             Ok(sent) => sent,
             Err(source) => {
                 self.desk.speaker().renewal_failed(&source.to_string());
@@ -435,7 +483,8 @@ impl Held {
         let mut maybe_recorded = false;
         loop {
             let left = self.remaining();
-            let failure = match self.put_again(recorded, committed, left) {
+            let since = Some(self.state().span);
+            let failure = match self.put_again(recorded, committed, since, left) {
                 Ok(Sent {
                     answer: PutAnswer::Stored { .. },
                     span,

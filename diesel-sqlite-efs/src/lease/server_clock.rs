@@ -28,9 +28,11 @@ impl ServerClock {
 
     /// Takes in the date of an answer to a request sent at `sent` that arrived at `received`.
     ///
-    /// Returns by how much the estimate was wrong at least.
+    /// Returns by how much `taken_for`, what the time was taken for when it was sent, was wrong at
+    /// least.
     pub(crate) fn learn(
         &self,
+        taken_for: f64,
         sent: Moment,
         received: Moment,
         date: Option<SystemTime>,
@@ -43,10 +45,10 @@ impl ServerClock {
         let latest = date + 1.0 - sent.wall.as_secs_f64();
         let mut offset = (self.offset_seconds.lock()).unwrap_or_else(PoisonError::into_inner);
         // A wall clock that was stepped back between the two moments leaves no interval.
-        let possible = offset.clamp(earliest, latest.max(earliest));
-        let wrong_by = (possible - *offset).abs();
-        *offset = possible;
-        Duration::from_secs_f64(wrong_by)
+        *offset = offset.clamp(earliest, latest.max(earliest));
+        let took = received.elapsed_since(sent).as_secs_f64();
+        let wrong_by = (taken_for - (date + 1.0)).max(date - took - taken_for);
+        Duration::from_secs_f64(wrong_by.max(0.0))
     }
 }
 
@@ -70,7 +72,7 @@ mod tests {
         let clock = ServerClock::default();
         for tenth in 0..100 {
             let now = 1_000.0 + f64::from(tenth) / 10.0;
-            let wrong_by = clock.learn(moment(now), moment(now + 0.005), date(now as u64));
+            let wrong_by = clock.learn(now, moment(now), moment(now + 0.005), date(now as u64));
             assert_eq!(wrong_by, Duration::ZERO);
         }
         assert_eq!(clock.at(moment(2_000.0)), 2_000.0);
@@ -81,7 +83,7 @@ mod tests {
         for skew in [-3_600.0, 3_600.0] {
             let clock = ServerClock::default();
             let local = 50_000.25 + skew;
-            let wrong_by = clock.learn(moment(local), moment(local + 0.01), date(50_000));
+            let wrong_by = clock.learn(local, moment(local), moment(local + 0.01), date(50_000));
             assert!((wrong_by.as_secs_f64() - 3_600.0).abs() < 1.0);
             assert!((clock.at(moment(local)) - 50_000.25).abs() < 1.0);
         }
@@ -90,7 +92,10 @@ mod tests {
     #[test]
     fn an_answer_without_a_date_teaches_nothing() {
         let clock = ServerClock::default();
-        assert_eq!(clock.learn(moment(5.0), moment(5.0), None), Duration::ZERO);
+        assert_eq!(
+            clock.learn(5.0, moment(5.0), moment(5.0), None),
+            Duration::ZERO
+        );
         assert_eq!(clock.at(moment(5.0)), 5.0);
     }
 }

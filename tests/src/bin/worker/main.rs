@@ -12,12 +12,12 @@ use std::collections::HashMap;
 use std::env;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use console::Console;
 use diesel_sqlite_efs::{Clock, Moment};
 
-const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead]\n       \
+const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead|behind|stepping]\n       \
     worker client TABLE [lease=SECONDS] [max-hold=SECONDS] [holder=NAME] \
     [runtime=current-thread|multi-thread]";
 
@@ -65,7 +65,9 @@ impl Options {
         match self.get("clock") {
             // As in a virtual machine that was frozen: no time has passed.
             Some("still") => Clock::manual(now()),
-            Some("ahead") => an_hour_ahead(),
+            Some("ahead") => skewed(|wall, _| wall + HOUR),
+            Some("behind") => skewed(|wall, _| wall - HOUR),
+            Some("stepping") => skewed(stepping),
             _ => Clock::system(),
         }
     }
@@ -79,24 +81,35 @@ fn now() -> Moment {
     }
 }
 
-/// The clock of a host that is an hour ahead of all others.
-fn an_hour_ahead() -> Clock {
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A host's clock whose wall time is what `wall` makes of the true one and the time since the start.
+fn skewed(wall: fn(Duration, Duration) -> Duration) -> Clock {
     const TICK: Duration = Duration::from_millis(5);
-    let start = now();
-    let ahead = move || {
-        let wall = now().wall;
+    let start = Instant::now();
+    let skewed = move || {
+        let monotonic = start.elapsed();
         Moment {
-            monotonic: wall.saturating_sub(start.wall),
-            wall: wall + Duration::from_secs(3_600),
+            monotonic,
+            wall: wall(now().wall, monotonic),
         }
     };
-    let clock = Clock::manual(ahead());
+    let clock = Clock::manual(skewed());
     let ticking = clock.clone();
     thread::spawn(move || {
         loop {
             thread::sleep(TICK);
-            ticking.set(ahead());
+            ticking.set(skewed());
         }
     });
     clock
+}
+
+/// An hour ahead and an hour behind by turns.
+fn stepping(wall: Duration, since_start: Duration) -> Duration {
+    match since_start.as_millis() / 400 % 3 {
+        0 => wall,
+        1 => wall + HOUR,
+        _ => wall - HOUR,
+    }
 }

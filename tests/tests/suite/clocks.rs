@@ -1,0 +1,439 @@
+//! Clocks that are wrong, step or stand still: never two holders, never a live lease taken over, an
+//! expired one always.
+//!
+//! The hosts' clocks and the table's are moved by the test. `EFS_CLOCKS=long` tries more.
+
+use std::env;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use diesel_sqlite_efs::{
+    Clock, DeleteAnswer, DynamoDbLockClient, InMemoryLockStore, Lease, LockError, LockItem,
+    LockStore, Moment, PutAnswer, PutCondition, StoreError,
+};
+use integration::emulator::Emulator;
+
+use crate::worker::Stage;
+
+const KEY: &str = "lock";
+const HOUR: i64 = 3_600;
+const LEASE: Duration = Duration::from_secs(8);
+const SECOND: Duration = Duration::from_secs(1);
+const STEPS: [i64; 3] = [-HOUR, 0, HOUR];
+
+#[test]
+fn whatever_the_clocks_of_two_hosts_do_a_lease_is_taken_over_when_it_has_expired_and_not_before() {
+    use Happens::{AfterPut, BeforePut, Between};
+    let mut tried = 0;
+    for first in STEPS {
+        for second in STEPS {
+            for knows in [true, false] {
+                for holders_step in STEPS {
+                    for moment in [
+                        (Request::Acquire, BeforePut),
+                        (Request::Acquire, AfterPut),
+                        (Request::Renew, Between),
+                        (Request::Renew, BeforePut),
+                        (Request::Renew, AfterPut),
+                    ] {
+                        for others_step in STEPS {
+                            for others_moment in [BeforePut, AfterPut] {
+                                let case = Case {
+                                    skews: [first, second],
+                                    knows,
+                                    holders_step,
+                                    moment,
+                                    others_step,
+                                    others_moment,
+                                };
+                                case.play();
+                                tried += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    println!("{tried} cases of two hosts' clocks");
+    assert!(tried >= 1_620);
+}
+
+#[test]
+fn a_confirmed_commit_does_not_shorten_the_lease_when_the_wall_clock_was_set_back() {
+    let world = World::new();
+    let host = world.host(0);
+    let lease = host.client.acquire(KEY, SECOND).expect("a lease");
+    let before = world.expires_at();
+    for _ in 0..3 {
+        host.step(-HOUR);
+        world.pass(SECOND, &[&host]);
+        lease.renew().expect("a renewal");
+        assert!(world.expires_at() > before, "{}", world.expires_at());
+    }
+    assert!(lease.is_valid());
+}
+
+#[test]
+fn a_store_whose_dates_are_wrong_now_and_then_does_not_end_a_lease_before_its_holder_knows() {
+    for wrong_by in [-HOUR, HOUR] {
+        for nth in 1..=4 {
+            let world = World::new();
+            let (host, other) = (world.host(0), world.host(0));
+            host.lie_at(nth, wrong_by);
+            let Ok(lease) = host.client.acquire(KEY, SECOND) else {
+                continue;
+            };
+            for _ in 0..3 {
+                let renewed = lease.renew();
+                let granted = other.client.try_acquire(KEY).expect("an answer");
+                assert!(
+                    granted.is_none() || !lease.is_valid(),
+                    "wrong by {wrong_by} s at answer {nth}: {renewed:?}"
+                );
+                world.pass(SECOND, &[&host, &other]);
+            }
+        }
+    }
+}
+
+#[test]
+fn while_both_clocks_stand_still_the_lease_ends_all_the_same_and_cannot_be_renewed() {
+    let world = World::new();
+    let (frozen, other) = (world.host(0), world.host(0));
+    let lease = frozen.client.acquire(KEY, SECOND).expect("a lease");
+    for second in 0..LEASE.as_secs() - 1 {
+        let granted = other.client.try_acquire(KEY).expect("an answer");
+        assert!(granted.is_none(), "after {second} s");
+        world.pass(SECOND, &[&other]);
+    }
+    world.pass(SECOND * 2, &[&other]);
+    let granted = other.client.try_acquire(KEY).expect("an answer");
+    assert!(granted.is_some(), "it has expired");
+    // It cannot know, and asks; the condition of its request refuses it.
+    assert!(lease.is_valid());
+    let error = lease.renew().expect_err("it is another's");
+    assert!(matches!(error, LockError::LeaseLost { .. }), "{error}");
+    assert!(!lease.is_valid());
+    lease.release().expect("nothing to release");
+    assert!(granted.is_some_and(|lease| lease.is_valid()));
+}
+
+#[test]
+fn either_clock_alone_ends_a_lease_while_the_other_stands_still() {
+    for (monotonic, wall) in [(9, 0), (0, 9), (9, -HOUR), (0, HOUR)] {
+        let world = World::new();
+        let host = world.host(0);
+        let lease = host.client.acquire(KEY, SECOND).expect("a lease");
+        host.shift(monotonic, wall);
+        assert!(!lease.is_valid(), "{monotonic} s and {wall} s");
+        host.shift(0, -wall);
+        assert!(!lease.is_valid(), "once lost it stays lost");
+        let error = lease.renew().expect_err("it is over");
+        assert!(matches!(error, LockError::LeaseLost { .. }), "{error}");
+    }
+}
+
+#[test]
+fn processes_whose_clocks_are_ahead_behind_and_stepping_lose_no_update() {
+    let stage = Stage::without_file_locks("clocks-processes");
+    stage.open("").ok("create-ledger");
+    let seconds = if is_long() { "60" } else { "3" };
+    let clocks = [
+        "clock=system",
+        "clock=ahead",
+        "clock=behind",
+        "clock=stepping",
+    ];
+    let mut writers = clocks.map(|clock| {
+        let opened = stage.try_open(
+            Emulator::shared().endpoint(),
+            "lock_timeout=20&lock_expiration=4",
+            &[clock],
+        );
+        opened.expect("the database opens")
+    });
+    for (index, writer) in writers.iter_mut().enumerate() {
+        writer.tell(&format!("write-ledger w{index} {seconds}"));
+    }
+    let mut acknowledged = 0;
+    for (writer, clock) in writers.iter().zip(clocks) {
+        let written = writer.answer().expect("no error but retryable ones");
+        println!("{clock}: {written}");
+        let count = written.split(' ').next().and_then(|word| word.parse().ok());
+        acknowledged += count.unwrap_or(0_u64);
+    }
+    assert!(acknowledged > 0);
+    let mut auditor = stage.open("lock_timeout=20");
+    let state = auditor.ok(
+        "query SELECT (SELECT value FROM counter), (SELECT count(*) FROM entry), (SELECT sum(balance) FROM account)",
+    );
+    assert_eq!(state, format!("{acknowledged}|{acknowledged}|8000"));
+    assert_eq!(auditor.ok("query PRAGMA integrity_check"), "ok");
+}
+
+fn is_long() -> bool {
+    env::var_os("EFS_CLOCKS").is_some_and(|value| value == "long")
+}
+
+/// A holder's request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Request {
+    Acquire,
+    Renew,
+}
+
+/// When a clock is stepped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Happens {
+    /// Before the request.
+    Between,
+    /// In the request, before it is applied.
+    BeforePut,
+    /// In the request, after it was applied.
+    AfterPut,
+}
+
+/// What the clocks of a holder and of another host do.
+#[derive(Debug)]
+struct Case {
+    skews: [i64; 2],
+    /// Both hosts have asked the store before, and know its time.
+    knows: bool,
+    holders_step: i64,
+    moment: (Request, Happens),
+    others_step: i64,
+    others_moment: Happens,
+}
+
+impl Case {
+    fn play(&self) {
+        let world = World::new();
+        let [holder, other] = self.skews.map(|skew| world.host(skew));
+        if self.knows {
+            for host in [&holder, &other] {
+                drop(host.client.acquire("another", SECOND));
+            }
+        }
+        let (request, happens) = self.moment;
+        let step = |at: Request| {
+            if request != at {
+            } else if happens == Happens::Between {
+                holder.step(self.holders_step);
+            } else {
+                holder.step_in_put(happens, self.holders_step);
+            }
+        };
+        step(Request::Acquire);
+        let mut until = world.now() + LEASE;
+        let lease = holder.client.acquire(KEY, SECOND);
+        let lease = lease.unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        world.pass(SECOND, &[&holder, &other]);
+        step(Request::Renew);
+        let now = world.now();
+        if lease.renew().is_ok() {
+            until = now + LEASE;
+        }
+        // A holder whose clock has made it give up cannot be harmed.
+        let is_live = lease.is_valid();
+        other.step_in_put(self.others_moment, self.others_step);
+        loop {
+            let granted = other.client.try_acquire(KEY);
+            let granted = granted.unwrap_or_else(|error| panic!("{self:?}: {error}"));
+            let early = until.saturating_sub(world.now());
+            if granted.is_some() {
+                assert!(!is_live || early <= SECOND, "{self:?}: {early:?} too early");
+                assert!(!lease.is_valid(), "{self:?}: two holders");
+                break;
+            }
+            let late = world.now().saturating_sub(until);
+            assert!(late <= SECOND * 3, "{self:?}: still not free");
+            world.pass(SECOND, &[&holder, &other]);
+        }
+        forget(lease, &world);
+    }
+}
+
+/// Its holder has died; nothing is released.
+fn forget(lease: Lease, world: &World) {
+    world.table.set_item(KEY, None);
+    drop(lease);
+}
+
+/// The lock table, which knows the true time.
+struct World {
+    table: Arc<InMemoryLockStore>,
+    time: Clock,
+}
+
+impl World {
+    fn new() -> Self {
+        let time = Clock::manual(Moment {
+            monotonic: Duration::ZERO,
+            // In the middle of a second.
+            wall: Duration::from_millis(1_800_000_000_500),
+        });
+        Self {
+            table: Arc::new(InMemoryLockStore::with_clock(time.clone())),
+            time,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.time.now().wall
+    }
+
+    /// Time goes by for the table and for these hosts.
+    fn pass(&self, time: Duration, hosts: &[&Host]) {
+        self.time.advance(time);
+        for host in hosts {
+            host.clock.advance(time);
+        }
+    }
+
+    fn expires_at(&self) -> u64 {
+        let item = self.table.item(KEY).expect("an item");
+        item.expires_at.parse().expect("a number")
+    }
+
+    /// A host whose wall clock is off by so many seconds.
+    fn host(&self, skew: i64) -> Host {
+        let clock = Clock::manual(Moment {
+            monotonic: Duration::from_secs(100),
+            wall: shifted(self.now(), skew),
+        });
+        let way = Arc::new(Way {
+            table: self.table.clone(),
+            clock: clock.clone(),
+            event: Mutex::default(),
+            lie: Mutex::default(),
+        });
+        Host {
+            client: DynamoDbLockClient::with_store(way.clone())
+                .lease_duration(LEASE)
+                // No renewal but those that the test asks for.
+                .max_hold(SECOND)
+                .clock(clock.clone()),
+            clock,
+            way,
+        }
+    }
+}
+
+struct Host {
+    client: DynamoDbLockClient,
+    clock: Clock,
+    way: Arc<Way>,
+}
+
+impl Host {
+    fn step(&self, seconds: i64) {
+        step(&self.clock, seconds);
+    }
+
+    /// Lets so much time go by on each clock.
+    fn shift(&self, monotonic: u64, wall: i64) {
+        let now = self.clock.now();
+        self.clock.set(Moment {
+            monotonic: now.monotonic + Duration::from_secs(monotonic),
+            wall: shifted(now.wall, wall),
+        });
+    }
+
+    /// Steps the wall clock in the next put.
+    fn step_in_put(&self, happens: Happens, seconds: i64) {
+        *self.way.event.lock().expect("no panic") = Some((happens, seconds));
+    }
+
+    /// Dates the `nth` answer from now wrongly.
+    fn lie_at(&self, nth: u32, seconds: i64) {
+        *self.way.lie.lock().expect("no panic") = (nth, seconds);
+    }
+}
+
+/// A host's way to the table.
+struct Way {
+    table: Arc<InMemoryLockStore>,
+    clock: Clock,
+    event: Mutex<Option<(Happens, i64)>>,
+    lie: Mutex<(u32, i64)>,
+}
+
+impl Way {
+    fn happens(&self, now: Happens) {
+        let mut event = self.event.lock().expect("no panic");
+        if let Some((_, seconds)) = event.take_if(|(happens, _)| *happens == now) {
+            step(&self.clock, seconds);
+        }
+    }
+
+    fn date(&self, date: Option<SystemTime>) -> Option<SystemTime> {
+        let mut lie = self.lie.lock().expect("no panic");
+        lie.0 = lie.0.saturating_sub(1);
+        let seconds = if lie.0 == 0 {
+            std::mem::take(&mut lie.1)
+        } else {
+            0
+        };
+        let since_epoch = date?.duration_since(UNIX_EPOCH).ok()?;
+        // As in a header: whole seconds.
+        let seconds = shifted(since_epoch, seconds).as_secs();
+        Some(UNIX_EPOCH + Duration::from_secs(seconds))
+    }
+}
+
+fn step(clock: &Clock, seconds: i64) {
+    let now = clock.now();
+    clock.set(Moment {
+        wall: shifted(now.wall, seconds),
+        ..now
+    });
+}
+
+fn shifted(time: Duration, seconds: i64) -> Duration {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { time - by } else { time + by }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Way")
+    }
+}
+
+impl LockStore for Way {
+    fn put(
+        &self,
+        item: &LockItem,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutAnswer, StoreError> {
+        self.happens(Happens::BeforePut);
+        let answer = self.table.put(item, condition, give_up_after)?;
+        self.happens(Happens::AfterPut);
+        Ok(match answer {
+            PutAnswer::Stored { previous, date } => PutAnswer::Stored {
+                previous,
+                date: self.date(date),
+            },
+            PutAnswer::Refused { current, date } => PutAnswer::Refused {
+                current,
+                date: self.date(date),
+            },
+        })
+    }
+
+    fn delete(
+        &self,
+        key: &str,
+        lock_id: &str,
+        give_up_after: Duration,
+    ) -> Result<DeleteAnswer, StoreError> {
+        self.table.delete(key, lock_id, give_up_after)
+    }
+
+    fn table(&self) -> &str {
+        self.table.table()
+    }
+}
