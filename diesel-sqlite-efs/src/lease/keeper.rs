@@ -181,3 +181,30 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::client::DynamoDbLockClient;
+    use crate::store::{InMemoryLockStore, JournalId};
+
+    #[test]
+    fn a_lease_that_was_released_is_not_renewed_any_more() {
+        let store = Arc::new(InMemoryLockStore::new());
+        let client = DynamoDbLockClient::with_store(store.clone());
+        let lease = client.acquire("key", Duration::from_secs(1)).unwrap();
+        // Its item stays, for the record of a journal that is still there.
+        lease.confirm(Some(JournalId([1, 2, 3, 4]))).unwrap();
+        // The keeper has found it due, and comes too late.
+        let held = lease.held.clone();
+        lease.release().unwrap();
+        let left = store.item("key");
+        assert_eq!(left.as_ref().unwrap().expires_at, "1");
+        let requests = client.stats().requests;
+        held.renew_if_free();
+        assert_eq!(client.stats().requests, requests);
+        assert_eq!(store.item("key"), left);
+    }
+}

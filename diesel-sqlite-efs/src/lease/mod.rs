@@ -443,6 +443,10 @@ impl Held {
     fn renew(&self) -> Result<(), LockError> {
         let (recorded, span) = {
             let mut state = self.state();
+            if state.released {
+                // The keeper came too late: an item that was left for its record must stay expired.
+                return Ok(());
+            }
             self.check(&mut state)?;
             (state.recorded, state.span)
         };
