@@ -265,13 +265,13 @@ impl Rule {
     /// Only for the `n`th matching request from when the rule is added; 1 is the next.
     #[must_use]
     pub fn nth(self, n: u64) -> Self {
-        self.from(n).up_to(n)
+        self.from(n).until(n)
     }
 
     /// Only for the next `count` matching requests.
     #[must_use]
     pub fn next(self, count: u64) -> Self {
-        self.up_to(count)
+        self.until(count)
     }
 
     /// Not for the matching requests before the `n`th.
@@ -281,7 +281,9 @@ impl Rule {
         self
     }
 
-    fn up_to(mut self, n: u64) -> Self {
+    /// Not for the matching requests after the `n`th.
+    #[must_use]
+    pub fn until(mut self, n: u64) -> Self {
         self.last = n;
         self
     }

@@ -1,5 +1,6 @@
 //! What the crate promises, tested from outside: one binary, a module for each promise.
 
+mod answers;
 mod clocks;
 mod diesel_traits;
 mod driver;

@@ -1,0 +1,401 @@
+//! Every request of a write, and every fault that can befall it or its answer: what the caller is told
+//! agrees with the file, and nobody is locked out.
+//!
+//! `EFS_ANSWERS=long` repeats each fault, and goes without file locks and without confirmation.
+
+use std::env;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use integration::process::wait_until;
+use integration::proxy::{Action, Answer, Date, Operation, Proxy, Rule};
+use serde_json::json;
+
+use crate::worker::{self, LONG, Process, Stage, proxy, requests};
+
+/// So many cases at once: most of them wait.
+const LANES: usize = 6;
+const HOUR: Duration = Duration::from_secs(3_600);
+const PATIENT: &str = "lock_timeout=30&lock_expiration=60";
+/// What a fault that lasts beyond the lease is waited for.
+const SHORT_LEASE: Duration = Duration::from_secs(4);
+const RENEWED_LEASE: Duration = Duration::from_secs(6);
+
+#[test]
+fn whatever_becomes_of_a_request_or_its_answer_what_is_told_agrees_with_the_file() {
+    let mut cases = Vec::new();
+    for request in [
+        Request::Acquire,
+        Request::TakeOver,
+        Request::Renew,
+        Request::Confirm,
+        Request::Release,
+    ] {
+        for fault in faults() {
+            cases.push(Case {
+                request,
+                fault,
+                times: 1,
+                parameters: "",
+                file_locks: true,
+            });
+        }
+    }
+    if is_long() {
+        let short = cases.clone();
+        for (times, parameters, file_locks) in [
+            (2, "", true),
+            (3, "", false),
+            (1, "&lock_commit=clock", true),
+            (2, "&lock_release=background", true),
+        ] {
+            let varied = short.iter().map(|case| Case {
+                times,
+                parameters,
+                file_locks,
+                ..case.clone()
+            });
+            // Without confirmation there is no such request.
+            cases.extend(
+                varied.filter(|case| {
+                    case.request != Request::Confirm || !parameters.contains("clock")
+                }),
+            );
+        }
+    }
+    // The slowest first.
+    cases.sort_by_key(|case| {
+        let waits = case.fault.beyond_lease || case.leaves_the_item();
+        (!waits, case.request != Request::Renew)
+    });
+    let next = AtomicUsize::new(0);
+    let told = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for lane in 0..LANES {
+            let (next, cases, told) = (&next, &cases, &told);
+            scope.spawn(move || {
+                while let Some((index, case)) = {
+                    let index = next.fetch_add(1, Ordering::SeqCst);
+                    cases.get(index).map(|case| (index, case))
+                } {
+                    let line = case.play(&format!("answers-{lane}-{index}"));
+                    println!("{line}");
+                    told.lock().expect("no panic").push(line);
+                }
+            });
+        }
+    });
+    let told = told.into_inner().expect("no panic");
+    println!("{} cases", told.len());
+    assert_eq!(told.len(), cases.len());
+}
+
+#[test]
+fn while_dynamodb_is_away_reads_go_on_writes_fail_in_time_and_both_recover_by_themselves() {
+    let away = [
+        ("silent", Action::Silence),
+        ("cut", Action::Cut),
+        ("500", Action::Answer(Answer::internal_error())),
+    ];
+    for (name, action) in away {
+        let stage = Stage::new(&format!("answers-away-{name}"));
+        let proxy = proxy();
+        let mut process = stage.open_behind(&proxy, "lock_timeout=1.5&lock_expiration=60");
+        process.ok("execute CREATE TABLE note (text TEXT)");
+        let outage = proxy.rule(Rule::any(action));
+        let rounds = if is_long() { 60 } else { 2 };
+        for _ in 0..rounds {
+            for write in ["execute INSERT INTO note VALUES ('lost')", "immediate"] {
+                let began = Instant::now();
+                let failure = process.fails(write);
+                assert_eq!(failure.kind, "Store", "{name}: {failure:?}");
+                // The rest is for a busy machine.
+                assert!(began.elapsed() < Duration::from_secs(12), "{name}");
+                assert_eq!(process.ok("query SELECT count(*) FROM note"), "0");
+            }
+        }
+        println!(
+            "{name}: {rounds} rounds of writes, {} requests without an answer of use",
+            outage.hits()
+        );
+        assert!(outage.hits() > 0);
+        outage.remove();
+        process.ok("query PRAGMA busy_timeout = 30000");
+        process.ok("execute INSERT INTO note VALUES ('kept')");
+        assert_eq!(process.ok("query SELECT text FROM note"), "kept");
+        stage.assert_whole();
+    }
+}
+
+#[test]
+fn when_dynamodb_goes_away_in_mid_transaction_reads_in_it_go_on_and_it_commits_once_it_is_back() {
+    let stage = Stage::new("answers-away-within");
+    let proxy = proxy();
+    let mut process = stage.open_behind(&proxy, PATIENT);
+    process.ok("execute CREATE TABLE note (text TEXT)");
+    process.ok("begin");
+    process.ok("execute INSERT INTO note VALUES ('kept')");
+    let outage = proxy.rule(Rule::any(Action::Cut));
+    assert_eq!(process.ok("query SELECT count(*) FROM note"), "1");
+    process.tell("commit");
+    outage.wait_for_hits(3, LONG);
+    outage.remove();
+    assert_eq!(process.answer(), Ok("committed".to_owned()));
+    assert_eq!(stage.open("").ok("query SELECT text FROM note"), "kept");
+    stage.assert_whole();
+}
+
+fn is_long() -> bool {
+    env::var_os("EFS_ANSWERS").is_some_and(|value| value == "long")
+}
+
+/// A request of a transaction that writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Acquire,
+    /// Of a lease that has expired: its second put.
+    TakeOver,
+    Renew,
+    Confirm,
+    Release,
+}
+
+/// What befalls a request or its answer.
+#[derive(Debug, Clone)]
+struct Fault {
+    name: &'static str,
+    action: Action,
+    /// It is held until the lease has ended and a successor has written.
+    beyond_lease: bool,
+}
+
+fn faults() -> Vec<Fault> {
+    let fault = |name, action| Fault {
+        name,
+        action,
+        beyond_lease: false,
+    };
+    let late = |name, action| Fault {
+        name,
+        action,
+        beyond_lease: true,
+    };
+    let now = SystemTime::now();
+    vec![
+        fault("lost before it was applied", Action::Cut),
+        fault("lost after it was applied", Action::CutAnswer),
+        fault("never answered, not applied", Action::Silence),
+        fault("never answered, applied", Action::SilenceAnswer),
+        late("late beyond the lease", Action::Hold),
+        late("answered late beyond the lease", Action::HoldAnswer),
+        fault("duplicated", Action::Duplicate),
+        fault("500", Action::Answer(Answer::internal_error())),
+        fault(
+            "500 although applied",
+            Action::ReplaceAnswer(Answer::internal_error()),
+        ),
+        fault("throttled", Action::Answer(Answer::throttled())),
+        fault("another's item", Action::Answer(refusal("9999999999"))),
+        fault(
+            "an item without an end",
+            Action::Answer(refusal("whenever")),
+        ),
+        fault(
+            "garbage although applied",
+            Action::ReplaceAnswer(Answer::new(200, "<html>")),
+        ),
+        fault("no date", Action::Date(Date::Absent)),
+        fault(
+            "no date at all",
+            Action::Date(Date::Text("soon".to_owned())),
+        ),
+        fault("dated an hour ahead", Action::Date(Date::At(now + HOUR))),
+        fault("dated an hour back", Action::Date(Date::At(now - HOUR))),
+    ]
+}
+
+/// A condition that failed because of an item of somebody else's.
+fn refusal(expires_at: &str) -> Answer {
+    let body = json!({
+        "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+        "message": "The conditional request failed",
+        "Item": {
+            "pk": { "S": "somebody's" },
+            "lock_id": { "S": "somebody's" },
+            "expires_at": { "N": expires_at },
+        },
+    });
+    Answer::new(400, body.to_string())
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    request: Request,
+    fault: Fault,
+    times: u64,
+    parameters: &'static str,
+    file_locks: bool,
+}
+
+impl Case {
+    /// Has a process write through the fault; tells what came of it.
+    fn play(&self, table: &str) -> String {
+        let stage = match self.file_locks {
+            true => Stage::new(table),
+            false => Stage::without_file_locks(table),
+        };
+        let mut successor = stage.open(PATIENT);
+        successor.ok("execute CREATE TABLE note (text TEXT)");
+        let proxy = proxy();
+        let lease = match (self.fault.beyond_lease, self.request) {
+            (true, _) => SHORT_LEASE,
+            // It is due after two seconds.
+            (false, Request::Renew) => RENEWED_LEASE,
+            (false, _) if self.leaves_the_item() => RENEWED_LEASE,
+            (false, _) => Duration::from_secs(60),
+        };
+        let parameters = format!(
+            "lock_timeout=20&lock_expiration={}{}",
+            lease.as_secs(),
+            self.parameters
+        );
+        let mut writer = stage.open_behind(&proxy, &parameters);
+        if self.request == Request::TakeOver {
+            let expired = SystemTime::now() - Duration::from_secs(10);
+            let put = (stage.table).put_as_python(&stage.key(), "somebody's", expired);
+            put.expect("the item is put");
+        }
+        let began = Instant::now();
+        let (outcome, rule) = self.write(&mut writer, &proxy);
+        assert!(rule.hits() >= 1, "{self:?}: the fault was not reached");
+        let told = requests(&proxy);
+
+        successor.ok("execute INSERT INTO note VALUES ('of the successor')");
+        if self.fault.beyond_lease {
+            wait_until(LONG, "the lease would be over", || {
+                began.elapsed() > lease + Duration::from_secs(1)
+            });
+            rule.release();
+            wait_until(LONG, "what was late has arrived", || {
+                let requests = proxy.requests();
+                let held = requests.iter().filter(|request| request.status.is_none());
+                held.count() == 0
+            });
+            successor.ok("execute INSERT INTO note VALUES ('of the successor')");
+        } else {
+            rule.remove();
+        }
+        let rows = successor.ok("query SELECT count(*) FROM note WHERE text = 'here'");
+        self.judge(&outcome, &rows, &told);
+        writer.ok("query PRAGMA busy_timeout = 30000");
+        writer.ok("execute INSERT INTO note VALUES ('again')");
+        let expected = if self.fault.beyond_lease { "2" } else { "1" };
+        let rows = writer.ok("query SELECT count(*) FROM note WHERE text LIKE 'of the successor'");
+        assert_eq!(rows, expected, "{self:?}");
+        drop(writer);
+        stage.assert_whole();
+        let outcome = match &outcome {
+            Ok(_) => "acknowledged",
+            Err(failure) => &failure.kind,
+        };
+        format!(
+            "{:?}{} x {} ({}): {outcome}; {}",
+            self.request,
+            self.parameters,
+            self.fault.name,
+            self.times,
+            told.join(", ")
+        )
+    }
+
+    /// Whether the holder cannot know that its item is still there, so that it has to run out.
+    fn leaves_the_item(&self) -> bool {
+        match self.request {
+            Request::Confirm => self.fault.name == "garbage although applied",
+            Request::Release => {
+                ["another's item", "an item without an end"].contains(&self.fault.name)
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes one row; the request in question meets the fault.
+    fn write(
+        &self,
+        writer: &mut Process,
+        proxy: &Proxy,
+    ) -> (worker::Answer, integration::proxy::RuleHandle) {
+        let rule = |operation, first: u64| {
+            let rule = Rule::on(operation, self.fault.action.clone());
+            proxy.rule(rule.from(first).until(first + self.times - 1))
+        };
+        let insert = "execute INSERT INTO note VALUES ('here')";
+        match self.request {
+            Request::Acquire => {
+                let rule = rule(Operation::PutItem, 1);
+                (writer.ask(insert), rule)
+            }
+            Request::TakeOver | Request::Confirm => {
+                let rule = rule(Operation::PutItem, 2);
+                (writer.ask(insert), rule)
+            }
+            Request::Renew => {
+                let rule = rule(Operation::PutItem, 2);
+                writer.ok("immediate");
+                writer.ok(insert);
+                rule.wait_for_hits(1, LONG);
+                (writer.ask("commit"), rule)
+            }
+            Request::Release => {
+                let rule = rule(Operation::DeleteItem, 1);
+                (writer.ask(insert), rule)
+            }
+        }
+    }
+
+    #[track_caller]
+    fn judge(&self, outcome: &worker::Answer, rows: &str, told: &[String]) {
+        match outcome {
+            Ok(_) => assert_eq!(rows, "1", "{self:?}: acknowledged, {told:?}"),
+            Err(failure) if failure.kind == "OutcomeUnknown" => {
+                assert!(["0", "1"].contains(&rows), "{self:?}: {rows}");
+            }
+            Err(failure) => assert_eq!(rows, "0", "{self:?}: {failure:?}, {told:?}"),
+        }
+        if self.times > 1 {
+            return;
+        }
+        let kind = outcome
+            .as_ref()
+            .map_or_else(|failure| failure.kind.as_str(), |_| "");
+        let expected: &[&str] = match (self.request, self.fault.name) {
+            // A short lease may be over before the second attempt.
+            (_, _) if self.fault.beyond_lease => &["", "LeaseLost", "OutcomeUnknown"],
+            (Request::Renew | Request::Confirm, "another's item") => &["LeaseLost"],
+            (Request::Acquire, "an item without an end") => &["Store"],
+            (Request::Renew, "an item without an end") => &["LeaseLost"],
+            (Request::Confirm, "an item without an end") => &["LeaseLost"],
+            (Request::Acquire | Request::TakeOver, "garbage although applied") => &["Store"],
+            (Request::Confirm, "garbage although applied") => &["OutcomeUnknown"],
+            _ => &[""],
+        };
+        // A busy machine may not keep a short lease.
+        let is_short = self.request == Request::Renew || self.leaves_the_item();
+        assert!(
+            expected.contains(&kind) || (is_short && kind == "LeaseLost"),
+            "{self:?}: {outcome:?}, {told:?}"
+        );
+        // A lost answer costs one request, and not the lease.
+        let is_lost = ["lost after it was applied", "never answered, applied"];
+        if is_lost.contains(&self.fault.name) && self.request != Request::Renew {
+            let normal = if self.request == Request::TakeOver {
+                4
+            } else {
+                3
+            };
+            assert_eq!(told.len(), normal + 1, "{self:?}: {told:?}");
+        }
+    }
+}
