@@ -188,6 +188,11 @@ impl DynamoDbLockClient {
         self.shared.keeper.release(lease);
     }
 
+    /// What a request to the store takes at least, as far as is known: the fastest answer so far.
+    pub(crate) fn fastest_answer(&self) -> Duration {
+        self.shared.fastest_answer()
+    }
+
     pub(crate) fn finish_releases(&self) {
         self.shared.keeper.finish_releases();
     }

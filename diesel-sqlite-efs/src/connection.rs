@@ -180,9 +180,17 @@ impl EfsSqliteConnection {
         crate::migrations::run(self, source)
     }
 
-    /// No statement waits for locks beyond this moment; `None` for no such limit, the default.
+    /// No statement waits for locks beyond this moment, and no write is begun that cannot end
+    /// before it; `None` for no such limit, the default.
     ///
-    /// Meant for the end of a Lambda invocation, less the time that its last steps need.
+    /// A write makes three requests to the lock table (two with `lock_commit=clock`). What is left
+    /// has to suffice for them at the pace of the fastest answer so far, else the write fails with
+    /// [`LockError::DeadlinePassed`]: the margin only refuses what cannot succeed, so that one slow
+    /// answer does not keep later writes out. Give it the end of a Lambda invocation, less the time
+    /// that the application's last steps and the file operations of a large commit need.
+    ///
+    /// A transaction that has begun to write is not ended by it: cut short, its outcome would be
+    /// known no sooner.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         if let Some(gate) = self.session.gate() {
             gate.set_deadline(deadline);

@@ -236,9 +236,10 @@ pub enum LockError {
         /// How often the store was asked.
         attempts: u32,
     },
-    /// The deadline set with [`set_deadline`](crate::EfsSqliteConnection::set_deadline) has passed:
-    /// nothing was asked, nothing was changed. Trying again needs a later deadline.
-    #[error("the deadline has passed, the write lock was not asked for ({lock})")]
+    /// The deadline set with [`set_deadline`](crate::EfsSqliteConnection::set_deadline) has passed,
+    /// or leaves less time than the requests of a write take at the fastest: the write was not
+    /// begun. Trying again needs a later deadline.
+    #[error("the deadline has passed or is too near, the write was not begun ({lock})")]
     DeadlinePassed {
         /// Which lock.
         lock: Arc<LockName>,

@@ -10,7 +10,7 @@ pub(crate) mod shared;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::queue::Turn;
 use self::shared::Shared;
@@ -90,7 +90,9 @@ impl Desk {
             acquired_at: draft.acquired_at.unwrap_or(began as u64),
             committed: draft.committed,
         };
+        let asked = Instant::now();
         let answer = self.ask(|store| store.put(&item, condition, give_up_after))?;
+        self.shared.answered_in(asked.elapsed());
         let received = self.clock.now();
         let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
         let clock_error = (self.shared.server_clock).learn(began, sent, received, *date);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use super::keeper::Keeper;
 use super::queue::Queue;
@@ -14,6 +15,7 @@ pub(crate) struct Shared {
     pub(crate) server_clock: ServerClock,
     pub(crate) keeper: Keeper,
     queues: Mutex<HashMap<String, Weak<Queue>>>,
+    fastest_answer: Mutex<Option<Duration>>,
 }
 
 impl Shared {
@@ -26,6 +28,20 @@ impl Shared {
         let mut stores = BY_STORE.lock().unwrap_or_else(PoisonError::into_inner);
         stores.retain(|_, shared| shared.strong_count() > 0);
         upgrade_or_default(stores.entry(address).or_default())
+    }
+
+    /// A request was answered in this time.
+    pub(crate) fn answered_in(&self, took: Duration) {
+        let mut fastest = (self.fastest_answer.lock()).unwrap_or_else(PoisonError::into_inner);
+        *fastest = Some(fastest.map_or(took, |fastest| fastest.min(took)));
+    }
+
+    /// What a request takes at least, as far as is known.
+    pub(crate) fn fastest_answer(&self) -> Duration {
+        let fastest = self.fastest_answer.lock();
+        fastest
+            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_default()
     }
 
     /// The line in which all wait for `key`.

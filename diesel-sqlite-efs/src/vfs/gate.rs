@@ -275,9 +275,14 @@ impl Gate {
             });
             return state.blocked(Block::Fatal);
         }
-        if let Some(hold) = &mut state.hold {
+        if let Some(hold) = &state.hold {
             let Some(loss) = hold.lease.loss() else {
-                hold.tenure = Tenure::Transaction;
+                if let Err(error) = self.check_deadline(&state) {
+                    state.error = Some(error);
+                    state.put_lease_away(self);
+                    return state.blocked(Block::Fatal);
+                }
+                state.set_tenure(Tenure::Transaction);
                 return Ok(());
             };
             state.lost(loss);
@@ -468,9 +473,16 @@ impl Gate {
         Ok(())
     }
 
+    /// Whether a write that is begun now can end before the deadline: its requests take at least as
+    /// long as the fastest answer so far, each.
     fn check_deadline(&self, state: &State) -> Result<(), LockError> {
+        let requests = match self.commit {
+            CommitMode::Confirmed => 3,
+            CommitMode::Clock => 2,
+        };
+        let ends = || Instant::now() + self.client.fastest_answer() * requests;
         match state.deadline {
-            Some(deadline) if deadline <= Instant::now() => Err(LockError::DeadlinePassed {
+            Some(deadline) if deadline <= ends() => Err(LockError::DeadlinePassed {
                 lock: self.lock.clone(),
             }),
             _ => Ok(()),

@@ -641,3 +641,74 @@ fn a_local_lock_writes_no_key_file_and_passes_by_none() {
     begin_writing(&local);
     assert!(!world.key_file.exists());
 }
+
+#[test]
+fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
+    /// A store that takes its time for each answer.
+    #[derive(Debug)]
+    struct Slow(InMemoryLockStore);
+    const ANSWER: Duration = Duration::from_millis(20);
+    impl LockStore for Slow {
+        fn put(
+            &self,
+            item: &crate::LockItem,
+            condition: crate::PutCondition<'_>,
+            give_up_after: Duration,
+        ) -> Result<crate::PutAnswer, crate::StoreError> {
+            thread::sleep(ANSWER);
+            self.0.put(item, condition, give_up_after)
+        }
+        fn delete(
+            &self,
+            key: &str,
+            lock_id: &str,
+            give_up_after: Duration,
+        ) -> Result<crate::DeleteAnswer, crate::StoreError> {
+            self.0.delete(key, lock_id, give_up_after)
+        }
+        fn table(&self) -> &str {
+            self.0.table()
+        }
+    }
+    let world = World::new();
+    for (commit, requests) in [(CommitMode::Confirmed, 3), (CommitMode::Clock, 2)] {
+        let store = Arc::new(Slow(InMemoryLockStore::with_clock(world.clock.clone())));
+        let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
+        let settings = GateSettings {
+            commit,
+            ..world.settings()
+        };
+        let gate = Gate::new(client, KEY, settings);
+        let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
+
+        // Nothing is known of the store yet.
+        gate.set_deadline(in_time(500));
+        gate.claim(FIRST_WRITE).unwrap();
+        gate.unlocked();
+        let asked = gate.client().stats().requests;
+        gate.set_deadline(in_time(requests));
+        assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
+        let error = gate.take_error();
+        assert!(matches!(error, Some(LockError::DeadlinePassed { .. })));
+        assert_eq!(gate.client().stats().requests, asked);
+        gate.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
+        gate.claim(FIRST_WRITE).unwrap();
+        gate.unlocked();
+    }
+}
+
+#[test]
+fn a_held_lease_does_not_begin_a_transaction_beyond_the_deadline() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.pin().unwrap();
+    begin_writing(&gate);
+    gate.unlocked();
+    gate.set_deadline(Some(Instant::now()));
+    assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
+    let error = gate.take_error();
+    assert!(matches!(error, Some(LockError::DeadlinePassed { .. })));
+    assert!(world.item().is_some(), "it is still pinned");
+    gate.unpin();
+    assert_eq!(world.item(), None);
+}
