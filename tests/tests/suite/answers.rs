@@ -294,6 +294,8 @@ impl Case {
         let expected = if self.fault.beyond_lease { "2" } else { "1" };
         let rows = writer.ok("query SELECT count(*) FROM note WHERE text LIKE 'of the successor'");
         assert_eq!(rows, expected, "{self:?}");
+        // Ends what is released in the background.
+        writer.ok("reopen");
         drop(writer);
         stage.assert_whole();
         let outcome = match &outcome {

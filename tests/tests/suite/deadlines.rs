@@ -1,0 +1,136 @@
+//! How long a transaction may hold the lock, and until when one waits for it or begins.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use diesel_sqlite_efs::LockError;
+use integration::process::wait_until;
+use integration::proxy::{Action, Rule};
+
+use crate::support::{Site, assert_serialization_failure, connect, execute};
+use crate::worker::{LONG, Stage, proxy, requests};
+
+const CREATE: &str = "execute CREATE TABLE note (text TEXT)";
+const WRITE: &str = "execute INSERT INTO note VALUES ('here')";
+const COUNT: &str = "query SELECT count(*) FROM note";
+
+#[test]
+fn a_transaction_many_times_longer_than_its_lease_keeps_it_and_commits() {
+    let stage = Stage::without_file_locks("deadlines-long");
+    let proxy = proxy();
+    let mut holder = stage.open_behind(&proxy, "lock_expiration=3");
+    holder.ok(CREATE);
+    let mut other = stage.open("lock_timeout=0.3");
+    holder.ok("begin");
+    holder.ok(WRITE);
+    let granted = expires_at(&stage);
+    // Three leases on, each of them renewed.
+    wait_until(LONG, "it has been extended by three leases", || {
+        let failure = other.fails(WRITE);
+        assert_eq!(failure.kind, "Busy", "{failure:?}");
+        expires_at(&stage) >= granted + Duration::from_secs(9)
+    });
+    holder.ok(WRITE);
+    assert_eq!(holder.ok("commit"), "committed");
+    let after = requests(&proxy).len();
+    assert_eq!(other.ok(COUNT), "2");
+    other.ok(WRITE);
+    // A renewal would have been due after a second.
+    let began = Instant::now();
+    wait_until(LONG, "one would have come", || {
+        began.elapsed() > Duration::from_secs(2)
+    });
+    assert_eq!(requests(&proxy).len(), after, "it outlives its transaction");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_transaction_that_is_forgotten_open_loses_the_lock_after_the_longest_hold() {
+    let stage = Stage::without_file_locks("deadlines-forgotten");
+    let mut holder = stage.open("lock_expiration=2&lock_max_hold=3");
+    holder.ok(CREATE);
+    holder.ok("begin");
+    holder.ok(WRITE);
+    // Waits as long as the longest hold and a lease.
+    let mut other = stage.open("lock_timeout=20&lock_expiration=60");
+    other.ok("execute INSERT INTO note VALUES ('of another')");
+    let failure = holder.fails("commit");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("LeaseLost", true)
+    );
+    assert_eq!(holder.ok("query SELECT text FROM note"), "of another");
+    holder.ok(WRITE);
+    stage.assert_whole();
+}
+
+#[test]
+fn a_frozen_holders_late_renewal_is_refused_and_extends_nothing() {
+    let stage = Stage::without_file_locks("deadlines-late");
+    let proxy = proxy();
+    let mut holder = stage.open_behind(&proxy, "lock_expiration=4");
+    holder.ok(CREATE);
+    proxy.forget_requests();
+    let renewal = proxy.rule(Rule::put(Action::Hold).nth(2));
+    holder.ok("begin");
+    holder.ok(WRITE);
+    renewal.wait_for_hits(1, LONG);
+    holder.pause();
+    stage.wait_until_expired();
+    let mut successor = stage.open("lock_timeout=20&lock_expiration=60");
+    successor.ok("begin");
+    successor.ok("execute INSERT INTO note VALUES ('of the successor')");
+    let (item, end) = (stage.attribute("lock_id"), expires_at(&stage));
+    renewal.release();
+    wait_until(LONG, "the late renewal is answered", || {
+        proxy.requests()[1].status.is_some()
+    });
+    assert_eq!(requests(&proxy)[1], "PutItem refused");
+    assert_eq!(
+        (stage.attribute("lock_id"), expires_at(&stage)),
+        (item, end)
+    );
+    holder.resume();
+    let failure = holder.fails("commit");
+    assert_eq!(failure.kind, "LeaseLost", "{failure:?}");
+    successor.ok("commit");
+    assert_eq!(holder.ok("query SELECT text FROM note"), "of the successor");
+    stage.assert_whole();
+}
+
+#[test]
+fn nobody_waits_beyond_the_deadline_nor_begins_after_it() {
+    let site = Site::with_table();
+    site.give_lease_to_another();
+    let host = site.host();
+    let mut conn = connect(&host.config().lock_timeout(LONG * 10));
+    let deadline = Instant::now() + Duration::from_millis(300);
+    conn.set_deadline(Some(deadline));
+    assert_serialization_failure(execute(&mut conn, "INSERT INTO t (n) VALUES (1)"));
+    assert!(Instant::now() >= deadline - Duration::from_millis(100));
+    assert!(deadline.elapsed() < LONG, "{:?}", deadline.elapsed());
+    host.store.take_calls();
+
+    site.remove_item();
+    wait_until(LONG, "the deadline is over", || Instant::now() > deadline);
+    let result = execute(&mut conn, "INSERT INTO t (n) VALUES (2)");
+    assert!(result.is_err());
+    let error = conn.last_lock_error();
+    assert!(
+        matches!(error, Some(LockError::DeadlinePassed { .. })),
+        "{error:?}"
+    );
+    assert_eq!(host.store.take_calls(), [], "nothing was asked");
+    assert!(
+        execute(&mut conn, "SELECT count(*) FROM t").is_ok(),
+        "reads go on"
+    );
+
+    conn.set_deadline(Some(Instant::now() + LONG));
+    assert_eq!(execute(&mut conn, "INSERT INTO t (n) VALUES (3)"), Ok(1));
+    site.assert_nothing_left();
+}
+
+fn expires_at(stage: &Stage) -> SystemTime {
+    let seconds = stage.attribute("expires_at").expect("an item");
+    UNIX_EPOCH + Duration::from_secs(seconds.parse().expect("a number"))
+}
