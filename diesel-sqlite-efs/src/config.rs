@@ -248,7 +248,8 @@ impl EfsConfig {
     }
 
     /// No lock table: SQLite's own file locks alone, for development and for databases that only
-    /// this machine opens. Refused on a network file system when a connection is opened.
+    /// this machine opens. Refused on a network file system when a connection is opened, and for a
+    /// database that a lock table protects ([`ConfigError::OtherLock`]).
     pub fn lock_local(mut self) -> Self {
         self.given.store = Some(StoreChoice::Local);
         self

@@ -245,7 +245,8 @@ impl Gate {
             }
             // Somebody else may have been faster.
             let found = files.key_file.look(self.own_lock());
-            found.map_err(LockError::Config)?;
+            state.key_file_is_settled = found.map_err(LockError::Config)? == Found::Ours;
+            return Ok(());
         }
         state.key_file_is_settled = true;
         Ok(())

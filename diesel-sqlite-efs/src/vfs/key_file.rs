@@ -4,8 +4,9 @@
 //! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -111,8 +112,9 @@ impl KeyFile {
             .create_new(true)
             .open(draft)?;
         file.write_all(text.as_bytes())?;
-        // Whoever may use the database may read it, whatever this process's umask.
-        file.set_permissions(self.database.metadata()?.permissions())?;
+        // All may read it, whatever this process's umask and group: who cannot is not let in. Some
+        // file systems have no permissions to set.
+        let _ = file.set_permissions(Permissions::from_mode(0o644));
         file.sync_all()?;
         match fs::hard_link(draft, &self.path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
@@ -286,10 +288,11 @@ mod tests {
         let lock = place.lock("locks", "a");
         let nowhere = KeyFile::beside(Path::new("/no/such/directory/app.db"));
         assert!(nowhere.create(&lock).is_err());
-        fs::remove_file(&place.0).unwrap();
-        // Without a database there are no permissions to go by.
-        assert!(KeyFile::beside(&place.0).create(&lock).is_err());
-        assert_eq!(place.names(), [""; 0]);
+        // The name is too long for its draft.
+        let mut file = KeyFile::beside(&place.0);
+        file.path = file.path.with_file_name("x".repeat(250));
+        assert!(file.create(&lock).is_err());
+        assert_eq!(place.names(), ["app.db"]);
     }
 
     #[test]

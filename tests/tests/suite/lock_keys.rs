@@ -136,12 +136,10 @@ fn under_another_key_nobody_rolls_a_writers_journal_back() {
 }
 
 #[test]
-fn the_file_is_for_people_whole_and_readable_by_all_who_may_use_the_database() {
+fn the_file_is_for_people_whole_and_readable_by_all() {
     let stage = Stage::new("keys-file");
     let mut writer = stage.open("");
     assert!(!key_file(&stage).exists(), "opening writes nothing");
-    fs::set_permissions(stage.scratch.database(), fs::Permissions::from_mode(0o660))
-        .expect("permissions");
     writer.ok(CREATE);
     let text = fs::read_to_string(key_file(&stage)).expect("a file");
     assert!(
@@ -151,7 +149,7 @@ fn the_file_is_for_people_whole_and_readable_by_all_who_may_use_the_database() {
     assert!(text.contains("\ntable: keys-file\n"), "{text}");
     assert!(text.ends_with(&format!("key: {}\n", stage.key())), "{text}");
     let metadata = key_file(&stage).metadata().expect("metadata");
-    assert_eq!(metadata.permissions().mode() & 0o777, 0o660);
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o644);
     assert_eq!(metadata.nlink(), 1);
     let names = fs::read_dir(stage.scratch.directory()).expect("a directory");
     assert_eq!(names.count(), 2, "nothing else is left");
