@@ -33,7 +33,7 @@ use crate::url::{self, Database, DatabaseUrl};
 /// | [`lock_holder`](Self::lock_holder) | `SQLITE_LOCK_HOLDER` | function and sandbox, or host and process |
 /// | [`lock_commit`](Self::lock_commit) | `SQLITE_LOCK_COMMIT` | `confirmed` |
 /// | [`lock_max_hold`](Self::lock_max_hold) | `SQLITE_LOCK_MAX_HOLD` | 900 s, or the lease if that is longer |
-/// | [`lock_read_check`](Self::lock_read_check) | `SQLITE_LOCK_READ_CHECK` | `counter` on a network file system, else `off` |
+/// | [`lock_read_check`](Self::lock_read_check) | `SQLITE_LOCK_READ_CHECK` | `counter` on NFS, `reopen` on other network file systems, else `off` |
 /// | [`lock_release`](Self::lock_release) | `SQLITE_LOCK_RELEASE` | `wait` |
 /// | [`lock_local`](Self::lock_local), `lock=local` | `SQLITE_LOCK_STORE` | `dynamodb` |
 /// | [`synchronous`](Self::synchronous) | | `extra` |
@@ -233,9 +233,10 @@ impl EfsConfig {
         self
     }
 
-    /// How reads are protected from a commit in progress: by default [`ReadCheck::Counter`] on a
-    /// network file system, where a file lock can be lost unnoticed, and [`ReadCheck::Off`] on a
-    /// local one, where the kernel keeps file locks for all processes.
+    /// How reads are protected from a commit in progress: by default [`ReadCheck::Counter`] on NFS,
+    /// where a file lock can be lost unnoticed but makes the client ask the server when it is taken;
+    /// [`ReadCheck::Reopen`] on other network file systems, where not even that is known; and
+    /// [`ReadCheck::Off`] on a local one, where the kernel keeps file locks for all processes.
     pub fn lock_read_check(mut self, check: ReadCheck) -> Self {
         self.given.read_check = Some(check);
         self
@@ -500,13 +501,22 @@ pub enum ReadCheck {
     /// [change counter](https://sqlite.org/fileformat2.html#file_change_counter) must still be the
     /// one seen at the transaction's start and no commit be in progress; otherwise the read fails
     /// with an error that says to try again. SQLite writes the counter's page before any other, so
-    /// no half-written commit is returned.
+    /// no half-written commit is returned. The counter and the journal's name may be answered from
+    /// this host's cache: this is for file systems whose locks revalidate it, as those of NFS do.
     Counter,
+    /// `reopen`: the same, past this host's cache. Under SHARED, pages and the counter are read
+    /// from the server (direct I/O), the file's size is asked for at the transaction's start, and
+    /// the directory is opened before each look for the journal. For file systems whose locks do
+    /// not revalidate caches, such as FUSE.
+    Reopen,
 }
 
 impl Keyword for ReadCheck {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("off", Self::Off), ("counter", Self::Counter)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("counter", Self::Counter),
+        ("reopen", Self::Reopen),
+    ];
 }
 
 /// When the lock is released after a commit.
@@ -733,7 +743,7 @@ const LOCK_READ_CHECK: Setting<ReadCheck> = Setting {
     name: "lock_read_check",
     variable: Some("SQLITE_LOCK_READ_CHECK"),
     accepts: |_| true,
-    valid: "give `counter` or `off`",
+    valid: "give `counter`, `reopen` or `off`",
 };
 const LOCK_RELEASE: Setting<ReleaseMode> = Setting {
     name: "lock_release",

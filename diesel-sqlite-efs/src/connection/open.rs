@@ -51,17 +51,12 @@ fn open_file(
             is_local: matches!(settings.store, StoreChoice::Local),
         },
     ));
-    // Where file locks work, they keep readers and writers apart; on a network file system the
-    // lock may be lost unnoticed.
-    let read_check = settings.read_check.unwrap_or(match network {
-        Some(_) => ReadCheck::Counter,
-        None => ReadCheck::Off,
-    });
+    let read_check = (settings.read_check).unwrap_or_else(|| read_check_for(network.as_deref()));
     let admission = Admission {
         gate: gate.clone(),
-        check_reads: read_check == ReadCheck::Counter,
+        read_check,
         normal_sync_allowed: settings.synchronous == Synchronous::Normal,
-        network: network.is_some(),
+        network: network.is_some() || read_check == ReadCheck::Reopen,
     };
     let uri = settings.sqlite_uri(shim);
     let opened = open_admitted(admission, || SqliteConnection::establish(&uri));
@@ -127,6 +122,19 @@ fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigErr
     }
 }
 
+/// The check that reads need on this kind of network file system, if it is one.
+///
+/// On one machine file locks keep readers and writers apart. NFS may lose a lock unnoticed, but
+/// each lock that is taken makes the client ask the server, so that its cache will do. Of others
+/// that is not known, and FUSE's locks are seen not to.
+fn read_check_for(network: Option<&str>) -> ReadCheck {
+    match network {
+        None => ReadCheck::Off,
+        Some("nfs") => ReadCheck::Counter,
+        Some(_) => ReadCheck::Reopen,
+    }
+}
+
 /// One store for each table and process: its thread and its connections serve all.
 fn store(choice: &StoreChoice) -> Arc<dyn LockStore> {
     type Stores = HashMap<String, Weak<DynamoDbLockStore>>;
@@ -182,4 +190,17 @@ fn unusable(path: &Path, problem: &str) -> ConnectError {
         path: path.to_owned(),
         problem: problem.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_are_checked_as_much_as_the_file_system_needs() {
+        assert_eq!(read_check_for(None), ReadCheck::Off);
+        assert_eq!(read_check_for(Some("nfs")), ReadCheck::Counter);
+        assert_eq!(read_check_for(Some("fuse")), ReadCheck::Reopen);
+        assert_eq!(read_check_for(Some("as configured")), ReadCheck::Reopen);
+    }
 }

@@ -10,6 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,9 +25,10 @@ use super::Admission;
 use super::gate::{Busy, EndOfJournal, Gate, Purpose, Refused};
 use super::journal::{Journal, Standing, journal_id};
 use super::key_file::KeyFile;
-use super::netfs::FreshReads;
+use super::netfs::{FreshReads, Uncached};
 use super::pragma::{self, Verdict};
 use super::snapshot::{FileState, FileVersion, Snapshot};
+use crate::config::ReadCheck;
 
 const OK: c_int = ffi::SQLITE_OK;
 
@@ -433,14 +435,14 @@ struct MainFile {
     /// The connection, once SQLite has told.
     database: Option<NonNull<ffi::sqlite3>>,
     journal_name: *const c_char,
-    /// On a network file system.
+    /// Where this host's caches may be old.
     fresh_reads: Option<FreshReads>,
 }
 
 /// What was settled when the connection was opened.
 #[derive(Clone, Copy)]
 struct Rules {
-    check_reads: bool,
+    read_check: ReadCheck,
     normal_sync_allowed: bool,
 }
 
@@ -539,7 +541,7 @@ unsafe fn open_main(
     let main = MainFile {
         gate: admission.gate,
         admission: Rules {
-            check_reads: admission.check_reads,
+            read_check: admission.read_check,
             normal_sync_allowed: admission.normal_sync_allowed,
         },
         snapshot: Snapshot::default(),
@@ -711,15 +713,22 @@ unsafe extern "C" fn main_read(
     guarded(ffi::SQLITE_IOERR_READ, || {
         // SAFETY: called through the method table of main files.
         let (main, base) = unsafe { ShimFile::main(file) };
-        let result = base_file_call!(base, xRead, buffer, amount, offset);
+        let size = usize::try_from(amount).unwrap_or(0);
+        let result = if main.reads_past_caches() {
+            // SAFETY: SQLite's buffer of `amount` bytes, which may not be set yet.
+            unsafe { ptr::write_bytes(buffer.cast::<u8>(), 0, size) };
+            // SAFETY: the same buffer; it is set now.
+            let data = unsafe { slice::from_raw_parts_mut(buffer.cast::<u8>(), size) };
+            main.read_past_caches(data, offset)
+        } else {
+            base_file_call!(base, xRead, buffer, amount, offset)
+        };
         if result != OK && result != ffi::SQLITE_IOERR_SHORT_READ {
             return base.failed(&main.gate, "reading the database", result);
         }
         // SAFETY: SQLite's buffer of `amount` bytes, all of them set: what a short read did not
         // fill is zeroed, as `xRead` demands.
-        let data = unsafe {
-            slice::from_raw_parts_mut(buffer.cast::<u8>(), usize::try_from(amount).unwrap_or(0))
-        };
+        let data = unsafe { slice::from_raw_parts_mut(buffer.cast::<u8>(), size) };
         if offset == 0 {
             main.gate.saw_header(data);
         }
@@ -727,7 +736,7 @@ unsafe extern "C" fn main_read(
             return result;
         }
         main.snapshot.observe(data, offset);
-        match main.check_read(base, amount) {
+        match main.check_read(base) {
             Ok(()) => result,
             Err(error) => error,
         }
@@ -853,6 +862,13 @@ impl MainFile {
         };
         if result == OK {
             self.snapshot.begin();
+            if let Err(error) = self.begin_past_caches() {
+                base.unlock(ffi::SQLITE_LOCK_NONE);
+                if let Some(fresh_reads) = &mut self.fresh_reads {
+                    fresh_reads.unlocked();
+                }
+                return error;
+            }
         } else if primary(result) == ffi::SQLITE_BUSY {
             self.gate.file_locked();
         }
@@ -938,40 +954,92 @@ impl MainFile {
         state != ffi::SQLITE_TXN_NONE
     }
 
-    /// After a page was read under SHARED alone: whether the file still is as it was then.
-    ///
-    /// A commit writes page 1 with the new change counter before all others, and its journal
-    /// stands until the last is written.
-    fn check_read(&self, base: BaseFile, amount: c_int) -> Result<(), c_int> {
-        let is_version_itself = amount == 16;
-        if !self.admission.check_reads
-            || self.level != ffi::SQLITE_LOCK_SHARED
-            || is_version_itself
-            || !self.snapshot.is_known()
-        {
+    /// After something was read under SHARED alone: whether the file still is as it was then.
+    fn check_read(&mut self, base: BaseFile) -> Result<(), c_int> {
+        let past_caches = match self.admission.read_check {
+            ReadCheck::Off => return Ok(()),
+            ReadCheck::Counter => false,
+            ReadCheck::Reopen => true,
+        };
+        if self.level != ffi::SQLITE_LOCK_SHARED || !self.snapshot.is_known() {
             return Ok(());
         }
-        let hot = match self.gate.journal().map(Journal::standing_as_cached) {
-            None => false,
-            Some(Ok(standing)) => matches!(standing, Standing::Hot(_)),
-            Some(Err(_)) => true,
+        let standing = match self.gate.journal() {
+            None => Ok(Standing::Absent),
+            Some(journal) if past_caches => journal.standing(),
+            Some(journal) => journal.standing_as_cached(),
         };
-        if hot || base.version()? != self.snapshot.version() {
+        let current = if past_caches {
+            self.version_past_caches()?
+        } else {
+            base.version()?
+        };
+        let whole = standing.is_ok_and(|standing| self.snapshot.still_stands(current, standing));
+        if !whole {
             self.gate.torn_read();
             return Err(ffi::SQLITE_BUSY_SNAPSHOT);
         }
         Ok(())
     }
 
-    /// On a network file system: makes the next reads of the file ask the server.
+    /// Whether reads at this lock level must come from the server. Under RESERVED nobody else
+    /// writes, and this host's caches were dropped when it was taken.
+    fn reads_past_caches(&self) -> bool {
+        self.admission.read_check == ReadCheck::Reopen && self.level == ffi::SQLITE_LOCK_SHARED
+    }
+
+    /// With `lock_read_check=reopen`, at the start of a transaction: its version, and the file's
+    /// size, which SQLite asks for next, as the server has them.
+    fn begin_past_caches(&mut self) -> Result<(), c_int> {
+        if self.admission.read_check != ReadCheck::Reopen {
+            return Ok(());
+        }
+        let version = self.version_past_caches()?;
+        self.snapshot.begin_at(version);
+        match self.uncached().and_then(Uncached::refresh_size) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.not_read_afresh(&error)),
+        }
+    }
+
+    fn version_past_caches(&mut self) -> Result<FileVersion, c_int> {
+        let mut version = FileVersion::default();
+        match self.read_past_caches(&mut version.0, FileVersion::OFFSET as i64) {
+            OK => Ok(version),
+            ffi::SQLITE_IOERR_SHORT_READ => Ok(FileVersion::default()),
+            error => Err(error),
+        }
+    }
+
+    /// As `xRead`, into zeroed memory.
+    fn read_past_caches(&mut self, data: &mut [u8], offset: i64) -> c_int {
+        let offset = u64::try_from(offset).unwrap_or_default();
+        match (self.uncached()).and_then(|file| file.read_at(data, offset)) {
+            Ok(count) if count == data.len() => OK,
+            Ok(_) => ffi::SQLITE_IOERR_SHORT_READ,
+            Err(error) => self.not_read_afresh(&error),
+        }
+    }
+
+    fn uncached(&mut self) -> io::Result<&Uncached> {
+        match &mut self.fresh_reads {
+            Some(fresh_reads) => fresh_reads.uncached(),
+            None => Err(ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn not_read_afresh(&self, error: &io::Error) -> c_int {
+        (self.gate).file_failed(format!("the database cannot be read afresh: {error}"));
+        ffi::SQLITE_IOERR
+    }
+
+    /// Where this host's caches may be old: makes the next reads of the file ask the server.
     fn drop_cached_pages(&self) -> Result<(), c_int> {
         match &self.fresh_reads {
             None => Ok(()),
-            Some(fresh_reads) => fresh_reads.drop_cached_pages().map_err(|error| {
-                self.gate
-                    .file_failed(format!("the database cannot be read afresh: {error}"));
-                ffi::SQLITE_IOERR
-            }),
+            Some(fresh_reads) => {
+                (fresh_reads.drop_cached_pages()).map_err(|error| self.not_read_afresh(&error))
+            }
         }
     }
 }

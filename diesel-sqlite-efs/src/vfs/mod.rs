@@ -14,14 +14,14 @@ use diesel::result::ConnectionResult;
 use diesel::sqlite::SqliteConnection;
 
 use self::gate::Gate;
+use crate::config::ReadCheck;
 
 /// What is settled about a main file before it is opened.
 pub(crate) struct Admission {
     pub(crate) gate: Arc<Gate>,
-    /// Pages that are read are checked against the file's version.
-    pub(crate) check_reads: bool,
+    pub(crate) read_check: ReadCheck,
     pub(crate) normal_sync_allowed: bool,
-    /// The file is on a network file system, whose caches must be got past.
+    /// This host's caches of the file may be old: it is on a network file system.
     pub(crate) network: bool,
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Advice, fadvise, statfs};
+use rustix::fs::{Advice, AtFlags, Mode, OFlags, StatxFlags, fadvise, open, statfs, statx};
+use rustix::io::Errno;
 
 /// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
 /// and whatever is not known to be local.
@@ -15,7 +16,7 @@ use rustix::fs::{Advice, fadvise, statfs};
 /// `path` or, where it does not exist yet, its directory is asked for (`statfs(2)`).
 pub(crate) fn network_file_system(path: &Path) -> io::Result<Option<String>> {
     let known = match statfs(path) {
-        Err(rustix::io::Errno::NOENT) => match path.parent() {
+        Err(Errno::NOENT) => match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => statfs(parent)?,
             _ => statfs(".")?,
         },
@@ -64,6 +65,7 @@ pub(super) struct FreshReads {
     path: PathBuf,
     /// Counted in [`Descriptors::lockers`].
     locks: bool,
+    uncached: Option<Arc<Uncached>>,
 }
 
 type Inode = (u64, u64);
@@ -74,6 +76,7 @@ struct Descriptors {
     connections: usize,
     lockers: usize,
     open: Vec<File>,
+    uncached: Option<Arc<Uncached>>,
 }
 
 static BY_INODE: LazyLock<Mutex<HashMap<Inode, Descriptors>>> = LazyLock::new(Mutex::default);
@@ -96,7 +99,22 @@ impl FreshReads {
             inode,
             path: path.to_owned(),
             locks: false,
+            uncached: None,
         })
+    }
+
+    /// The file, to be read past what this host has cached; stays open until the process's last
+    /// connection to it is closed.
+    pub(super) fn uncached(&mut self) -> io::Result<&Uncached> {
+        if self.uncached.is_none() {
+            let mut files = by_inode();
+            let shared = &mut files.entry(self.inode).or_default().uncached;
+            if shared.is_none() {
+                *shared = Some(Arc::new(Uncached::open(&self.path)?));
+            }
+            self.uncached = shared.clone();
+        }
+        (self.uncached.as_deref()).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     /// Makes the next reads of the file ask the server.
@@ -149,6 +167,8 @@ impl Drop for FreshReads {
     fn drop(&mut self) {
         self.unlocked();
         let mut files = by_inode();
+        // While nobody else can open the file and lock it.
+        self.uncached = None;
         if let Some(descriptors) = files.get_mut(&self.inode) {
             descriptors.connections -= 1;
             if descriptors.connections == 0 {
@@ -166,9 +186,126 @@ impl Descriptors {
     }
 }
 
+/// A file whose contents come from the server each time.
+///
+/// Dropping cached pages would not do for reads that must be current: the kernel keeps those that
+/// another process is just reading. With `O_DIRECT` no cache is asked at all
+/// ([open(2)](https://man7.org/linux/man-pages/man2/open.2.html)).
+#[derive(Debug)]
+pub(super) struct Uncached {
+    file: File,
+    /// Where the file system has no direct I/O, cached pages are dropped as well as can be.
+    is_direct: bool,
+}
+
+impl Uncached {
+    /// What offsets, lengths and memory of direct I/O are multiples of on any file system.
+    const BLOCK: usize = 4096;
+
+    fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let (descriptor, is_direct) = match open(path, flags | OFlags::DIRECT, Mode::empty()) {
+            Ok(descriptor) => (descriptor, true),
+            Err(Errno::INVAL) => (open(path, flags, Mode::empty())?, false),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self {
+            file: File::from(descriptor),
+            is_direct,
+        })
+    }
+
+    /// Asks the server for the file's size and times, whatever this host remembers of them: what
+    /// lies beyond a remembered end would not be read.
+    pub(super) fn refresh_size(&self) -> io::Result<()> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        statx(&self.file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME)?;
+        Ok(())
+    }
+
+    /// Reads as much of `data` as the file has at `offset`; returns how much that is.
+    pub(super) fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
+        let lead = usize::try_from(offset % Self::BLOCK as u64).unwrap_or_default();
+        let length = (lead + data.len()).next_multiple_of(Self::BLOCK);
+        let mut memory = vec![0; length + Self::BLOCK];
+        let start = memory.as_ptr().align_offset(Self::BLOCK);
+        let blocks = &mut memory[start..start + length];
+        let first = offset - lead as u64;
+        let mut filled = 0;
+        while filled < length {
+            if !self.is_direct {
+                fadvise(&self.file, 0, None, Advice::DontNeed)?;
+            }
+            match (self.file).read_at(&mut blocks[filled..], first + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            // The end of the file is at no block's end; a read from there would be unaligned.
+            if filled % Self::BLOCK != 0 {
+                break;
+            }
+        }
+        let count = filled.saturating_sub(lead).min(data.len());
+        data[..count].copy_from_slice(&blocks[lead..lead + count]);
+        Ok(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_read_past_the_caches_is_what_the_file_holds() {
+        let path = std::env::temp_dir().join(format!("efs-uncached-{}", std::process::id()));
+        let content: Vec<u8> = (0..10_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        std::fs::write(&path, &content).unwrap();
+        let buffered = Uncached {
+            file: File::open(&path).unwrap(),
+            is_direct: false,
+        };
+        for file in [Uncached::open(&path).unwrap(), buffered] {
+            file.refresh_size().unwrap();
+            for (offset, wanted, there) in [
+                (0, 100, 100),
+                (24, 16, 16),
+                (4096, 4096, 4096),
+                (4000, 300, 300),
+                (512, 1024, 1024),
+                (8192, 4096, 1808),
+                (9_990, 100, 10),
+                (10_000, 1, 0),
+                (20_000, 512, 0),
+            ] {
+                let mut data = vec![0xff; wanted];
+                let count = file.read_at(&mut data, offset as u64).unwrap();
+                assert_eq!(count, there, "{wanted} at {offset}");
+                assert_eq!(data[..count], content[offset.min(10_000)..][..count]);
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_uncached_file_is_one_for_all_and_outlives_all_but_the_last() {
+        let path = std::env::temp_dir().join(format!("efs-shared-{}", std::process::id()));
+        std::fs::write(&path, b"x").unwrap();
+        let mut first = FreshReads::new(&path).unwrap();
+        let mut second = FreshReads::new(&path).unwrap();
+        let one = std::ptr::from_ref(first.uncached().unwrap());
+        assert_eq!(one, std::ptr::from_ref(second.uncached().unwrap()));
+        let weak = first.uncached.as_ref().map(Arc::downgrade).unwrap();
+        drop(first);
+        assert!(
+            weak.upgrade().is_some(),
+            "closing it would drop the second's locks"
+        );
+        drop(second);
+        assert!(weak.upgrade().is_none());
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn local_file_systems_are_recognised_also_for_files_yet_to_be_made() {

@@ -1,5 +1,7 @@
 //! Which state of the database a transaction has read: the file's version, bytes 24..40 of page 1.
 
+use super::journal::Standing;
+
 /// The change counter and the header fields after it, which SQLite itself compares to find out
 /// whether its page cache is current (<https://sqlite.org/fileformat2.html#file_change_counter>).
 /// An empty file has the version zero.
@@ -41,6 +43,22 @@ impl Snapshot {
     /// SHARED was taken: whatever is read next is this transaction's state.
     pub(super) fn begin(&mut self) {
         self.seen = None;
+    }
+
+    /// SHARED was taken, and this version was read from the server.
+    pub(super) fn begin_at(&mut self, version: FileVersion) {
+        self.seen = Some(version);
+    }
+
+    /// Whether what this transaction has read so far is a state that was committed: `current` and
+    /// `journal` were looked at after the read.
+    ///
+    /// A commit writes page 1 with the new version before all others, and its journal stands until
+    /// the last is written; a rollback's stands until all are back. So the transaction's first
+    /// look at the version needs this, too: it may be that of a commit in progress, which is over
+    /// when the next page is checked.
+    pub(super) fn still_stands(&self, current: FileVersion, journal: Standing) -> bool {
+        self.seen == Some(current) && !matches!(journal, Standing::Hot(_))
     }
 
     /// SQLite's page cache may hold what was never committed.
@@ -86,6 +104,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::JournalId;
 
     fn page(version: u8) -> [u8; 100] {
         let mut page = [1; 100];
@@ -121,6 +140,26 @@ mod tests {
         let mut next = [7; 16];
         snapshot.observe(&mut next, 24);
         assert_eq!(next, [7; 16], "once");
+    }
+
+    #[test]
+    fn a_read_stands_while_the_version_does_and_no_commit_is_in_progress() {
+        let (ours, newer) = (FileVersion([7; 16]), FileVersion([8; 16]));
+        let hot = Standing::Hot(JournalId([1; 4]));
+        let mut snapshot = Snapshot::default();
+        assert!(!snapshot.still_stands(FileVersion::default(), Standing::Absent));
+        snapshot.begin_at(ours);
+        snapshot.observe(&mut page(8), 0);
+        assert_eq!(snapshot.version(), ours, "what was read afresh counts");
+        for (current, journal, stands) in [
+            (ours, Standing::Absent, true),
+            (ours, Standing::Cold, true),
+            (ours, hot, false),
+            (newer, Standing::Absent, false),
+            (newer, hot, false),
+        ] {
+            assert_eq!(snapshot.still_stands(current, journal), stands);
+        }
     }
 
     #[test]

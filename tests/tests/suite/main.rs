@@ -20,4 +20,5 @@ mod statements;
 mod support;
 mod surroundings;
 mod transactions;
+mod two_mounts;
 mod worker;

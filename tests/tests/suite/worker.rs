@@ -34,11 +34,20 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it and waits until its connection is open, or fails to open.
     pub(crate) fn start(endpoint: &str, arguments: &[&str]) -> Result<Self, Failure> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
+        let command = Command::new(env!("CARGO_BIN_EXE_worker"));
+        Self::start_through(command, endpoint, arguments)
+    }
+
+    /// The same by a command that runs the binary, given the worker's arguments.
+    pub(crate) fn start_through(
+        mut command: Command,
+        endpoint: &str,
+        arguments: &[&str],
+    ) -> Result<Self, Failure> {
         Self::start_by(command.args(arguments).envs(env_for(endpoint)))
     }
 
-    /// The same, by a command of one's own that ends up running the worker.
+    /// The same by a command that is complete.
     pub(crate) fn start_by(command: &mut Command) -> Result<Self, Failure> {
         let worker = Worker::spawn(command).expect("the worker starts");
         let process = Self { worker };

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{LoadConnection, SimpleConnection};
 use diesel::deserialize::{self, FromSql, QueryableByName};
 use diesel::prelude::*;
 use diesel::result::Error;
@@ -106,7 +106,10 @@ fn ended(result: QueryResult<()>) -> QueryResult<String> {
 }
 
 /// The rows, each its columns with `|` between, with `; ` between the rows.
-fn query(conn: &mut EfsSqliteConnection, sql: &str) -> QueryResult<String> {
+pub(crate) fn query<C>(conn: &mut C, sql: &str) -> QueryResult<String>
+where
+    C: Connection<Backend = Sqlite> + LoadConnection,
+{
     struct Line(String);
     impl QueryableByName<Sqlite> for Line {
         fn build<'a>(row: &impl NamedRow<'a, Sqlite>) -> deserialize::Result<Self> {
@@ -173,7 +176,10 @@ fn write_ledger(conn: &mut EfsSqliteConnection, arguments: &str) -> QueryResult<
 }
 
 /// Reads, changes here, and writes back: whoever writes over another's write in between loses it.
-fn write_entry(conn: &mut EfsSqliteConnection, writer: &str, sequence: i64) -> QueryResult<()> {
+pub(crate) fn write_entry<C>(conn: &mut C, writer: &str, sequence: i64) -> QueryResult<()>
+where
+    C: Connection<Backend = Sqlite> + LoadConnection,
+{
     let value: i64 = counter::table.select(counter::value).first(conn)?;
     diesel::update(counter::table)
         .set(counter::value.eq(value + 1))
@@ -201,15 +207,7 @@ fn read_ledger(conn: &mut EfsSqliteConnection, seconds: &str) -> QueryResult<Str
     let until = until(seconds);
     let (mut whole, mut torn, mut retries) = (0, 0, 0);
     while Instant::now() < until {
-        let read = conn.transaction(|conn| -> QueryResult<bool> {
-            let balances: Vec<i64> = account::table.select(account::balance).load(conn)?;
-            // Gives a writer time to commit between the two.
-            thread::sleep(Duration::from_millis(1));
-            let entries: i64 = entry::table.count().get_result(conn)?;
-            let counter: i64 = counter::table.select(counter::value).first(conn)?;
-            Ok(balances.iter().sum::<i64>() == SUM && counter == entries)
-        });
-        match read {
+        match conn.transaction(is_whole) {
             Ok(true) => whole += 1,
             Ok(false) => torn += 1,
             Err(error) if is_retryable(&error) => retries += 1,
@@ -219,6 +217,19 @@ fn read_ledger(conn: &mut EfsSqliteConnection, seconds: &str) -> QueryResult<Str
     Ok(format!("{whole} whole, {torn} torn, {retries} retries"))
 }
 
-fn until(seconds: &str) -> Instant {
+/// Whether the balances, the entries and the counter fit each other; for a transaction.
+pub(crate) fn is_whole<C>(conn: &mut C) -> QueryResult<bool>
+where
+    C: Connection<Backend = Sqlite> + LoadConnection,
+{
+    let balances: Vec<i64> = account::table.select(account::balance).load(conn)?;
+    // Gives a writer time to commit between the two.
+    thread::sleep(Duration::from_millis(1));
+    let entries: i64 = entry::table.count().get_result(conn)?;
+    let counter: i64 = counter::table.select(counter::value).first(conn)?;
+    Ok(balances.iter().sum::<i64>() == SUM && counter == entries)
+}
+
+pub(crate) fn until(seconds: &str) -> Instant {
     Instant::now() + Duration::from_secs_f64(seconds.parse().unwrap_or(1.0))
 }

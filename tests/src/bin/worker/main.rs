@@ -1,4 +1,4 @@
-//! A process that a test drives: one database connection, or one lock client.
+//! A process that a test drives: one database connection, ours or Diesel's own, or one lock client.
 //!
 //! Each line on standard input is a command, and each is answered with one line on standard
 //! output: `ok ..`, or `error KIND retryable|final MESSAGE`. The first line of all, without a
@@ -7,6 +7,7 @@
 mod client;
 mod console;
 mod database;
+mod plain;
 
 use std::collections::HashMap;
 use std::env;
@@ -18,6 +19,7 @@ use console::Console;
 use diesel_sqlite_efs::{Clock, Moment};
 
 const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead|behind|stepping]\n       \
+    worker plain PATH\n       \
     worker client TABLE [lease=SECONDS] [max-hold=SECONDS] [holder=NAME] \
     [runtime=current-thread|multi-thread]";
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let mut console = Console;
     match mode.as_str() {
         "database" => database::serve(&target, &options, &mut console),
+        "plain" => plain::serve(&target, &mut console),
         "client" => client::serve(target, &options, &mut console),
         _ => {
             eprintln!("{USAGE}");

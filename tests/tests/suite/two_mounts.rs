@@ -1,0 +1,346 @@
+//! Two hosts on one directory, as far as one machine can be two: two FUSE mounts of it in two mount
+//! name spaces, at the same path. File locks do not cross, and each side's caches are only
+//! close-to-open.
+//!
+//! What plain SQLite makes of the same is told on standard error. `EFS_TEST_SECONDS` makes the loads
+//! last longer. Skipped, saying why, where not root, without `/dev/fuse` or without bindfs
+//! (`tests/install-packages.sh`); never where `CI=true`.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use integration::dynamodb::LockTable;
+use integration::emulator::Emulator;
+use integration::process::Worker;
+use integration::scratch::Scratch;
+
+use crate::worker::{LONG, Process};
+
+/// Attributes are remembered for an hour, and so are the pages that they speak of, until the file is
+/// opened again; names are not remembered.
+const CLOSE_TO_OPEN: &str = "entry_timeout=0,attr_timeout=3600";
+/// What FUSE does unless told otherwise; names are remembered as well.
+const A_SECOND: &str = "entry_timeout=1,attr_timeout=1";
+
+const WRITERS_EACH: usize = 2;
+const READERS_EACH: usize = 1;
+
+#[test]
+fn plain_sqlite_loses_an_update_there() {
+    let Some(mounts) = Mounts::new("two-mounts-baseline", CLOSE_TO_OPEN) else {
+        return;
+    };
+    let [one, other] = &mounts.sides;
+    let mut here = mounts.plain(one);
+    here.ok("batch CREATE TABLE counter (value INTEGER); INSERT INTO counter VALUES (1)");
+    let mut there = mounts.plain(other);
+    assert_eq!(there.ok("query SELECT value FROM counter"), "1");
+    here.ok("execute UPDATE counter SET value = value + 1");
+    // Its cached page was locked by nobody, and nobody has told it of the change.
+    there.ok("execute UPDATE counter SET value = value + 1");
+    assert_eq!(there.ok("query SELECT value FROM counter"), "2");
+
+    let mut here = Mounts::new("two-mounts-baseline-load", CLOSE_TO_OPEN);
+    let load = here.as_mut().map(Mounts::plain_load).unwrap_or_default();
+    tell(&format!(
+        "plain SQLite on two mounts: an update lost; under load {load}"
+    ));
+}
+
+#[test]
+fn an_update_from_an_old_cache_is_refused_or_made_from_the_new_state() {
+    let Some(mounts) = Mounts::new("two-mounts-update", CLOSE_TO_OPEN) else {
+        return;
+    };
+    let [one, other] = &mounts.sides;
+    for check in ["off", "counter", "reopen"] {
+        let parameters = format!("lock_read_check={check}");
+        let mut here = mounts.open(one, &parameters);
+        here.ok(
+            "batch DROP TABLE IF EXISTS counter; CREATE TABLE counter (value INTEGER); \
+                 INSERT INTO counter VALUES (1)",
+        );
+        let mut there = mounts.open(other, &parameters);
+        assert_eq!(there.ok("query SELECT value FROM counter"), "1");
+        there.ok("execute UPDATE counter SET value = value + 1");
+        here.ok("execute UPDATE counter SET value = value + 1");
+        there.ok("execute UPDATE counter SET value = value + 1");
+        assert_eq!(there.ok("query SELECT value FROM counter"), "4", "{check}");
+    }
+    mounts.assert_whole();
+}
+
+#[test]
+fn a_read_past_the_caches_sees_what_the_other_side_has_just_committed() {
+    let Some(mounts) = Mounts::new("two-mounts-fresh", CLOSE_TO_OPEN) else {
+        return;
+    };
+    let [mut here, mut there] = mounts.sides.each_ref().map(|side| mounts.open(side, ""));
+    here.ok("batch CREATE TABLE t (n INTEGER, filler BLOB); INSERT INTO t VALUES (0, NULL)");
+    for n in 1..=20 {
+        // The file grows as well: what the other side remembers of its size is too little.
+        here.ok("execute INSERT INTO t VALUES (1, zeroblob(5000))");
+        assert_eq!(there.ok("query SELECT sum(n) FROM t"), n.to_string());
+        assert_eq!(
+            there.ok("query SELECT count(*) FROM t WHERE length(filler) = 5000"),
+            n.to_string()
+        );
+    }
+    // A transaction that has begun is told if it can no longer go on reading its state.
+    there.ok("begin");
+    there.ok("query SELECT count(*) FROM t");
+    here.ok("execute UPDATE t SET filler = randomblob(5000)");
+    let failure = there.fails("query SELECT sum(length(hex(filler))) FROM t");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("TornRead", true)
+    );
+    there.ok("rollback");
+    mounts.assert_whole();
+}
+
+#[test]
+fn nothing_is_lost_or_torn_where_caches_are_close_to_open() {
+    if let Some(mounts) = Mounts::new("two-mounts-close-to-open", CLOSE_TO_OPEN) {
+        mounts.all_is_kept(4.0);
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_torn_where_caches_lie_for_a_second() {
+    if let Some(mounts) = Mounts::new("two-mounts-second", A_SECOND) {
+        mounts.all_is_kept(4.0);
+    }
+}
+
+/// The two mounts, and what is behind them.
+struct Mounts {
+    // Ended before the directory is deleted.
+    sides: [Side; 2],
+    source: PathBuf,
+    database: PathBuf,
+    table: LockTable,
+    _scratch: Scratch,
+}
+
+/// A mount name space, kept by a process.
+struct Side {
+    keeper: Worker,
+}
+
+impl Mounts {
+    /// `None`, saying why, where there can be no such mounts.
+    fn new(table: &str, options: &str) -> Option<Self> {
+        if let Some(obstacle) = obstacle() {
+            assert!(
+                env::var("CI").as_deref() != Ok("true"),
+                "{obstacle}; tests/install-packages.sh installs what is missing"
+            );
+            tell(&format!("skipped: two FUSE mounts: {obstacle}"));
+            return None;
+        }
+        let scratch = Scratch::new().expect("a directory");
+        let (source, mount) = (scratch.file("source"), scratch.file("mount"));
+        for directory in [&source, &mount] {
+            fs::create_dir(directory).expect("a directory");
+        }
+        Some(Self {
+            sides: [(); 2].map(|()| Side::mount(&source, &mount, options)),
+            database: mount.join("database.sqlite3"),
+            source,
+            table: LockTable::create(Emulator::shared().endpoint(), table).expect("a lock table"),
+            _scratch: scratch,
+        })
+    }
+
+    fn open(&self, side: &Side, parameters: &str) -> Process {
+        let url = format!(
+            "{}?lock_table={}&lock_timeout=30&{parameters}",
+            self.database.display(),
+            self.table.name()
+        );
+        side.start(&["database", &url])
+    }
+
+    /// Diesel's own connection.
+    fn plain(&self, side: &Side) -> Process {
+        side.start(&["plain", &self.database.display().to_string()])
+    }
+
+    /// Writers and readers of plain SQLite on both sides; in words, what became of it.
+    fn plain_load(&mut self) -> String {
+        self.open(&self.sides[0], "").ok("create-ledger");
+        let (written, read) = self.work(|side| self.plain(side), seconds(2.0));
+        let mut auditor = Process::start(
+            Emulator::shared().endpoint(),
+            &[
+                "plain",
+                &self.source.join("database.sqlite3").display().to_string(),
+            ],
+        )
+        .expect("the file opens");
+        let mut audit = |query: &str| match auditor.ask(&format!("query {query}")) {
+            Ok(text) => text.chars().take(60).collect(),
+            Err(failure) => failure.message,
+        };
+        format!(
+            "{} acknowledged, counter {}, {} found, {} reads torn, integrity_check: {}",
+            sum(&written, "acknowledged"),
+            audit("SELECT value FROM counter"),
+            audit("SELECT count(*) FROM entry NOT INDEXED"),
+            sum(&read, "torn"),
+            audit("PRAGMA integrity_check(1)"),
+        )
+    }
+
+    /// Lets writers and readers work on both sides at once; what they answer.
+    fn work(&self, open: impl Fn(&Side) -> Process, seconds: f64) -> (Vec<String>, Vec<String>) {
+        let on_both = |count: usize| -> Vec<Process> {
+            let sides = self.sides.iter().cycle().take(2 * count);
+            sides.map(&open).collect()
+        };
+        let (mut writers, mut readers) = (on_both(WRITERS_EACH), on_both(READERS_EACH));
+        for (number, writer) in writers.iter_mut().enumerate() {
+            writer.tell(&format!("write-ledger writer-{number} {seconds}"));
+        }
+        for reader in &mut readers {
+            reader.tell(&format!("read-ledger {seconds}"));
+        }
+        let answers = |processes: Vec<Process>| {
+            let answer = |process: &Process| process.answer().expect("no error but retryable ones");
+            processes.iter().map(answer).collect()
+        };
+        (answers(writers), answers(readers))
+    }
+
+    fn all_is_kept(&self, by_default: f64) {
+        self.open(&self.sides[0], "").ok("create-ledger");
+        let (written, read) = self.work(|side| self.open(side, ""), seconds(by_default));
+        tell(&format!("two mounts: {written:?}, {read:?}"));
+        for answer in &read {
+            assert_eq!(number_before(answer, "torn"), 0, "{answer}");
+            assert!(number_before(answer, "whole") > 0, "{answer}");
+        }
+        let total = sum(&written, "acknowledged");
+        for side in 0..2 {
+            let writes: Vec<_> = written.iter().skip(side).step_by(2).cloned().collect();
+            assert!(
+                sum(&writes, "acknowledged") > 0,
+                "one side only: {written:?}"
+            );
+        }
+        for side in &self.sides {
+            let mut auditor = self.open(side, "");
+            let counter = auditor.ok("query SELECT value FROM counter");
+            assert_eq!(counter, total.to_string());
+            for (number, answer) in written.iter().enumerate() {
+                let acknowledged = number_before(answer, "acknowledged");
+                let found = auditor.ok(&format!(
+                    "query SELECT count(*), coalesce(max(sequence), 0) FROM entry \
+                     WHERE writer = 'writer-{number}'"
+                ));
+                assert_eq!(found, format!("{acknowledged}|{acknowledged}"));
+            }
+            let distinct = auditor.ok("query SELECT count(DISTINCT counter_value) FROM entry");
+            assert_eq!(distinct, total.to_string(), "an update was lost");
+            assert_eq!(auditor.ok("query SELECT sum(balance) FROM account"), "8000");
+        }
+        self.assert_whole();
+    }
+
+    /// On both sides and in the directory itself nothing is wrong, and nothing is left behind.
+    fn assert_whole(&self) {
+        for side in &self.sides {
+            let mut auditor = self.open(side, "");
+            assert_eq!(auditor.ok("query PRAGMA integrity_check"), "ok");
+        }
+        assert_eq!(
+            self.table.count().expect("a count"),
+            0,
+            "a lock item is left"
+        );
+        let journal = self.source.join("database.sqlite3-journal");
+        assert!(!journal.exists(), "a journal is left");
+    }
+}
+
+impl Side {
+    fn mount(source: &Path, mount: &Path, options: &str) -> Self {
+        // What is started there ends with its first process, and the mount with the name space.
+        let script = r#"bindfs --no-allow-other -o "$0" "$1" "$2" && echo mounted && cat"#;
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-c",
+                script,
+                options,
+            ])
+            .args([source, mount]);
+        let keeper = Worker::spawn(&mut command).expect("unshare runs");
+        assert_eq!(keeper.line(LONG).as_deref(), Ok("mounted"));
+        Self { keeper }
+    }
+
+    /// A worker that sees this side's mount.
+    fn start(&self, arguments: &[&str]) -> Process {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
+            .arg(env!("CARGO_BIN_EXE_worker"));
+        Process::start_through(command, Emulator::shared().endpoint(), arguments)
+            .expect("the database opens")
+    }
+}
+
+/// Why there can be no two mounts here.
+fn obstacle() -> Option<String> {
+    if !Path::new("/dev/fuse").exists() {
+        return Some("there is no /dev/fuse".to_owned());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Some("only root may mount".to_owned());
+    }
+    ["bindfs", "unshare", "nsenter"]
+        .into_iter()
+        .find_map(|program| {
+            let tried = Command::new(program).arg("--version").output();
+            (!tried.is_ok_and(|output| output.status.success()))
+                .then(|| format!("there is no `{program}`"))
+        })
+}
+
+/// Not `eprintln!`, which the test harness would keep to itself.
+fn tell(line: &str) {
+    // Nobody to tell is no failure.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn seconds(by_default: f64) -> f64 {
+    let wanted = env::var("EFS_TEST_SECONDS").ok();
+    wanted.map_or(by_default, |seconds| {
+        seconds.parse().expect("EFS_TEST_SECONDS is a number")
+    })
+}
+
+fn sum(answers: &[String], word: &str) -> u64 {
+    answers
+        .iter()
+        .map(|answer| number_before(answer, word))
+        .sum()
+}
+
+/// `12` for `.. 12 torn ..`.
+fn number_before(answer: &str, word: &str) -> u64 {
+    let words: Vec<_> = answer.split([' ', ',']).collect();
+    let at = words.iter().position(|candidate| *candidate == word);
+    let number = at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok());
+    number.unwrap_or_else(|| panic!("no number before `{word}` in `{answer}`"))
+}
