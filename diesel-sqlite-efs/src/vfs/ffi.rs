@@ -1229,11 +1229,24 @@ unsafe extern "C" fn vfs_access(
     guarded(ffi::SQLITE_IOERR_ACCESS, || {
         // SAFETY: SQLite calls the method of a registered shim with that shim.
         let base = unsafe { BaseVfs::below(vfs) };
-        if let Some(journal) = gate_of_journal(name)
-            .as_ref()
-            .and_then(|gate| gate.journal())
+        // What a network file system says of a name may be of another time: only a file that can
+        // be opened is there. SQLite takes an empty one for none, too.
+        if flags == ffi::SQLITE_ACCESS_EXISTS
+            && let Some(gate) = gate_of_journal(name)
+            && let Some(journal) = gate.journal().filter(|journal| journal.is_on_network())
         {
-            journal.refresh_name();
+            return match journal.standing() {
+                Ok(standing) => {
+                    // SAFETY: `xAccess`'s out-parameter.
+                    unsafe { *result = c_int::from(standing != Standing::Absent) };
+                    OK
+                }
+                Err(error) => {
+                    let reason = format!("the rollback journal cannot be examined: {error}");
+                    gate.file_failed(reason);
+                    ffi::SQLITE_IOERR_ACCESS
+                }
+            };
         }
         base_vfs_call!(base, xAccess, name, flags, result)
     })

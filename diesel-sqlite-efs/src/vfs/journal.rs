@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
 
+use super::netfs::refresh_size;
 use crate::store::JournalId;
 
 /// The path of a database's rollback journal.
@@ -42,11 +43,16 @@ impl Journal {
         }
     }
 
+    /// Whether its name may be remembered for a file of another time.
+    pub(super) fn is_on_network(&self) -> bool {
+        self.network
+    }
+
     /// Makes the file system look up the journal's name anew.
     ///
     /// An NFS client remembers for up to 30 s that a name did not exist, and would miss a crashed
     /// writer's journal. Opening the directory revalidates what it knows (close-to-open).
-    pub(super) fn refresh_name(&self) {
+    fn refresh_name(&self) {
         if self.network {
             // If the directory cannot be opened, the look-up that follows says so.
             drop(File::open(&self.directory));
@@ -56,11 +62,17 @@ impl Journal {
     /// Looks at what stands at the path now.
     pub(super) fn standing(&self) -> io::Result<Standing> {
         self.refresh_name();
-        self.standing_as_cached()
+        self.look(self.network)
     }
 
     /// The same by what this host knows of the name, which may be up to 30 s old on NFS.
     pub(super) fn standing_as_cached(&self) -> io::Result<Standing> {
+        self.look(false)
+    }
+
+    /// `afresh`: a size that is remembered from an earlier file of this name, such as zero, does
+    /// not count.
+    fn look(&self, afresh: bool) -> io::Result<Standing> {
         let mut header = [0; 16];
         let mut length = 0;
         let mut file = match File::open(&self.path) {
@@ -68,6 +80,9 @@ impl Journal {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Standing::Absent),
             Err(error) => return Err(error),
         };
+        if afresh {
+            refresh_size(&file)?;
+        }
         while length < header.len() {
             match file.read(&mut header[length..]) {
                 Ok(0) => break,

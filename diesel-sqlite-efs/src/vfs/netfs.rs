@@ -215,12 +215,8 @@ impl Uncached {
         })
     }
 
-    /// Asks the server for the file's size and times, whatever this host remembers of them: what
-    /// lies beyond a remembered end would not be read.
     pub(super) fn refresh_size(&self) -> io::Result<()> {
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-        statx(&self.file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME)?;
-        Ok(())
+        refresh_size(&self.file)
     }
 
     /// Reads as much of `data` as the file has at `offset`; returns how much that is.
@@ -251,6 +247,14 @@ impl Uncached {
         data[..count].copy_from_slice(&blocks[lead..lead + count]);
         Ok(count)
     }
+}
+
+/// Asks the server for an open file's size and times, whatever this host remembers of them: what
+/// lies beyond a remembered end would not be read.
+pub(super) fn refresh_size(file: &File) -> io::Result<()> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    statx(file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,15 +15,19 @@ use std::process::Command;
 use integration::dynamodb::LockTable;
 use integration::emulator::Emulator;
 use integration::process::Worker;
+use integration::proxy::{Action, Proxy, Rule};
 use integration::scratch::Scratch;
 
-use crate::worker::{LONG, Process};
+use crate::worker::{LONG, Process, proxy};
 
 /// Attributes are remembered for an hour, and so are the pages that they speak of, until the file is
 /// opened again; names are not remembered.
 const CLOSE_TO_OPEN: &str = "entry_timeout=0,attr_timeout=3600";
 /// What FUSE does unless told otherwise; names are remembered as well.
 const A_SECOND: &str = "entry_timeout=1,attr_timeout=1";
+
+/// Names, with what they stand for, are remembered for as long as the test takes.
+const NAMES_LIE: &str = "entry_timeout=3600,attr_timeout=3600";
 
 const WRITERS_EACH: usize = 2;
 const READERS_EACH: usize = 1;
@@ -102,6 +106,65 @@ fn a_read_past_the_caches_sees_what_the_other_side_has_just_committed() {
     mounts.assert_whole();
 }
 
+/// SQLite takes an empty journal for none; this one is remembered as empty when it is hot.
+#[test]
+fn a_hot_journal_is_seen_although_its_name_is_remembered_for_an_empty_file() {
+    let Some(mounts) = Mounts::new("two-mounts-hot", NAMES_LIE) else {
+        return;
+    };
+    let [one, other] = &mounts.sides;
+    mounts
+        .open(one, "")
+        .ok("batch CREATE TABLE item (state TEXT, filler BLOB); \
+        INSERT INTO item SELECT 'old', zeroblob(2000) FROM pragma_function_list LIMIT 40");
+    let mut reader = mounts.open(other, "");
+    fs::write(mounts.journal(), "").expect("an empty journal");
+    assert_eq!(
+        reader.ok("query SELECT state, count(*) FROM item GROUP BY state"),
+        "old|40"
+    );
+
+    let proxy = proxy();
+    let mut writer = mounts.open_behind(one, &proxy, "lock_expiration=3");
+    // The first acquires the lease, the second removes the leftover, the third confirms.
+    let confirmation = proxy.rule(Rule::put(Action::Hold).from(3));
+    writer.tell("execute UPDATE item SET state = 'new'");
+    confirmation.wait_for_hits(1, LONG);
+    let journal = fs::read(mounts.journal()).expect("a journal");
+    assert_ne!(journal.first(), Some(&0), "the journal is hot");
+    writer.kill();
+    assert_eq!(
+        reader.ok("query SELECT state, count(*) FROM item GROUP BY state"),
+        "old|40"
+    );
+    mounts.assert_whole();
+}
+
+#[test]
+fn a_journal_is_created_although_its_name_is_remembered_for_one_that_is_gone() {
+    let Some(mounts) = Mounts::new("two-mounts-gone", NAMES_LIE) else {
+        return;
+    };
+    let [one, other] = &mounts.sides;
+    mounts
+        .open(one, "")
+        .ok("batch CREATE TABLE counter (value INTEGER); INSERT INTO counter VALUES (1)");
+    let mut there = mounts.open(other, "");
+    for content in ["", "not hot: its first byte is not that of a header"] {
+        let content = content.replacen('n', "\0", 1);
+        fs::write(mounts.journal(), content).expect("a journal");
+        there.ok("query SELECT value FROM counter");
+        fs::remove_file(mounts.journal()).expect("it goes");
+        there.ok("query SELECT value FROM counter");
+        there.ok("execute UPDATE counter SET value = value + 1");
+    }
+    assert_eq!(
+        mounts.open(one, "").ok("query SELECT value FROM counter"),
+        "3"
+    );
+    mounts.assert_whole();
+}
+
 #[test]
 fn nothing_is_lost_or_torn_where_caches_are_close_to_open() {
     if let Some(mounts) = Mounts::new("two-mounts-close-to-open", CLOSE_TO_OPEN) {
@@ -157,17 +220,26 @@ impl Mounts {
     }
 
     fn open(&self, side: &Side, parameters: &str) -> Process {
+        self.open_at(side, Emulator::shared().endpoint(), parameters)
+    }
+
+    fn open_behind(&self, side: &Side, proxy: &Proxy, parameters: &str) -> Process {
+        self.open_at(side, &proxy.endpoint(), parameters)
+    }
+
+    fn open_at(&self, side: &Side, endpoint: &str, parameters: &str) -> Process {
         let url = format!(
             "{}?lock_table={}&lock_timeout=30&{parameters}",
             self.database.display(),
             self.table.name()
         );
-        side.start(&["database", &url])
+        side.start(endpoint, &["database", &url])
     }
 
     /// Diesel's own connection.
     fn plain(&self, side: &Side) -> Process {
-        side.start(&["plain", &self.database.display().to_string()])
+        let path = self.database.display().to_string();
+        side.start(Emulator::shared().endpoint(), &["plain", &path])
     }
 
     /// Writers and readers of plain SQLite on both sides; in words, what became of it.
@@ -262,8 +334,12 @@ impl Mounts {
             0,
             "a lock item is left"
         );
-        let journal = self.source.join("database.sqlite3-journal");
-        assert!(!journal.exists(), "a journal is left");
+        assert!(!self.journal().exists(), "a journal is left");
+    }
+
+    /// As it is, past both mounts.
+    fn journal(&self) -> PathBuf {
+        self.source.join("database.sqlite3-journal")
     }
 }
 
@@ -290,13 +366,12 @@ impl Side {
     }
 
     /// A worker that sees this side's mount.
-    fn start(&self, arguments: &[&str]) -> Process {
+    fn start(&self, endpoint: &str, arguments: &[&str]) -> Process {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
             .arg(env!("CARGO_BIN_EXE_worker"));
-        Process::start_through(command, Emulator::shared().endpoint(), arguments)
-            .expect("the database opens")
+        Process::start_through(command, endpoint, arguments).expect("the database opens")
     }
 }
 
