@@ -30,6 +30,23 @@ pub(super) enum Standing {
     Hot(JournalId),
 }
 
+impl Standing {
+    /// By the beginning of the file.
+    fn of(header: &[u8]) -> Self {
+        match header {
+            [] => Self::Absent,
+            [0, ..] => Self::Cold,
+            _ => {
+                let mut whole = [0; 16];
+                for (to, from) in whole.iter_mut().zip(header) {
+                    *to = *from;
+                }
+                Self::Hot(journal_id(&whole))
+            }
+        }
+    }
+}
+
 impl Journal {
     pub(super) fn new(path: PathBuf, network: bool) -> Self {
         let directory = match path.parent() {
@@ -73,29 +90,30 @@ impl Journal {
     /// `afresh`: a size that is remembered from an earlier file of this name, such as zero, does
     /// not count.
     fn look(&self, afresh: bool) -> io::Result<Standing> {
-        let mut header = [0; 16];
-        let mut length = 0;
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Standing::Absent),
-            Err(error) => return Err(error),
-        };
+        match self.header(afresh) {
+            Ok(header) => Ok(Standing::of(&header)),
+            // Also of a file that was deleted after it was opened.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle
+                ) =>
+            {
+                Ok(Standing::Absent)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As much of the first 16 bytes as there is.
+    fn header(&self, afresh: bool) -> io::Result<Vec<u8>> {
+        let file = File::open(&self.path)?;
         if afresh {
             refresh_size(&file)?;
         }
-        while length < header.len() {
-            match file.read(&mut header[length..]) {
-                Ok(0) => break,
-                Ok(count) => length += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(match length {
-            0 => Standing::Absent,
-            _ if header[0] == 0 => Standing::Cold,
-            _ => Standing::Hot(journal_id(&header)),
-        })
+        let mut header = Vec::with_capacity(16);
+        file.take(16).read_to_end(&mut header)?;
+        Ok(header)
     }
 
     /// Removes the file, durably; its absence is no error.
