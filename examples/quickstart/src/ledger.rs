@@ -1,6 +1,7 @@
 //! What the workers write and read: a counter, an entry for each write, accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use diesel::connection::LoadConnection;
 use diesel::dsl::count;
@@ -9,41 +10,12 @@ use diesel::sql_types::Text;
 use diesel::sqlite::Sqlite;
 use diesel::{QueryResult, insert_into, sql_query, update};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use serde::{Deserialize, Serialize};
 
-use crate::message::Snapshot;
+use self::schema::{account, counter, entry, sqlite_schema};
 
 /// The schema, from the workspace's directory of migrations.
-pub(crate) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
-
-diesel::table! {
-    counter (id) {
-        id -> BigInt,
-        value -> BigInt,
-    }
-}
-
-diesel::table! {
-    entry (writer, sequence) {
-        writer -> Text,
-        sequence -> BigInt,
-        counter_value -> BigInt,
-    }
-}
-
-diesel::table! {
-    account (id) {
-        id -> BigInt,
-        balance -> BigInt,
-    }
-}
-
-diesel::table! {
-    sqlite_schema (name) {
-        name -> Text,
-        #[sql_name = "type"]
-        kind -> Text,
-    }
-}
+pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
 
 /// How many accounts the migration creates, numbered from 1.
 const ACCOUNTS: i64 = 8;
@@ -52,7 +24,7 @@ const ACCOUNTS: i64 = 8;
 ///
 /// Everything is read, changed here and written back, as applications do: whoever writes over what
 /// another wrote in between loses it.
-pub(crate) fn write<C>(conn: &mut C, writer: &str, sequence: i64) -> QueryResult<()>
+pub fn write<C>(conn: &mut C, writer: &str, sequence: i64) -> QueryResult<()>
 where
     C: Connection<Backend = Sqlite> + LoadConnection,
 {
@@ -82,7 +54,7 @@ where
 }
 
 /// One read, in a transaction of its own.
-pub(crate) fn read<C>(conn: &mut C) -> QueryResult<Snapshot>
+pub fn read<C>(conn: &mut C) -> QueryResult<Snapshot>
 where
     C: Connection<Backend = Sqlite> + LoadConnection,
 {
@@ -98,7 +70,7 @@ where
 
 /// How many entries were made from the same value of the counter as another: each is an update
 /// that was lost.
-pub(crate) fn duplicates<C>(conn: &mut C) -> QueryResult<i64>
+pub fn duplicates<C>(conn: &mut C) -> QueryResult<i64>
 where
     C: Connection<Backend = Sqlite> + LoadConnection,
 {
@@ -112,7 +84,7 @@ where
 }
 
 /// The entries of all writers whose names begin with `prefix`.
-pub(crate) fn entries<C>(conn: &mut C, prefix: &str) -> QueryResult<BTreeMap<String, BTreeSet<i64>>>
+pub fn entries<C>(conn: &mut C, prefix: &str) -> QueryResult<BTreeMap<String, BTreeSet<i64>>>
 where
     C: Connection<Backend = Sqlite> + LoadConnection,
 {
@@ -128,7 +100,7 @@ where
 }
 
 /// What SQLite itself finds wrong with the file; the one line `ok` if nothing.
-pub(crate) fn integrity<C>(conn: &mut C) -> QueryResult<Vec<String>>
+pub fn integrity<C>(conn: &mut C) -> QueryResult<Vec<String>>
 where
     C: Connection<Backend = Sqlite> + LoadConnection,
 {
@@ -142,7 +114,7 @@ where
 }
 
 /// Whether the database holds tables, and the ledger is not among them.
-pub(crate) fn is_of_another_application<C>(conn: &mut C) -> QueryResult<bool>
+pub fn is_of_another_application<C>(conn: &mut C) -> QueryResult<bool>
 where
     C: Connection<Backend = Sqlite> + LoadConnection,
 {
@@ -151,4 +123,68 @@ where
         .filter(sqlite_schema::kind.eq("table"))
         .load(conn)?;
     Ok(!tables.is_empty() && !tables.iter().any(|table| table == "entry"))
+}
+
+/// What must agree in any state that was ever committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The counter, which each write increments.
+    pub counter: i64,
+    /// The entries, of which each write adds one.
+    pub entries: i64,
+    /// The sum of the balances, between which each write moves an amount.
+    pub balance: i64,
+}
+
+impl Snapshot {
+    /// The sum of the balances as the migration sets them.
+    pub const BALANCE: i64 = 8000;
+
+    /// Whether this can have been committed.
+    pub fn is_whole(&self) -> bool {
+        self.counter == self.entries && self.balance == Self::BALANCE
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            counter,
+            entries,
+            balance,
+        } = self;
+        write!(f, "counter {counter}, entries {entries}, balance {balance}")
+    }
+}
+
+mod schema {
+    diesel::table! {
+        counter (id) {
+            id -> BigInt,
+            value -> BigInt,
+        }
+    }
+
+    diesel::table! {
+        entry (writer, sequence) {
+            writer -> Text,
+            sequence -> BigInt,
+            counter_value -> BigInt,
+        }
+    }
+
+    diesel::table! {
+        account (id) {
+            id -> BigInt,
+            balance -> BigInt,
+        }
+    }
+
+    diesel::table! {
+        sqlite_schema (name) {
+            name -> Text,
+            #[sql_name = "type"]
+            kind -> Text,
+        }
+    }
 }

@@ -5,10 +5,10 @@ use std::error::Error;
 use diesel::{Connection, QueryResult};
 use diesel_sqlite_efs::EfsSqliteConnection;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use quickstart::ledger::MIGRATIONS;
 
 use crate::access::{Access, in_url};
 use crate::args::Work;
-use crate::ledger::MIGRATIONS;
 
 #[derive(Debug)]
 pub(crate) struct Locked;

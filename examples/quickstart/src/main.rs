@@ -2,15 +2,13 @@
 //!
 //! `args` says what can be asked for. `run` is the parent: it starts the emulator and the workers,
 //! takes down what they claim, and has the database audited. `worker` is what the other processes
-//! do, on a connection that is `locked` or `unlocked`; `ledger` is what they write. They tell the
+//! do, on a connection that is `locked` or `unlocked`; the library's `ledger` is what they write. They tell the
 //! parent by `message`s, and `report` prints what it makes of them.
 
 mod access;
 mod args;
-mod ledger;
 mod locked;
 mod message;
-mod progress;
 mod report;
 mod run;
 mod unlocked;

@@ -1,9 +1,9 @@
 //! What the workers tell the parent: one JSON value a line on standard output.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io::{self, Write};
 
+use quickstart::ledger::Snapshot;
 use serde::{Deserialize, Serialize};
 
 /// The line by which the parent starts the work of a worker that is ready.
@@ -65,37 +65,5 @@ impl Message {
         let mut stdout = io::stdout().lock();
         stdout.write_all(&line)?;
         stdout.flush()
-    }
-}
-
-/// What must agree in any state that was ever committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Snapshot {
-    /// The counter, which each write increments.
-    pub(crate) counter: i64,
-    /// The entries, of which each write adds one.
-    pub(crate) entries: i64,
-    /// The sum of the balances, between which each write moves an amount.
-    pub(crate) balance: i64,
-}
-
-impl Snapshot {
-    /// The sum of the balances as the migration sets them.
-    pub(crate) const BALANCE: i64 = 8000;
-
-    /// Whether this can have been committed.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.counter == self.entries && self.balance == Self::BALANCE
-    }
-}
-
-impl fmt::Display for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            counter,
-            entries,
-            balance,
-        } = self;
-        write!(f, "counter {counter}, entries {entries}, balance {balance}")
     }
 }

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use crate::message::{Message, Snapshot};
+use quickstart::ledger::Snapshot;
+
+use crate::message::Message;
 
 /// What one worker claims to have done.
 #[derive(Debug)]

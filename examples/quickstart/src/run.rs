@@ -14,10 +14,10 @@ use integration::dynamodb::{LockTable, env_for};
 use integration::emulator::Emulator;
 use integration::process::Worker;
 use integration::scratch::Scratch;
+use quickstart::progress::Progress;
 
 use crate::args::{Options, Task};
 use crate::message::{GO, Message};
-use crate::progress::Progress;
 use crate::report::{Audit, Report, Tally};
 
 /// How long a process may take to open the database, prepare or audit it.

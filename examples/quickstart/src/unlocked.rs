@@ -4,10 +4,10 @@ use std::error::Error;
 
 use diesel::{Connection, QueryResult, SqliteConnection};
 use diesel_migrations::MigrationHarness;
+use quickstart::ledger::MIGRATIONS;
 
 use crate::access::{Access, in_url};
 use crate::args::Work;
-use crate::ledger::MIGRATIONS;
 
 #[derive(Debug)]
 pub(crate) struct Unlocked;

@@ -8,10 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use diesel::result::{DatabaseErrorKind, Error};
+use quickstart::ledger;
 
 use crate::access::{Access, in_words};
 use crate::args::{Task, Work};
-use crate::ledger;
 use crate::locked::Locked;
 use crate::message::{GO, Message};
 use crate::unlocked::Unlocked;
