@@ -69,7 +69,7 @@ impl Journal {
     ///
     /// An NFS client remembers for up to 30 s that a name did not exist, and would miss a crashed
     /// writer's journal. Opening the directory revalidates what it knows (close-to-open).
-    fn refresh_name(&self) {
+    pub(super) fn refresh_name(&self) {
         if self.network {
             // If the directory cannot be opened, the look-up that follows says so.
             drop(File::open(&self.directory));

@@ -18,7 +18,7 @@ use integration::process::Worker;
 use integration::proxy::{Action, Proxy, Rule};
 use integration::scratch::Scratch;
 
-use crate::worker::{LONG, Process, proxy};
+use crate::worker::{LONG, Process, Stage, proxy};
 
 /// Attributes are remembered for an hour, and so are the pages that they speak of, until the file is
 /// opened again; names are not remembered.
@@ -176,6 +176,43 @@ fn nothing_is_lost_or_torn_where_caches_are_close_to_open() {
 fn nothing_is_lost_or_torn_where_caches_lie_for_a_second() {
     if let Some(mounts) = Mounts::new("two-mounts-second", A_SECOND) {
         mounts.all_is_kept(4.0);
+    }
+}
+
+/// `cargo test -p integration --release --test suite -- --ignored --nocapture checks_of_reads`
+#[test]
+#[ignore = "a measurement"]
+fn what_checks_of_reads_cost() {
+    const PAGES: u32 = 1_000;
+    let stage = Stage::new("two-mounts-cost");
+    let mounts = Mounts::new("two-mounts-cost-fuse", CLOSE_TO_OPEN);
+    let local = |parameters: &str| stage.open(parameters);
+    let fuse = mounts
+        .as_ref()
+        .map(|mounts| move |parameters: &str| mounts.open(&mounts.sides[0], parameters));
+    let mut places: Vec<(&str, &dyn Fn(&str) -> Process)> = vec![("local", &local)];
+    if let Some(fuse) = &fuse {
+        places.push(("FUSE", fuse));
+    }
+    for (place, open) in places {
+        open("").ok(&format!(
+            "batch CREATE TABLE filler (content BLOB); CREATE TABLE one (n INTEGER); \
+             INSERT INTO one VALUES (1); \
+             WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n LIMIT {PAGES}) \
+             INSERT INTO filler SELECT zeroblob(3500) FROM n"
+        ));
+        for check in ["off", "counter", "reopen"] {
+            // Ten pages of cache: each scan reads every page again.
+            let mut process = open(&format!("lock_read_check={check}&cache_size_pages=10"));
+            let mut measure = |times: u32, query: &str| -> f64 {
+                let nanos = process.ok(&format!("time {times} {query}"));
+                nanos.parse::<f64>().expect("a number") / 1_000.0
+            };
+            measure(10, "SELECT count(*) FROM filler");
+            let page = measure(20, "SELECT count(*) FROM filler") / f64::from(PAGES);
+            let transaction = measure(2_000, "SELECT n FROM one");
+            println!("{place} {check}: {page:.2} µs a page, {transaction:.0} µs a transaction");
+        }
     }
 }
 
