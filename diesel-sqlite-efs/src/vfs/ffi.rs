@@ -20,6 +20,7 @@ use std::slice;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use libsqlite3_sys as ffi;
+use rustix::io::Errno;
 
 use super::Admission;
 use super::gate::{Busy, EndOfJournal, Gate, Purpose, Refused};
@@ -397,6 +398,7 @@ impl BaseFile {
                 (_, 0) => format!("SQLite error {result}"),
                 (_, errno) => std::io::Error::from_raw_os_error(errno).to_string(),
             },
+            Errno::from_raw_os_error(errno),
         );
         result
     }

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::journal::{Journal, Standing};
 use super::key_file::{Found, KeyFile, OwnLock};
 use super::pragma;
@@ -793,10 +795,26 @@ impl Gate {
         });
     }
 
-    /// One of SQLite's own operations failed, for a reason that SQLite does not pass on.
-    pub(super) fn operation_failed(&self, doing: &str, reason: &str) {
+    /// The file system failed at something, for a reason that SQLite does not pass on.
+    ///
+    /// An NFS client that was out of touch for longer than its server waits has lost its locks and
+    /// its open files. Within a write that is a lease lost, whatever the clocks say.
+    pub(super) fn operation_failed(&self, doing: &str, reason: &str, error: Errno) {
+        const STATE_IS_LOST: [Errno; 4] = [Errno::IO, Errno::STALE, Errno::BADF, Errno::NOLCK];
+        let on_network = self.journal().is_some_and(Journal::is_on_network);
+        let mut state = self.state();
+        if let Some(hold) = &state.hold
+            && on_network
+            && !state.ended
+            && STATE_IS_LOST.contains(&error)
+        {
+            let reason = format!("the file system has lost it: {doing} failed ({reason})");
+            hold.lease.forfeit(&reason);
+            state.lost(self.lease_lost(&reason));
+            return;
+        }
         let error = self.file_error(format!("{doing} failed: {reason}"));
-        self.state().error.get_or_insert(error);
+        state.error.get_or_insert(error);
     }
 
     /// What stands at the journal's path.

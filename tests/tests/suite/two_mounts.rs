@@ -190,7 +190,8 @@ fn what_checks_of_reads_cost() {
     let fuse = mounts
         .as_ref()
         .map(|mounts| move |parameters: &str| mounts.open(&mounts.sides[0], parameters));
-    let mut places: Vec<(&str, &dyn Fn(&str) -> Process)> = vec![("local", &local)];
+    type Open<'a> = &'a dyn Fn(&str) -> Process;
+    let mut places: Vec<(&str, Open<'_>)> = vec![("local", &local)];
     if let Some(fuse) = &fuse {
         places.push(("FUSE", fuse));
     }

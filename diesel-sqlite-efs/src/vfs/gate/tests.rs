@@ -21,6 +21,7 @@ struct World {
     store: Arc<InMemoryLockStore>,
     database: PathBuf,
     journal: PathBuf,
+    on_network: bool,
     key_file: PathBuf,
 }
 
@@ -43,6 +44,7 @@ impl World {
             clock,
             database: beside(""),
             journal: beside("-journal"),
+            on_network: false,
             key_file: beside("-lock-key"),
         }
     }
@@ -95,7 +97,7 @@ impl World {
             .lease_duration(LEASE)
             .clock(self.clock.clone());
         let gate = Gate::new(client, key, settings);
-        let journal = Journal::new(self.journal.clone(), false);
+        let journal = Journal::new(self.journal.clone(), self.on_network);
         gate.opened(journal, KeyFile::beside(&self.database));
         gate
     }
@@ -484,6 +486,38 @@ fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
     gate.unpin();
     assert_eq!(world.item(), None);
     begin_writing(&gate);
+    gate.unlocked();
+}
+
+#[test]
+fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
+    let mut world = World::new();
+    for (on_network, is_lost) in [(true, true), (false, false)] {
+        world.on_network = on_network;
+        let gate = world.gate();
+        begin_writing(&gate);
+        gate.operation_failed("writing the database", "input/output error", Errno::IO);
+        let error = gate.take_error().unwrap();
+        assert_eq!(
+            matches!(error, LockError::LeaseLost { .. }),
+            is_lost,
+            "{error}"
+        );
+        assert_eq!(error.is_retryable(), is_lost);
+        assert_eq!(gate.fence().is_err(), is_lost, "whatever the clocks say");
+        gate.unlocked();
+        assert_eq!(world.item(), None);
+    }
+    // A full disk is no sign of it, and once the journal has ended the outcome stands.
+    world.on_network = true;
+    let gate = world.gate();
+    begin_writing(&gate);
+    gate.operation_failed("writing the database", "no space", Errno::NOSPC);
+    assert!(matches!(gate.take_error(), Some(LockError::File { .. })));
+    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+    gate.journal_removed();
+    gate.operation_failed("reading the database", "input/output error", Errno::IO);
+    assert!(matches!(gate.take_error(), Some(LockError::File { .. })));
     gate.unlocked();
 }
 
