@@ -398,7 +398,7 @@ impl BaseFile {
                 (_, 0) => format!("SQLite error {result}"),
                 (_, errno) => std::io::Error::from_raw_os_error(errno).to_string(),
             },
-            Errno::from_raw_os_error(errno),
+            (errno != 0).then(|| Errno::from_raw_os_error(errno)),
         );
         result
     }

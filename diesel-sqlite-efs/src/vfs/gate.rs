@@ -799,14 +799,14 @@ impl Gate {
     ///
     /// An NFS client that was out of touch for longer than its server waits has lost its locks and
     /// its open files. Within a write that is a lease lost, whatever the clocks say.
-    pub(super) fn operation_failed(&self, doing: &str, reason: &str, error: Errno) {
+    pub(super) fn operation_failed(&self, doing: &str, reason: &str, error: Option<Errno>) {
         const STATE_IS_LOST: [Errno; 4] = [Errno::IO, Errno::STALE, Errno::BADF, Errno::NOLCK];
         let on_network = self.journal().is_some_and(Journal::is_on_network);
         let mut state = self.state();
         if let Some(hold) = &state.hold
             && on_network
             && !state.ended
-            && STATE_IS_LOST.contains(&error)
+            && error.is_some_and(|error| STATE_IS_LOST.contains(&error))
         {
             let reason = format!("the file system has lost it: {doing} failed ({reason})");
             hold.lease.forfeit(&reason);

@@ -496,7 +496,11 @@ fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
         world.on_network = on_network;
         let gate = world.gate();
         begin_writing(&gate);
-        gate.operation_failed("writing the database", "input/output error", Errno::IO);
+        gate.operation_failed(
+            "writing the database",
+            "input/output error",
+            Some(Errno::IO),
+        );
         let error = gate.take_error().unwrap();
         assert_eq!(
             matches!(error, LockError::LeaseLost { .. }),
@@ -512,11 +516,15 @@ fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
     world.on_network = true;
     let gate = world.gate();
     begin_writing(&gate);
-    gate.operation_failed("writing the database", "no space", Errno::NOSPC);
+    gate.operation_failed("writing the database", "no space", Some(Errno::NOSPC));
     assert!(matches!(gate.take_error(), Some(LockError::File { .. })));
     assert_eq!(gate.end_journal(), EndOfJournal::Remove);
     gate.journal_removed();
-    gate.operation_failed("reading the database", "input/output error", Errno::IO);
+    gate.operation_failed(
+        "reading the database",
+        "input/output error",
+        Some(Errno::IO),
+    );
     assert!(matches!(gate.take_error(), Some(LockError::File { .. })));
     gate.unlocked();
 }
