@@ -406,6 +406,11 @@ impl Gate {
         };
         let hot = match journal.standing().map_err(unreadable)? {
             Standing::Hot(id) if recorded == Some(id) || database_is_empty => {
+                // The database may have been empty only until the lease had ended.
+                if let Some(loss) = state.hold.as_ref().and_then(|hold| hold.lease.loss()) {
+                    state.lost(loss.clone());
+                    return Err(loss);
+                }
                 journal.remove().map_err(|error| {
                     self.file_error(format!(
                         "the rollback journal of a finished transaction cannot be removed: {error}"
