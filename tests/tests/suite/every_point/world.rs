@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -315,26 +315,30 @@ impl Successor {
         let host = world.successor();
         let mut conn = host.connect().map_err(|error| error.to_string())?;
         let recorder = host.recorder();
-        let mut stop = Some(move || {
-            // Errors: nobody waits any more.
-            let _ = arrived.send(());
-            let _ = go_on.recv();
-        });
+        // Kept until the end, at which the holder goes on in all other cases.
+        let stop = {
+            let go_on = Arc::new(Mutex::new(go_on));
+            move || {
+                // Errors: nobody waits any more.
+                let _ = arrived.send(());
+                let _ = go_on.lock().expect("no panic").recv();
+            }
+        };
         let result = conn.transaction(|conn| {
             write_as_successor(conn, world.new)?;
             let leaves = Crash::KeepsAll;
-            match (conduct, stop.take()) {
-                (Conduct::Writes, Some(stop)) => stop(),
-                (Conduct::IsCommitting, Some(stop)) => recorder.plan(Plan::PauseInCommit {
+            match conduct {
+                Conduct::Writes => stop(),
+                Conduct::IsCommitting => recorder.plan(Plan::PauseInCommit {
                     pages: PAGES,
-                    meanwhile: Box::new(stop),
+                    meanwhile: Box::new(stop.clone()),
                 }),
-                (Conduct::CrashesWriting, _) => recorder.crash(leaves),
-                (Conduct::CrashesCommitting, _) => recorder.plan(Plan::CrashInCommit {
+                Conduct::CrashesWriting => recorder.crash(leaves),
+                Conduct::CrashesCommitting => recorder.plan(Plan::CrashInCommit {
                     pages: PAGES,
                     leaves,
                 }),
-                _ => {}
+                Conduct::Nothing | Conduct::Commits => {}
             }
             QueryResult::Ok(())
         });
@@ -345,6 +349,8 @@ impl Successor {
         if crashes != recorder.crashed() {
             return Err(format!("the successor did not get there: {result:?}"));
         }
+        drop(conn);
+        drop(stop);
         result.map_err(|error| error.to_string())
     }
 }
