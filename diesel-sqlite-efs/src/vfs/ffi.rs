@@ -1141,8 +1141,11 @@ unsafe extern "C" fn journal_read(
 ) -> c_int {
     guarded(ffi::SQLITE_IOERR_READ, || {
         // SAFETY: called through the method table of journals.
-        let (_, base) = unsafe { ShimFile::journal(file) };
-        base_file_call!(base, xRead, buffer, amount, offset)
+        let (gate, base) = unsafe { ShimFile::journal(file) };
+        match base_file_call!(base, xRead, buffer, amount, offset) {
+            result @ (OK | ffi::SQLITE_IOERR_SHORT_READ) => result,
+            result => base.failed(gate, "reading the rollback journal", result),
+        }
     })
 }
 
