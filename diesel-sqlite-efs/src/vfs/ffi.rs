@@ -498,7 +498,16 @@ unsafe extern "C" fn vfs_open(
         }
         // Temporary files, a hot journal to be read, a read-only attachment: no concern of ours.
         // SAFETY: the arguments are `xOpen`'s, and `file` is more memory than the base VFS needs.
-        unsafe { base.open(name, file, flags, out_flags) }
+        let result = unsafe { base.open(name, file, flags, out_flags) };
+        if result != OK
+            && flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0
+            && flags & ffi::SQLITE_OPEN_READWRITE != 0
+            && let Some(gate) = gate_of_journal(name)
+        {
+            // SQLite has just seen it, and asks for it with EXCLUSIVE in hand.
+            gate.recovery_journal_not_opened();
+        }
+        result
     })
 }
 
@@ -598,7 +607,11 @@ unsafe fn open_journal(
             }
             Err(error) => return error,
         }
-        if leftover_removed || gate.remove_cold_leftover().is_err() {
+        if leftover_removed {
+            gate.supplanted("another writer has created its journal");
+            return ffi::SQLITE_CANTOPEN;
+        }
+        if gate.remove_cold_leftover().is_err() {
             return ffi::SQLITE_CANTOPEN;
         }
         leftover_removed = true;

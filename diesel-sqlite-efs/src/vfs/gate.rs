@@ -658,12 +658,7 @@ impl Gate {
         match journal.standing() {
             Ok(Standing::Absent | Standing::Cold) => {}
             Ok(Standing::Hot(_)) => {
-                let reason = "another writer's journal stands beside the database";
-                let mut state = self.state();
-                if let Some(hold) = &state.hold {
-                    hold.lease.forfeit(reason);
-                }
-                state.lost(self.lease_lost(reason));
+                self.supplanted("another writer's journal stands beside the database");
                 return Err(Refused);
             }
             Err(error) => {
@@ -677,6 +672,24 @@ impl Gate {
             self.file_failed(reason);
             Refused
         })
+    }
+
+    /// A hot journal was to be rolled back and could not be opened. Where it is gone, somebody else
+    /// has rolled it back.
+    pub(crate) fn recovery_journal_not_opened(&self) {
+        let standing = self.journal.get().map(Journal::standing);
+        if matches!(standing, Some(Ok(Standing::Absent))) {
+            self.supplanted("somebody else has rolled the journal back");
+        }
+    }
+
+    /// The journals show that somebody else writes or has written, whatever the clocks say.
+    pub(crate) fn supplanted(&self, reason: &str) {
+        let mut state = self.state();
+        if let Some(hold) = &state.hold {
+            hold.lease.forfeit(reason);
+        }
+        state.lost(self.lease_lost(reason));
     }
 
     /// The commit point, or the end of a rollback: the journal is about to be deleted.
