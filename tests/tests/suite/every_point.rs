@@ -4,8 +4,8 @@
 //! visits each. Afterwards acknowledged data is there, other data is there whole or not at all, and
 //! the connection goes on.
 //!
-//! `EVERY_POINT=long` tries all there is, with more seeds; `EVERY_POINT_CASE="<case>"` repeats the
-//! case that a failure has named.
+//! `EVERY_POINT=long cargo test -p integration every_point` tries all there is, with more seeds;
+//! `EVERY_POINT_CASE="<case>"` beside it repeats the case that a failure has named.
 
 mod world;
 
@@ -484,6 +484,11 @@ impl Scenario {
             }
             None => 0,
         };
+        if let Err(error) = &result
+            && !error.contains(world::KEY)
+        {
+            return Err(format!("an error that is not the lock's: {error}"));
+        }
         let window = Window::of(conduct, self.opens, reached, after, frozen, late)?;
         if conduct != Conduct::Nothing && late.writes > 0 && told == Outcome::Applied {
             return Err("acknowledged after a late write".to_owned());

@@ -23,7 +23,7 @@ use crate::support::execute;
 const LEASE: Duration = Duration::from_secs(60);
 /// By the store's clock, a leftover's lease is over.
 const START: Duration = Duration::from_secs(1_800_000_000);
-const KEY: &str = "database#every-point";
+pub(super) const KEY: &str = "database#every-point";
 
 /// What a case begins with.
 #[derive(Debug, Clone, Default)]
