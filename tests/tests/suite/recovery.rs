@@ -17,7 +17,7 @@ const LONG_LEASE: &str = "lock_expiration=60";
 const SHORT_LEASE: &str = "lock_expiration=3";
 /// Waits for a lease to run out, and then keeps its own.
 const PATIENT: &str = "lock_timeout=20&lock_expiration=60";
-const IMPATIENT: &str = "lock_timeout=0.3";
+const IMPATIENT: &str = "lock_timeout=1";
 
 /// What the table holds before and after the holder's transaction.
 const OLD: &str = "old|40";
