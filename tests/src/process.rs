@@ -9,7 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process, prlimit, waitid,
+};
 use thiserror::Error;
 
 /// How often a condition is looked at that nobody announces.
@@ -194,6 +196,19 @@ impl Worker {
             Some(status) if status.stopped() => Ok(()),
             _ => Err(io::Error::other(format!("process {} has ended", self.id()))),
         }
+    }
+
+    /// Lets it have no more memory than it has now: what it asks for from here on is refused.
+    ///
+    /// # Errors
+    /// If it has ended and was awaited.
+    pub fn starve(&self) -> io::Result<()> {
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::As, none)?;
+        Ok(())
     }
 
     /// Lets a paused worker go on (SIGCONT).

@@ -677,7 +677,7 @@ impl Gate {
     /// A hot journal was to be rolled back and could not be opened. Where it is gone, somebody else
     /// has rolled it back.
     pub(crate) fn recovery_journal_not_opened(&self) {
-        let standing = self.journal.get().map(Journal::standing);
+        let standing = self.journal().map(Journal::standing);
         if matches!(standing, Some(Ok(Standing::Absent))) {
             self.supplanted("somebody else has rolled the journal back");
         }

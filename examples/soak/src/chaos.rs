@@ -19,6 +19,8 @@ pub(crate) struct Chaos {
 pub(crate) enum Blow {
     /// SIGKILL, and another process in its place.
     Kill { process: usize },
+    /// It gets no more memory, and another process takes its place a little later.
+    Starve { process: usize },
     /// SIGSTOP, mostly for longer than a lease, then SIGCONT.
     Pause { process: usize, time: Duration },
     /// The process's wall clock is off by so many seconds from now on.
@@ -42,7 +44,8 @@ impl Chaos {
         let after = self.time(0.1, 0.9);
         let process = self.random.usize(..self.processes);
         let blow = match self.random.u8(..100) {
-            0..25 => Blow::Kill { process },
+            0..20 => Blow::Kill { process },
+            20..25 => Blow::Starve { process },
             25..45 => Blow::Pause {
                 process,
                 time: LEASE.mul_f64(0.1 + 1.7 * self.random.f64()),
@@ -95,10 +98,24 @@ impl Chaos {
     }
 }
 
+impl Blow {
+    /// Whom it hits, if it is a process.
+    pub(crate) fn process(&self) -> Option<usize> {
+        match self {
+            Self::Kill { process }
+            | Self::Starve { process }
+            | Self::Pause { process, .. }
+            | Self::Step { process, .. } => Some(*process),
+            Self::Fault { .. } | Self::Outage { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kill { process } => write!(f, "process {process} killed"),
+            Self::Starve { process } => write!(f, "process {process} starved"),
             Self::Pause { process, time } => write!(f, "process {process} stopped for {time:.1?}"),
             Self::Step { process, seconds } => write!(f, "process {process}'s clock {seconds:+} s"),
             Self::Fault { name, .. } => write!(f, "fault: {name}"),
@@ -123,7 +140,7 @@ mod tests {
         };
         assert_eq!(blows(1), blows(1));
         assert_ne!(blows(1), blows(2));
-        let kinds = ["killed", "stopped", "clock", "fault", "away"];
+        let kinds = ["killed", "starved", "stopped", "clock", "fault", "away"];
         assert!(
             kinds
                 .iter()

@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HEARSAY: Duration = Duration::from_secs(10);
 /// How many of the last blows are told with a violation.
 const BLOWS_TOLD: usize = 20;
+/// How long a process without memory may go on.
+const STARVING: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs the whole of it and prints the report; whether every guarantee held.
@@ -127,6 +129,8 @@ struct Member {
     worker: Worker,
     incarnation: u32,
     stopped_until: Option<Instant>,
+    /// Without memory, dying or dead; replaced then.
+    starves_until: Option<Instant>,
 }
 
 enum AuditState {
@@ -151,6 +155,7 @@ struct Count {
     unknown: u64,
     audits: u64,
     kills: u64,
+    starved: u64,
     pauses: u64,
     steps: u64,
     faults: BTreeMap<&'static str, u64>,
@@ -177,6 +182,7 @@ impl<'a> Soak<'a> {
                 name,
                 incarnation: 0,
                 stopped_until: None,
+                starves_until: None,
             });
         }
         let begun = Instant::now();
@@ -218,6 +224,7 @@ impl<'a> Soak<'a> {
                 self.deal(&blow)?;
                 (due, blow) = self.next_blow(now);
             }
+            self.replace_the_starved(now)?;
             for member in &mut self.members {
                 if member.stopped_until.is_some_and(|until| until <= now) {
                     member.stopped_until = None;
@@ -250,16 +257,23 @@ impl<'a> Soak<'a> {
             self.blows.pop_front();
         }
         let place = self.place;
+        if blow
+            .process()
+            .is_some_and(|process| self.members[process].starves_until.is_some())
+        {
+            return Ok(());
+        }
         match blow {
             Blow::Kill { process } => {
                 self.count.kills += 1;
+                self.replace(*process)?;
+            }
+            Blow::Starve { process } => {
+                self.count.starved += 1;
                 let member = &mut self.members[*process];
                 self.leaving.insert(member.name.clone());
-                member.worker.kill()?;
-                member.incarnation += 1;
-                member.name = format!("{process}.{}", member.incarnation);
-                member.stopped_until = None;
-                member.worker = start(place, member.task, &member.name, &self.sender)?;
+                member.worker.starve()?;
+                member.starves_until = Some(Instant::now() + STARVING);
             }
             Blow::Pause { process, time } => {
                 self.count.pauses += 1;
@@ -282,6 +296,32 @@ impl<'a> Soak<'a> {
                 place.proxy.rule(Rule::any(Action::Cut));
             }
         }
+        Ok(())
+    }
+
+    fn replace_the_starved(&mut self, now: Instant) -> Result<(), Box<dyn Error>> {
+        for process in 0..self.members.len() {
+            if self.members[process]
+                .starves_until
+                .is_some_and(|until| until <= now)
+            {
+                self.replace(process)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills it, and starts another in its place.
+    fn replace(&mut self, process: usize) -> Result<(), Box<dyn Error>> {
+        let member = &mut self.members[process];
+        if member.starves_until.take().is_none() {
+            self.leaving.insert(member.name.clone());
+        }
+        member.worker.kill()?;
+        member.incarnation += 1;
+        member.name = format!("{process}.{}", member.incarnation);
+        member.stopped_until = None;
+        member.worker = start(self.place, member.task, &member.name, &self.sender)?;
         Ok(())
     }
 
@@ -382,12 +422,19 @@ impl<'a> Soak<'a> {
     /// Lets all come to an end, has one more write done, and audits for the last time.
     fn end(&mut self) -> Result<(), Box<dyn Error>> {
         self.place.proxy.reset();
-        for mut member in std::mem::take(&mut self.members) {
+        let (starving, mut staying): (Vec<_>, Vec<_>) = std::mem::take(&mut self.members)
+            .into_iter()
+            .partition(|member| member.starves_until.is_some());
+        drop(starving);
+        // All of them before any is waited for: one that stands still may hold a file lock.
+        for member in &mut staying {
             if member.stopped_until.is_some() {
                 member.worker.resume()?;
             }
             self.leaving.insert(member.name.clone());
             member.worker.close_stdin();
+        }
+        for member in &mut staying {
             if let Err(error) = member.worker.wait(PATIENCE) {
                 self.violations
                     .push(format!("process {}: {error}", member.name));
@@ -444,6 +491,7 @@ impl<'a> Soak<'a> {
             unknown,
             audits,
             kills,
+            starved,
             pauses,
             steps,
             faults,
@@ -459,6 +507,7 @@ impl<'a> Soak<'a> {
         println!("  reads                {reads:>9}  and {retries} to be tried again");
         println!("  audits               {audits:>9}");
         println!("  kills                {kills:>9}");
+        println!("  out of memory        {starved:>9}");
         println!("  pauses               {pauses:>9}");
         println!("  clock steps          {steps:>9}");
         println!("  outages              {outages:>9}");

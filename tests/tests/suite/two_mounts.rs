@@ -184,13 +184,13 @@ fn nothing_is_lost_or_torn_where_caches_lie_for_a_second() {
 #[ignore = "a measurement"]
 fn what_checks_of_reads_cost() {
     const PAGES: u32 = 1_000;
+    type Open<'a> = &'a dyn Fn(&str) -> Process;
     let stage = Stage::new("two-mounts-cost");
     let mounts = Mounts::new("two-mounts-cost-fuse", CLOSE_TO_OPEN);
     let local = |parameters: &str| stage.open(parameters);
     let fuse = mounts
         .as_ref()
         .map(|mounts| move |parameters: &str| mounts.open(&mounts.sides[0], parameters));
-    type Open<'a> = &'a dyn Fn(&str) -> Process;
     let mut places: Vec<(&str, Open<'_>)> = vec![("local", &local)];
     if let Some(fuse) = &fuse {
         places.push(("FUSE", fuse));
