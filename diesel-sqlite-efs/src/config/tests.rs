@@ -309,7 +309,7 @@ fn values_that_are_no_number_zero_negative_or_absurd_are_refused_with_what_to_gi
 fn words_that_a_setting_does_not_know_are_refused_with_those_it_knows() {
     let words: [(&str, &[&str]); 5] = [
         ("lock_commit", &["confirmed", "clock"]),
-        ("lock_read_check", &["counter", "off"]),
+        ("lock_read_check", &["counter", "reopen", "off"]),
         ("lock_release", &["wait", "background"]),
         ("lock", &["dynamodb", "local"]),
         ("synchronous", &["extra", "full", "normal"]),

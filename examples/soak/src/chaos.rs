@@ -48,7 +48,7 @@ impl Chaos {
             20..25 => Blow::Starve { process },
             25..45 => Blow::Pause {
                 process,
-                time: LEASE.mul_f64(0.1 + 1.7 * self.random.f64()),
+                time: LEASE.mul_f64(0.5 + 1.5 * self.random.f64()),
             },
             45..60 => Blow::Step {
                 process,
