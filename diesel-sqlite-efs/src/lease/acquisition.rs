@@ -26,8 +26,8 @@ pub(crate) struct Acquisition {
     begun: Instant,
     attempts: u32,
     waited: bool,
-    /// The answer to a put was lost, and none since told what became of it.
-    maybe_applied: bool,
+    /// The answer to a put with this record was lost, and none since told what became of it.
+    maybe_applied: Option<Option<JournalId>>,
     /// What the last request took; zero before the first.
     round_trip: Duration,
     backoff: Option<Backoff>,
@@ -67,7 +67,7 @@ impl Acquisition {
             begun: Instant::now(),
             attempts: 0,
             waited: false,
-            maybe_applied: false,
+            maybe_applied: None,
             round_trip: Duration::ZERO,
             backoff: None,
             in_the_way: None,
@@ -192,7 +192,9 @@ impl Acquisition {
             return self.attempt_blind(turn, now, give_up_after);
         };
         let free_in = current.expires_at_seconds()? - now;
-        if free_in > 0.0 {
+        // Our own, where the answer to a takeover was lost that had kept its predecessor's record.
+        let ours = current.lock_id == self.lock_id;
+        if free_in > 0.0 && !ours {
             self.in_the_way = Some(current);
             self.turn = Some(turn);
             return Ok(Attempt::Refused {
@@ -255,14 +257,16 @@ impl Acquisition {
             acquired_at: None,
             committed,
             since: None,
+            not_before: 0,
         };
         let result = self.desk.put(&draft, condition, give_up_after);
         match &result {
             Ok(sent) => {
-                self.maybe_applied = false;
+                self.maybe_applied = None;
                 self.round_trip = sent.round_trip;
             }
-            Err(error) => self.maybe_applied |= error.outcome_unknown(),
+            Err(error) if error.outcome_unknown() => self.maybe_applied = Some(committed),
+            Err(_) => {}
         }
         result
     }
@@ -278,10 +282,11 @@ impl Acquisition {
         let held = Held {
             desk: self.desk.clone(),
             lock_id: self.lock_id.clone(),
-            acquired_at: sent.acquired_at,
+            acquired_at: sent.item.acquired_at,
             begun: sent.span.from,
             state: Mutex::new(State {
                 span: sent.span,
+                end: sent.item.expires_at,
                 recorded,
                 at_release: match recorded {
                     Some(_) => AtRelease::Retire,
@@ -299,7 +304,7 @@ impl Acquisition {
         // A record that a blind put has wiped must stand again, too.
         let blind = matches!(&sent.answer, PutAnswer::Stored { previous: Some(old), .. } if old.committed != recorded);
         if sent.clock_was_wrong || blind {
-            lease.held.correct(recorded, give_up_after)?;
+            lease.held.correct(&sent.item, recorded, give_up_after)?;
         }
         self.desk.counters.count(|stats| {
             stats.acquisitions += 1;
@@ -317,13 +322,26 @@ impl Acquisition {
 
 impl Drop for Acquisition {
     fn drop(&mut self) {
-        if self.maybe_applied {
-            let result = (self.desk).ask(|store| {
-                store.delete(&self.desk.name.key, &self.lock_id, Lease::RELEASE_TIMEOUT)
-            });
-            if let Err(error) = result {
-                self.desk.speaker().release_failed(&error.to_string());
+        let Some(recorded) = self.maybe_applied else {
+            return;
+        };
+        let result = match recorded {
+            None => (self.desk)
+                .ask(|store| {
+                    store.delete(&self.desk.name.key, &self.lock_id, Lease::RELEASE_TIMEOUT)
+                })
+                .map(drop),
+            // The journal that the record speaks of still stands: who comes next must know.
+            Some(_) => {
+                let acquired_at = self.desk.shared.server_clock.at(self.desk.clock.now()) as u64;
+                (self.desk.retire(&self.lock_id, acquired_at, recorded)).map(drop)
             }
+        };
+        if let Err(error) = result {
+            self.desk.speaker().release_failed(&error.to_string());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,8 @@ impl Desk {
         // A wall clock that was set back must not end an item early that others go by.
         let at_least = draft.since.map_or(0.0, |span| span.store_time(sent));
         let began = self.shared.server_clock.at(sent).max(at_least);
-        let expires_at = (began + self.terms.duration.as_secs_f64()).floor();
+        let from_now = (began + self.terms.duration.as_secs_f64()).floor();
+        let expires_at = from_now.max(draft.not_before as f64);
         let item = LockItem {
             key: self.name.key.clone(),
             lock_id: draft.lock_id.to_owned(),
@@ -97,6 +98,7 @@ impl Desk {
         let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
         let clock_error = (self.shared.server_clock).learn(began, sent, received, *date);
         let good_for = Duration::from_secs_f64((expires_at - began).max(0.0));
+        let good_for = good_for.min(self.terms.duration);
         Ok(Sent {
             answer,
             span: Span {
@@ -104,7 +106,7 @@ impl Desk {
                 began,
                 good_for: good_for.saturating_sub(self.terms.safety_margin()),
             },
-            acquired_at: item.acquired_at,
+            item,
             round_trip: received.elapsed_since(sent),
             received,
             clock_was_wrong: clock_error > self.terms.safety_margin() / 4,
@@ -133,13 +135,15 @@ struct ItemDraft<'a> {
     committed: Option<JournalId>,
     /// The put before it, if its time can be relied on.
     since: Option<Span>,
+    /// The end is not brought forward from here; epoch seconds.
+    not_before: u64,
 }
 
 /// A put that was answered.
 struct Sent {
     answer: PutAnswer,
     span: Span,
-    acquired_at: u64,
+    item: LockItem,
     round_trip: Duration,
     received: Moment,
     /// The item's `expires_at` was computed from a clock that turned out to be off by too much.
@@ -193,6 +197,8 @@ pub(crate) struct Held {
 #[derive(Debug)]
 struct State {
     span: Span,
+    /// The latest end that we have asked for: `expires_at` of the item, or of one on its way.
+    end: u64,
     /// The commit record in the item.
     recorded: Option<JournalId>,
     at_release: AtRelease,
@@ -405,8 +411,36 @@ impl Held {
             acquired_at: Some(self.acquired_at),
             committed,
             since,
+            not_before: self.state().end,
         };
-        (self.desk).put(&draft, PutCondition::Ours { recorded }, give_up_after)
+        let sent = (self.desk).put(&draft, PutCondition::Ours { recorded }, give_up_after)?;
+        if matches!(sent.answer, PutAnswer::Stored { .. }) && sent.clock_was_wrong {
+            return self.put_right(&sent.item, committed, give_up_after);
+        }
+        let mut state = self.state();
+        state.end = state.end.max(sent.item.expires_at);
+        Ok(sent)
+    }
+
+    /// Replaces the item that we have just written by one with the right time: the answer has told
+    /// it. Others judge by the item, so the lease must not rest on the wrong one.
+    fn put_right(
+        &self,
+        written: &LockItem,
+        committed: Option<JournalId>,
+        give_up_after: Duration,
+    ) -> Result<Sent, StoreError> {
+        let draft = ItemDraft {
+            lock_id: &self.lock_id,
+            acquired_at: Some(self.acquired_at),
+            committed,
+            since: None,
+            not_before: 0,
+        };
+        let written = SeenItem::from(written);
+        let sent = (self.desk).put(&draft, PutCondition::Unchanged(&written), give_up_after)?;
+        self.state().end = sent.item.expires_at;
+        Ok(sent)
     }
 
     /// Writes the item once more, with the right time and record: what others see as its end must be
@@ -415,13 +449,15 @@ impl Held {
     /// Needs the right to make a request ([`one_request`](Self::one_request)).
     fn correct(
         &self,
+        written: &LockItem,
         recorded: Option<JournalId>,
         give_up_after: Duration,
     ) -> Result<(), StoreError> {
         /// One suffices, unless an answer's date was wrong.
         const MOST_ATTEMPTS: u32 = 3;
+        let mut written = written.clone();
         for _ in 0..MOST_ATTEMPTS {
-            let sent = self.put_again(recorded, recorded, None, give_up_after)?;
+            let sent = self.put_right(&written, recorded, give_up_after)?;
             let mut state = self.state();
             match sent.answer {
                 PutAnswer::Stored { .. } => state.span = sent.span,
@@ -433,6 +469,7 @@ impl Held {
             if !sent.clock_was_wrong {
                 return Ok(());
             }
+            written = sent.item;
         }
         self.lose(
             &mut self.state(),
@@ -592,21 +629,7 @@ impl Held {
 
     /// Leaves the item behind, expired, for the record that our successor needs.
     fn retire(&self, recorded: Option<JournalId>) -> Result<GivenBack, StoreError> {
-        /// Expired by any clock, and too long ago for DynamoDB to remove the item: it leaves alone
-        /// what expired more than five years back
-        /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/time-to-live-ttl-before-you-start.html>).
-        const LONG_EXPIRED: u64 = 1;
-        let item = LockItem {
-            key: self.desk.name.key.clone(),
-            lock_id: self.lock_id.clone(),
-            expires_at: LONG_EXPIRED,
-            holder: self.desk.terms.holder.clone(),
-            acquired_at: self.acquired_at,
-            committed: recorded,
-        };
-        let condition = PutCondition::Ours { recorded };
-        let answer =
-            (self.desk).ask(|store| store.put(&item, condition, Lease::RELEASE_TIMEOUT))?;
+        let answer = (self.desk).retire(&self.lock_id, self.acquired_at, recorded)?;
         Ok(match answer {
             PutAnswer::Stored { .. } => GivenBack::Ours,
             // A successor has taken over the record with the item.
@@ -616,6 +639,28 @@ impl Held {
 }
 
 impl Desk {
+    /// Puts an item of ours that has ended and lasts.
+    fn retire(
+        &self,
+        lock_id: &str,
+        acquired_at: u64,
+        recorded: Option<JournalId>,
+    ) -> Result<PutAnswer, StoreError> {
+        /// Expired by any clock, and too long ago for DynamoDB to remove the item: it leaves alone
+        /// what expired more than five years back
+        /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/time-to-live-ttl-before-you-start.html>).
+        const LONG_EXPIRED: u64 = 1;
+        let item = LockItem {
+            key: self.name.key.clone(),
+            lock_id: lock_id.to_owned(),
+            expires_at: LONG_EXPIRED,
+            holder: self.terms.holder.clone(),
+            acquired_at,
+            committed: recorded,
+        };
+        self.ask(|store| store.put(&item, PutCondition::Ended, Lease::RELEASE_TIMEOUT))
+    }
+
     pub(crate) fn store_error(&self, source: StoreError) -> LockError {
         LockError::Store {
             lock: self.name.clone(),

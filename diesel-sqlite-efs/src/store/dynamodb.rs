@@ -253,6 +253,8 @@ fn deadline(give_up_after: Duration) -> Instant {
 const FREE: &str = "attribute_not_exists(pk)";
 /// The item bears our `lock_id`; the condition of every deletion.
 const OURS: &str = "lock_id = :me";
+/// Our lease, and it ends no later than the new item's.
+const OURS_UNTIL: &str = "lock_id = :me AND expires_at <= :expires_at";
 /// The item has expired, as the Python package judges it.
 const EXPIRED: &str = "expires_at < :now";
 /// The item is the one that was seen, its commit record apart.
@@ -284,7 +286,7 @@ impl PutRequest {
         }
 
         let mut values = HashMap::from([(":me".to_owned(), text(&item.lock_id))]);
-        let renews = matches!(condition, PutCondition::Ours { .. });
+        let renews = matches!(condition, PutCondition::Ours { .. } | PutCondition::Ended);
         // The literal forms: `committed = :committed`, or `attribute_not_exists(committed)`.
         let mut record_is = |name: &str, record: Option<JournalId>| match record {
             Some(journal) => {
@@ -293,16 +295,19 @@ impl PutRequest {
             }
             None => "attribute_not_exists(committed)".to_owned(),
         };
-        // `lock_id = :me AND committed = :committed`
-        let ours = format!("({OURS} AND {})", record_is(":committed", item.committed));
+        // `lock_id = :me AND expires_at <= :expires_at AND committed = :committed`
+        let has_new_record = record_is(":committed", item.committed);
+        let ours = format!("({OURS_UNTIL} AND {has_new_record})");
         let condition = match condition {
+            // `lock_id = :me AND committed = :committed`
+            PutCondition::Ended => format!("{OURS} AND {has_new_record}"),
             // `attribute_not_exists(pk) OR (lock_id = :me AND ..)`
             PutCondition::FreeOrOurs => format!("{FREE} OR {ours}"),
             PutCondition::Ours { recorded } if recorded == item.committed => ours,
-            // `(lock_id = :me AND committed = :committed) OR (lock_id = :me AND committed = :recorded)`
+            // `(lock_id = :me AND ..) OR (lock_id = :me AND .. AND committed = :recorded)`
             PutCondition::Ours { recorded } => {
                 format!(
-                    "{ours} OR ({OURS} AND {})",
+                    "{ours} OR ({OURS_UNTIL} AND {})",
                     record_is(":recorded", recorded)
                 )
             }
@@ -321,6 +326,10 @@ impl PutRequest {
                 format!("{FREE} OR {EXPIRED} OR {ours}")
             }
         };
+        if condition.contains(":expires_at") {
+            // DynamoDB refuses values that no condition uses.
+            values.insert(":expires_at".to_owned(), number(item.expires_at));
+        }
         Self {
             item: attributes,
             condition,

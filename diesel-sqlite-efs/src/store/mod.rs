@@ -109,7 +109,9 @@ impl std::str::FromStr for JournalId {
 /// What must hold for the stored item before it is replaced.
 ///
 /// Every condition names the commit record (`committed`) that it expects, so that a request which
-/// was delayed on its way can never wipe out the record of a later one.
+/// was delayed on its way can never wipe out the record of a later one; and none but
+/// [`Ended`](Self::Ended) brings the end of our own lease forward, so that such a request cannot make
+/// others find it expired while its holder counts on a later renewal.
 #[derive(Debug, Clone, Copy)]
 pub enum PutCondition<'a> {
     /// There is no item, or it is ours already.
@@ -119,6 +121,9 @@ pub enum PutCondition<'a> {
         /// The commit record that our last write left in the item.
         recorded: Option<JournalId>,
     },
+    /// The item is ours with the new item's record, whatever its end: for the put that leaves it,
+    /// expired, to our successor.
+    Ended,
     /// The item is still the one that was seen (`lock_id`, `expires_at` and `committed` all equal,
     /// an absent `committed` still absent), or it is ours already.
     Unchanged(&'a SeenItem),
@@ -135,7 +140,8 @@ impl PutCondition<'_> {
     /// every store has to give it.
     ///
     /// # Ours
-    /// An item is ours if `lock_id` is the new item's and `committed` is what the new item says.
+    /// An item is ours if `lock_id` is the new item's, `committed` is what the new item says, and
+    /// `expires_at` is not later than the new item's.
     ///
     /// # Errors
     /// [`StoreError::MalformedItem`] if `expires_at` has to be compared and is no time.
@@ -147,11 +153,13 @@ impl PutCondition<'_> {
             ));
         };
         let mine = current.lock_id == new.lock_id;
-        let ours = mine && current.committed == new.committed;
-        Ok(ours
+        let has_new_record = current.committed == new.committed;
+        let ends_no_later = mine && current.expires_at_seconds()? <= new.expires_at as f64;
+        Ok((ends_no_later && has_new_record)
             || match self {
                 Self::FreeOrOurs => false,
-                Self::Ours { recorded } => mine && current.committed == *recorded,
+                Self::Ours { recorded } => ends_no_later && current.committed == *recorded,
+                Self::Ended => mine && has_new_record,
                 Self::Unchanged(seen) => {
                     current.lock_id == seen.lock_id
                         && current.expires_at == seen.expires_at
@@ -232,4 +240,35 @@ pub enum DeleteAnswer {
     Deleted,
     /// The item was not ours, or there was none; nothing was changed.
     NotOurs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_but_the_last_put_brings_the_end_of_our_own_lease_forward() {
+        let item = |expires_at| LockItem {
+            key: String::new(),
+            lock_id: "us".to_owned(),
+            expires_at,
+            holder: String::new(),
+            acquired_at: 0,
+            committed: None,
+        };
+        let current = SeenItem::from(&item(2_000_000_003));
+        let holds = |condition: PutCondition<'_>, expires_at| {
+            condition.holds(Some(&current), &item(expires_at)).unwrap()
+        };
+        for condition in [
+            PutCondition::FreeOrOurs,
+            PutCondition::Ours { recorded: None },
+            PutCondition::FreeOrExpired { now: 0 },
+        ] {
+            assert!(!holds(condition, 2_000_000_000), "{condition:?}");
+            assert!(holds(condition, 2_000_000_003), "{condition:?}");
+        }
+        assert!(holds(PutCondition::Ended, 1));
+        assert!(holds(PutCondition::Unchanged(&current), 2_000_000_000));
+    }
 }

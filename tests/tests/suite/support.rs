@@ -213,7 +213,7 @@ impl LockStore for RecordingStore {
         self.record(match condition {
             PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => Call::Acquire,
             PutCondition::Unchanged(_) => Call::TakeOver,
-            PutCondition::Ours { .. } => Call::Confirm,
+            PutCondition::Ours { .. } | PutCondition::Ended => Call::Confirm,
         });
         self.table.put(item, condition, give_up_after)
     }

@@ -43,7 +43,7 @@ fn a_put_sends_the_item_and_the_condition() {
         r#""holder":{"S":"worker 1"}"#,
         r#""acquired_at":{"N":"1795335900"}"#,
         r#""committed":{"S":"00ab0102"}"#,
-        r#""ConditionExpression":"attribute_not_exists(pk) OR (lock_id = :me AND committed = :committed)""#,
+        r#""ConditionExpression":"attribute_not_exists(pk) OR (lock_id = :me AND expires_at <= :expires_at AND committed = :committed)""#,
         r#"":me":{"S":"us"}"#,
         r#"":committed":{"S":"00ab0102"}"#,
         r#""ReturnValues":"ALL_OLD""#,
@@ -69,8 +69,13 @@ fn each_condition_names_what_it_compares() {
         ..seen.clone()
     };
     let journal = JournalId([0xde, 0xad, 0xbe, 0xef]);
-    let ours = "(lock_id = :me AND attribute_not_exists(committed))";
-    let cases: [(_, String, &[&str]); 5] = [
+    let ours = "(lock_id = :me AND expires_at <= :expires_at AND attribute_not_exists(committed))";
+    let cases: [(_, String, &[&str]); 6] = [
+        (
+            PutCondition::Ended,
+            r#":"lock_id = :me AND attribute_not_exists(committed)""#.to_owned(),
+            &[],
+        ),
         (
             PutCondition::Ours { recorded: None },
             format!(r#":"{ours}""#),
@@ -80,7 +85,9 @@ fn each_condition_names_what_it_compares() {
             PutCondition::Ours {
                 recorded: Some(journal),
             },
-            format!(r#":"{ours} OR (lock_id = :me AND committed = :recorded)""#),
+            format!(
+                r#":"{ours} OR (lock_id = :me AND expires_at <= :expires_at AND committed = :recorded)""#
+            ),
             &[r#"":recorded":{"S":"deadbeef"}"#],
         ),
         (

@@ -203,6 +203,7 @@ impl LockStore for NumberedStore {
             PutCondition::Ours { .. } => ("confirm", false),
             PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => ("acquire", true),
             PutCondition::Unchanged(_) => ("take over", true),
+            PutCondition::Ended => ("retire", false),
         };
         self.numbered(
             name,
