@@ -809,4 +809,6 @@ fn default_holder(sources: &Sources<'_>) -> String {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -355,4 +355,6 @@ fn without_nul(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@
 //! [`end_journal`](Gate::end_journal) at the commit point, [`unlocked`](Gate::unlocked) at the end.
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::io::ErrorKind;
@@ -924,6 +926,12 @@ impl Gate {
         (state.rolled_back && is_loss)
             .then(|| state.error.take())
             .flatten()
+    }
+
+    /// Whether the lease is kept for SQLite to come back by way of the busy handler.
+    #[cfg(test)]
+    fn is_waiting_for_handler(&self) -> bool {
+        self.state().tenure() == Some(Tenure::AwaitingHandler)
     }
 
     /// Whether a transaction that writes is under way.

@@ -8,17 +8,17 @@ use super::*;
 use crate::clock::{Clock, Moment};
 use crate::store::{InMemoryLockStore, LockStore, SeenItem};
 
-const KEY: &str = "database#test";
-const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
-const UPGRADE: Purpose = Purpose::Write { has_read: true };
-const LEASE: Duration = Duration::from_secs(8);
-const OLD: FileVersion = FileVersion([1; 16]);
+pub(super) const KEY: &str = "database#test";
+pub(super) const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
+pub(super) const UPGRADE: Purpose = Purpose::Write { has_read: true };
+pub(super) const LEASE: Duration = Duration::from_secs(8);
+pub(super) const OLD: FileVersion = FileVersion([1; 16]);
 const NEW: FileVersion = FileVersion([2; 16]);
 
 /// A host: a gate of its own on a lock table that all share, with one clock for all.
-struct World {
-    clock: Clock,
-    store: Arc<InMemoryLockStore>,
+pub(super) struct World {
+    pub(super) clock: Clock,
+    pub(super) store: Arc<InMemoryLockStore>,
     database: PathBuf,
     journal: PathBuf,
     on_network: bool,
@@ -26,7 +26,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let clock = Clock::manual(Moment {
             monotonic: Duration::from_secs(100),
@@ -49,7 +49,7 @@ impl World {
         }
     }
 
-    fn gate_with(&self, commit: CommitMode, timeout: Duration) -> Gate {
+    pub(super) fn gate_with(&self, commit: CommitMode, timeout: Duration) -> Gate {
         let settings = GateSettings {
             commit,
             timeout,
@@ -102,11 +102,11 @@ impl World {
         gate
     }
 
-    fn gate(&self) -> Gate {
+    pub(super) fn gate(&self) -> Gate {
         self.gate_with(CommitMode::Confirmed, Duration::from_millis(20))
     }
 
-    fn item(&self) -> Option<SeenItem> {
+    pub(super) fn item(&self) -> Option<SeenItem> {
         self.store.item(KEY)
     }
 
@@ -126,7 +126,7 @@ impl Drop for World {
     }
 }
 
-const MINE: JournalId = JournalId([1, 2, 3, 4]);
+pub(super) const MINE: JournalId = JournalId([1, 2, 3, 4]);
 
 /// What SQLite asks for in a transaction's first write, when nothing is in the way.
 fn begin_writing(gate: &Gate) {

@@ -1,0 +1,460 @@
+//! What the search shows: nothing goes wrong, and without any one rule something does.
+
+use std::time::Instant;
+
+use stateright::{Checker, HasDiscoveries};
+
+use super::*;
+
+const SAFETY: [&str; 7] = [
+    ONE_HOLDER,
+    NO_STALE_WRITE,
+    NEVER_TORN,
+    NEVER_UNDONE,
+    NEVER_RESURRECTED,
+    ALWAYS_RECOVERABLE,
+    OWN_ITEM,
+];
+
+/// What whoever comes next would see, as against what might have happened.
+const SEEN: [&str; 3] = [NEVER_TORN, NEVER_UNDONE, NEVER_RESURRECTED];
+
+const QUIET: Limits = Limits {
+    crashes: 0,
+    losses: 0,
+    duplicates: 0,
+    renewals: 0,
+    stopped_clocks: 0,
+    rollbacks: 0,
+};
+
+const THREE: Protocol = Protocol {
+    rules: Rules::ALL,
+    limits: QUIET,
+    windows: Windows {
+        before_a_write: false,
+        before_the_deletion: false,
+    },
+    turns: [1; PROCESSES],
+    file_locks: false,
+    cold_journals: false,
+};
+
+const TWO: Protocol = Protocol {
+    turns: [1, 1, 0],
+    ..THREE
+};
+
+/// Searches until one of `wrong` is found, or to the last state. The counterexample, printed.
+fn search(what: &str, model: Protocol, wrong: &[&'static str]) -> Option<&'static str> {
+    let began = Instant::now();
+    let wrong_names = wrong.iter().copied().collect();
+    let checker = (model.clone().checker().threads(2))
+        .finish_when(HasDiscoveries::AnyOf(wrong_names))
+        .spawn_bfs()
+        .join();
+    println!(
+        "{what}: {} states, {} steps deep, {:.1} s",
+        checker.unique_state_count(),
+        checker.max_depth(),
+        began.elapsed().as_secs_f64()
+    );
+    let discoveries = checker.discoveries();
+    for name in discoveries.keys().filter(|name| !wrong.contains(name)) {
+        println!("  met: {name}");
+    }
+    let found = wrong.iter().find(|name| discoveries.contains_key(*name))?;
+    println!("  NOT {found}:");
+    for action in discoveries[found].clone().into_actions() {
+        println!("    {action:?}");
+    }
+    Some(found)
+}
+
+#[track_caller]
+fn holds(what: &str, model: Protocol) {
+    let mut wrong = SAFETY.to_vec();
+    wrong.push(SERVED);
+    assert_eq!(search(what, model, &wrong), None, "{what}");
+}
+
+#[track_caller]
+fn fails(what: &str, model: Protocol, expected: &[&'static str]) {
+    let found = search(what, model, expected);
+    assert!(found.is_some(), "{what}: none of {expected:?} is violated");
+}
+
+#[test]
+fn nothing_goes_wrong_among_three_processes() {
+    for (what, limits) in [
+        (
+            "three, a crash",
+            Limits {
+                crashes: 1,
+                ..QUIET
+            },
+        ),
+        (
+            "three, a rollback",
+            Limits {
+                rollbacks: 1,
+                ..QUIET
+            },
+        ),
+        (
+            "three, a renewal",
+            Limits {
+                renewals: 1,
+                ..QUIET
+            },
+        ),
+    ] {
+        holds(what, Protocol { limits, ..THREE });
+    }
+}
+
+#[test]
+fn nothing_goes_wrong_among_two_processes_in_worse_surroundings() {
+    let limits = Limits {
+        crashes: 1,
+        losses: 1,
+        renewals: 1,
+        ..QUIET
+    };
+    holds(
+        "two, a crash, a loss, a renewal",
+        Protocol { limits, ..TWO },
+    );
+    let late = Limits {
+        duplicates: 1,
+        losses: 1,
+        renewals: 1,
+        ..QUIET
+    };
+    holds(
+        "two, a duplicate, a loss, a renewal",
+        Protocol {
+            limits: late,
+            ..TWO
+        },
+    );
+    let limits = Limits {
+        crashes: 1,
+        losses: 1,
+        rollbacks: 1,
+        ..QUIET
+    };
+    let two = Protocol {
+        cold_journals: true,
+        ..TWO
+    };
+    holds(
+        "two, a crash, a loss, a rollback, cold journals",
+        Protocol { limits, ..two },
+    );
+}
+
+/// `cargo test -p protocol-model -- --ignored --nocapture`
+#[test]
+#[ignore = "takes minutes and some GB"]
+fn nothing_goes_wrong_in_the_long_form() {
+    let cold = Protocol {
+        cold_journals: true,
+        ..THREE
+    };
+    for (what, model, limits) in [
+        (
+            "three, a duplicate",
+            THREE,
+            Limits {
+                duplicates: 1,
+                ..QUIET
+            },
+        ),
+        ("three, a loss", THREE, Limits { losses: 1, ..QUIET }),
+        (
+            "three, two crashes, cold",
+            cold,
+            Limits {
+                crashes: 2,
+                ..QUIET
+            },
+        ),
+        (
+            "three, a crash, a renewal",
+            THREE,
+            Limits {
+                crashes: 1,
+                renewals: 1,
+                ..QUIET
+            },
+        ),
+        (
+            "three, a crash, a loss",
+            THREE,
+            Limits {
+                crashes: 1,
+                losses: 1,
+                ..QUIET
+            },
+        ),
+        (
+            "two, two losses, a duplicate, a renewal",
+            TWO,
+            Limits {
+                losses: 2,
+                duplicates: 1,
+                renewals: 1,
+                ..QUIET
+            },
+        ),
+        (
+            "two with two turns, a crash, a loss",
+            Protocol {
+                turns: [2, 2, 0],
+                ..TWO
+            },
+            Limits {
+                crashes: 1,
+                losses: 1,
+                ..QUIET
+            },
+        ),
+    ] {
+        holds(what, Protocol { limits, ..model });
+    }
+}
+
+/// One rule left out.
+fn without(leave_out: impl Fn(&mut Rules)) -> Rules {
+    let mut rules = Rules::ALL;
+    leave_out(&mut rules);
+    rules
+}
+
+#[test]
+fn without_the_fence_a_stale_holder_tears_the_database() {
+    let rules = without(|rules| rules.fence = false);
+    fails("no fence", Protocol { rules, ..TWO }, &[ALWAYS_RECOVERABLE]);
+}
+
+#[test]
+fn without_a_stable_lock_id_a_lost_answer_costs_a_lease() {
+    let rules = without(|rules| rules.stable_lock_id = false);
+    let limits = Limits { losses: 1, ..QUIET };
+    fails(
+        "no stable lock_id",
+        Protocol {
+            rules,
+            limits,
+            ..TWO
+        },
+        &[OWN_ITEM],
+    );
+}
+
+#[test]
+fn without_a_name_in_the_takeover_two_take_the_same_lease_over() {
+    let rules = without(|rules| rules.takeover_names_the_holder = false);
+    fails(
+        "takeover names nobody",
+        Protocol { rules, ..THREE },
+        &[ONE_HOLDER],
+    );
+}
+
+#[test]
+fn without_the_end_in_the_takeover_a_renewed_lease_is_taken() {
+    let rules = without(|rules| rules.takeover_names_the_end = false);
+    let limits = Limits {
+        losses: 1,
+        renewals: 1,
+        ..QUIET
+    };
+    fails(
+        "takeover names no end",
+        Protocol {
+            rules,
+            limits,
+            ..THREE
+        },
+        &[ONE_HOLDER],
+    );
+}
+
+#[test]
+fn without_the_record_in_puts_a_late_one_undoes_a_commit() {
+    let rules = without(|rules| {
+        rules.puts_name_the_record = false;
+        // Otherwise the late put is refused because its end is earlier.
+        rules.ends_only_grow = false;
+    });
+    let limits = Limits {
+        losses: 1,
+        renewals: 1,
+        ..QUIET
+    };
+    fails(
+        "puts name no record",
+        Protocol {
+            rules,
+            limits,
+            ..TWO
+        },
+        &[NEVER_UNDONE, ALWAYS_RECOVERABLE],
+    );
+}
+
+#[test]
+fn without_the_confirmation_stopped_clocks_undo_a_commit() {
+    let limits = Limits {
+        stopped_clocks: 1,
+        ..QUIET
+    };
+    let model = Protocol {
+        limits,
+        file_locks: true,
+        ..TWO
+    };
+    let rules = without(|rules| rules.commit_confirmed = false);
+    fails("commit by clock", Protocol { rules, ..model }, &SEEN);
+}
+
+#[test]
+fn without_exclusive_creation_a_successors_journal_is_lost_where_clocks_stop() {
+    let limits = Limits {
+        crashes: 1,
+        stopped_clocks: 1,
+        ..QUIET
+    };
+    let model = Protocol {
+        limits,
+        file_locks: true,
+        ..THREE
+    };
+    let rules = without(|rules| rules.exclusive_creation = false);
+    fails("journal reopened", Protocol { rules, ..model }, &SEEN);
+}
+
+#[test]
+fn without_an_item_that_outlives_the_lease_a_commit_is_undone() {
+    let rules = without(|rules| rules.record_outlives_the_lease = false);
+    fails(
+        "record dropped with the lease",
+        Protocol { rules, ..TWO },
+        &[ALWAYS_RECOVERABLE],
+    );
+}
+
+#[test]
+fn without_growing_ends_a_late_request_makes_two_holders() {
+    let rules = without(|rules| rules.ends_only_grow = false);
+    let limits = Limits {
+        duplicates: 1,
+        renewals: 1,
+        ..QUIET
+    };
+    fails(
+        "ends may shrink",
+        Protocol {
+            rules,
+            limits,
+            ..TWO
+        },
+        &[ONE_HOLDER],
+    );
+}
+
+#[test]
+fn without_knowing_its_own_item_a_takeover_waits_for_itself() {
+    let rules = without(|rules| rules.own_item_recognised = false);
+    let limits = Limits { losses: 1, ..QUIET };
+    fails(
+        "own item unknown",
+        Protocol {
+            rules,
+            limits,
+            ..TWO
+        },
+        &[OWN_ITEM],
+    );
+}
+
+#[test]
+fn giving_up_must_not_drop_the_record_of_a_predecessor() {
+    let rules = without(|rules| rules.giving_up_keeps_the_record = false);
+    let limits = Limits { losses: 1, ..QUIET };
+    fails(
+        "record dropped when giving up",
+        Protocol {
+            rules,
+            limits,
+            ..TWO
+        },
+        &[ALWAYS_RECOVERABLE],
+    );
+}
+
+#[test]
+fn a_leftover_must_not_be_removed_after_the_lease() {
+    let rules = without(|rules| rules.leftover_needs_a_good_lease = false);
+    let limits = Limits {
+        crashes: 1,
+        ..QUIET
+    };
+    let model = Protocol {
+        limits,
+        cold_journals: true,
+        ..THREE
+    };
+    fails(
+        "leftover removed too late",
+        Protocol { rules, ..model },
+        &[NO_STALE_WRITE],
+    );
+}
+
+#[test]
+fn the_window_between_record_and_deletion_needs_a_successor_that_does_not_finish() {
+    let windows = Windows {
+        before_the_deletion: true,
+        ..Windows::default()
+    };
+    let two = Protocol { windows, ..TWO };
+    assert_eq!(
+        search("late deletion, successor finishes", two, &SEEN),
+        None
+    );
+    let three = Protocol { windows, ..THREE };
+    fails("late deletion, successor does not", three, &[NEVER_TORN]);
+}
+
+#[test]
+fn the_window_between_check_and_write_needs_file_locks_that_do_nothing() {
+    let windows = Windows {
+        before_a_write: true,
+        ..Windows::default()
+    };
+    let model = Protocol { windows, ..THREE };
+    fails("late write, no file locks", model.clone(), &SEEN);
+    let model = Protocol {
+        file_locks: true,
+        ..model
+    };
+    assert_eq!(search("late write, file locks", model, &SEEN), None);
+}
+
+#[test]
+fn stopped_clocks_open_the_windows_even_where_file_locks_work() {
+    let limits = Limits {
+        stopped_clocks: 1,
+        ..QUIET
+    };
+    let model = Protocol {
+        limits,
+        file_locks: true,
+        ..THREE
+    };
+    fails("stopped clocks, torn", model.clone(), &[NEVER_TORN]);
+    fails("stopped clocks, undone", model, &[NEVER_UNDONE]);
+}
