@@ -55,8 +55,6 @@ pub struct Rules {
     pub puts_name_the_record: bool,
     /// The end of a journal is recorded in the item before the journal is deleted.
     pub commit_confirmed: bool,
-    /// A journal is created only where none is.
-    pub exclusive_creation: bool,
     /// The item outlives the lease while its record is needed.
     pub record_outlives_the_lease: bool,
     /// A put that arrives late brings no end forward.
@@ -78,7 +76,6 @@ impl Rules {
         takeover_names_the_end: true,
         puts_name_the_record: true,
         commit_confirmed: true,
-        exclusive_creation: true,
         record_outlives_the_lease: true,
         ends_only_grow: true,
         own_item_recognised: true,

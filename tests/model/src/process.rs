@@ -422,8 +422,8 @@ impl Protocol {
                 process.phase = Phase::Confirming;
                 return;
             }
-            Some(_) if self.rules.exclusive_creation => return lose(state, me, process),
-            _ => {}
+            Some(_) => return lose(state, me, process),
+            None => {}
         }
         note_stale(state, me);
         state.journal = Some(Journal {
