@@ -265,7 +265,10 @@ impl Acquisition {
                 self.maybe_applied = None;
                 self.round_trip = sent.round_trip;
             }
-            Err(error) if error.outcome_unknown() => self.maybe_applied = Some(committed),
+            Err(error) if error.outcome_unknown() => {
+                // An earlier takeover may stand, with a record that must not be deleted.
+                self.maybe_applied = Some(committed.or(self.maybe_applied.flatten()));
+            }
             Err(_) => {}
         }
         result

@@ -286,7 +286,6 @@ impl Protocol {
             Phase::Waiting => process.phase = Phase::Asking,
             Phase::Unanswered => {
                 process.phase = Phase::Asking;
-                process.recorded = None;
                 process.attempt += u8::from(!self.rules.stable_lock_id);
             }
             Phase::Asked(Answer::Stored) => granted(process, None),

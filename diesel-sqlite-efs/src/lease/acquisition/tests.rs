@@ -13,6 +13,7 @@ const RECORD: Option<JournalId> = Some(JournalId([1, 2, 3, 4]));
 #[derive(Debug)]
 struct LosesTakeovers {
     table: InMemoryLockStore,
+    times: u32,
     left: AtomicU32,
 }
 
@@ -30,6 +31,7 @@ impl LosesTakeovers {
         table.set_item(KEY, Some(item));
         Arc::new(Self {
             table,
+            times,
             left: AtomicU32::new(times),
         })
     }
@@ -45,7 +47,8 @@ impl LockStore for LosesTakeovers {
         let answer = self.table.put(item, condition, give_up_after)?;
         let is_takeover = matches!(condition, PutCondition::Unchanged(_));
         let left = self.left.load(Ordering::SeqCst);
-        if is_takeover && left > 0 {
+        // From the first on, all answers are lost.
+        if left > 0 && (is_takeover || left != self.times) {
             self.left.store(left - 1, Ordering::SeqCst);
             return Err(StoreError::Timeout {
                 endpoint: "here".to_owned(),
