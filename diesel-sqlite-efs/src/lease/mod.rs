@@ -430,6 +430,31 @@ impl Held {
         committed: Option<JournalId>,
         give_up_after: Duration,
     ) -> Result<Sent, StoreError> {
+        /// One suffices, unless an answer's date was wrong.
+        const MOST_ATTEMPTS: u32 = 3;
+        let is_wrong =
+            |sent: &Sent| matches!(sent.answer, PutAnswer::Stored { .. }) && sent.clock_was_wrong;
+        let mut sent = self.replace(written, committed, give_up_after)?;
+        for _ in 1..MOST_ATTEMPTS {
+            if is_wrong(&sent) {
+                sent = self.replace(&sent.item, committed, give_up_after)?;
+            }
+        }
+        if is_wrong(&sent) {
+            let reason = "the dates of the lock table's answers contradict each other";
+            self.lose(&mut self.state(), reason);
+        }
+        Ok(sent)
+    }
+
+    /// Replaces an item of ours, named by what it holds, by one that ends by the clock as it is
+    /// known now.
+    fn replace(
+        &self,
+        written: &LockItem,
+        committed: Option<JournalId>,
+        give_up_after: Duration,
+    ) -> Result<Sent, StoreError> {
         let draft = ItemDraft {
             lock_id: &self.lock_id,
             acquired_at: Some(self.acquired_at),
@@ -453,28 +478,12 @@ impl Held {
         recorded: Option<JournalId>,
         give_up_after: Duration,
     ) -> Result<(), StoreError> {
-        /// One suffices, unless an answer's date was wrong.
-        const MOST_ATTEMPTS: u32 = 3;
-        let mut written = written.clone();
-        for _ in 0..MOST_ATTEMPTS {
-            let sent = self.put_right(&written, recorded, give_up_after)?;
-            let mut state = self.state();
-            match sent.answer {
-                PutAnswer::Stored { .. } => state.span = sent.span,
-                PutAnswer::Refused { ref current, .. } => {
-                    self.lose_to(&mut state, current.as_ref());
-                    return Ok(());
-                }
-            }
-            if !sent.clock_was_wrong {
-                return Ok(());
-            }
-            written = sent.item;
+        let sent = self.put_right(written, recorded, give_up_after)?;
+        let mut state = self.state();
+        match sent.answer {
+            PutAnswer::Stored { .. } => state.span = sent.span,
+            PutAnswer::Refused { ref current, .. } => self.lose_to(&mut state, current.as_ref()),
         }
-        self.lose(
-            &mut self.state(),
-            "the dates of the lock table's answers contradict each other",
-        );
         Ok(())
     }
 
