@@ -78,6 +78,8 @@ struct State {
     poll: Option<Poll>,
     /// The journal of the transaction under way, once its first header was written or read.
     journal_id: Option<JournalId>,
+    /// The lease was in hand before this transaction claimed it.
+    was_granted_before: bool,
     /// The journal of this transaction has ended: what still comes cannot change the outcome.
     ended: bool,
     /// The file that says which lock protects the database names ours, or has been seen to.
@@ -192,6 +194,7 @@ impl Gate {
                 block: None,
                 poll: None,
                 journal_id: None,
+                was_granted_before: false,
                 ended: false,
                 key_file_is_settled: false,
                 cache_is_suspect: false,
@@ -240,6 +243,7 @@ impl Gate {
                     return state.blocked(Block::Fatal);
                 }
                 state.set_tenure(Tenure::Transaction);
+                state.was_granted_before = true;
                 return Ok(());
             };
             state.lost(loss);
@@ -249,6 +253,7 @@ impl Gate {
             }
             state.hold = None;
         }
+        state.was_granted_before = false;
         if let Err(error) = self.check_deadline(&state) {
             state.error = Some(error);
             return state.blocked(Block::Fatal);
@@ -335,7 +340,14 @@ impl Gate {
 
     /// With the lease in hand, before a hot journal is rolled back: removes it instead if the
     /// item says that its transaction is finished, and remembers which one it is otherwise.
+    ///
+    /// A lease that was granted a while ago is confirmed first: a machine whose clocks stood still
+    /// would otherwise undo, by what it knows of an older item, what its successor has committed.
     pub(crate) fn before_recovery(&self) -> Result<(), Refused> {
+        if self.commit == CommitMode::Confirmed && self.state().was_granted_before {
+            self.ask_store(None)?;
+            self.fence()?;
+        }
         let settled = (self.settle_key_file()).and_then(|()| self.settle_leftover(false));
         settled.map(drop).map_err(|error| {
             let mut state = self.state();

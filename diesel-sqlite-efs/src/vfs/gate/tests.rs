@@ -420,6 +420,28 @@ fn a_hot_journal_that_is_not_recorded_is_left_to_a_rollback() {
 }
 
 #[test]
+fn a_lease_of_a_while_ago_is_confirmed_before_anything_is_rolled_back_under_it() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.pin().unwrap();
+    // Its machine stood still, clocks and all: only the store knows of the successor.
+    let mut item = world.item().unwrap();
+    item.lock_id = "the successor".to_owned();
+    world.store.set_item(KEY, Some(item.clone()));
+    world.write_journal(0xd9, MINE);
+    gate.claim(Purpose::Recovery).unwrap();
+    assert_eq!(gate.before_recovery(), Err(Refused));
+    assert!(world.journal.exists());
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    gate.unlocked();
+    gate.unpin();
+    assert_eq!(world.item(), Some(item));
+}
+
+#[test]
 fn a_journal_beside_an_empty_database_is_removed() {
     let world = World::new();
     world.write_journal(0xd9, MINE);
