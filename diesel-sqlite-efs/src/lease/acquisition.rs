@@ -329,11 +329,7 @@ impl Drop for Acquisition {
             return;
         };
         let result = match recorded {
-            None => (self.desk)
-                .ask(|store| {
-                    store.delete(&self.desk.name.key, &self.lock_id, Lease::RELEASE_TIMEOUT)
-                })
-                .map(drop),
+            None => self.desk.remove(&self.lock_id).map(drop),
             // The journal that the record speaks of still stands: who comes next must know.
             Some(_) => {
                 let acquired_at = self.desk.shared.server_clock.at(self.desk.clock.now()) as u64;

@@ -150,6 +150,13 @@ struct Sent {
     clock_was_wrong: bool,
 }
 
+impl Sent {
+    /// Whether the item now stands with an `expires_at` that others must not go by.
+    fn stored_a_wrong_end(&self) -> bool {
+        matches!(self.answer, PutAnswer::Stored { .. }) && self.clock_was_wrong
+    }
+}
+
 /// For how long a put is good, counted from before it was sent.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -290,8 +297,8 @@ impl Lease {
     ///
     /// # Errors
     /// [`LockError::NotReleased`] if the item could not be removed, in three attempts where trying
-    /// again may help: it then runs out by itself after at most the lease's duration. A lease that was lost before is released
-    /// without an error.
+    /// again may help: it then runs out by itself after at most the lease's duration. A lease that
+    /// was lost before is released without an error.
     pub fn release(self) -> Result<(), LockError> {
         self.give_back().map(drop)
     }
@@ -414,7 +421,7 @@ impl Held {
             not_before: self.state().end,
         };
         let sent = (self.desk).put(&draft, PutCondition::Ours { recorded }, give_up_after)?;
-        if matches!(sent.answer, PutAnswer::Stored { .. }) && sent.clock_was_wrong {
+        if sent.stored_a_wrong_end() {
             return self.put_right(&sent.item, committed, give_up_after);
         }
         let mut state = self.state();
@@ -432,15 +439,13 @@ impl Held {
     ) -> Result<Sent, StoreError> {
         /// One suffices, unless an answer's date was wrong.
         const MOST_ATTEMPTS: u32 = 3;
-        let is_wrong =
-            |sent: &Sent| matches!(sent.answer, PutAnswer::Stored { .. }) && sent.clock_was_wrong;
         let mut sent = self.replace(written, committed, give_up_after)?;
         for _ in 1..MOST_ATTEMPTS {
-            if is_wrong(&sent) {
+            if sent.stored_a_wrong_end() {
                 sent = self.replace(&sent.item, committed, give_up_after)?;
             }
         }
-        if is_wrong(&sent) {
+        if sent.stored_a_wrong_end() {
             let reason = "the dates of the lock table's answers contradict each other";
             self.lose(&mut self.state(), reason);
         }
@@ -627,9 +632,7 @@ impl Held {
 
     /// Removes the item, if it is still ours.
     fn remove(&self) -> Result<GivenBack, StoreError> {
-        let answer = self.desk.ask(|store| {
-            store.delete(&self.desk.name.key, &self.lock_id, Lease::RELEASE_TIMEOUT)
-        })?;
+        let answer = self.desk.remove(&self.lock_id)?;
         Ok(match answer {
             DeleteAnswer::Deleted => GivenBack::Ours,
             DeleteAnswer::NotOurs => GivenBack::NotOurs,
@@ -668,6 +671,11 @@ impl Desk {
             committed: recorded,
         };
         self.ask(|store| store.put(&item, PutCondition::Ended, Lease::RELEASE_TIMEOUT))
+    }
+
+    /// Removes the item, if it bears this `lock_id`.
+    fn remove(&self, lock_id: &str) -> Result<DeleteAnswer, StoreError> {
+        self.ask(|store| store.delete(&self.name.key, lock_id, Lease::RELEASE_TIMEOUT))
     }
 
     pub(crate) fn store_error(&self, source: StoreError) -> LockError {
