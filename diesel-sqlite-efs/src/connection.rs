@@ -3,6 +3,7 @@
 mod cursor;
 mod diagnosis;
 mod open;
+mod passed_on;
 mod session;
 
 use std::fmt;
@@ -230,8 +231,8 @@ impl EfsSqliteConnection {
     }
 
     /// Diesel's own connection underneath, still protected by the VFS: for what Diesel offers for
-    /// `SqliteConnection` alone, such as `get_results` of a batch insert with RETURNING,
-    /// `register_collation` and SQL functions.
+    /// `SqliteConnection` alone: `get_results` of a batch insert with RETURNING, and the
+    /// `register_impl` of SQL functions.
     ///
     /// Errors of the lock arrive as SQLite's ("database is locked", "disk I/O error") through it.
     /// Transactions are best begun and ended on the outer connection, which keeps account of them;

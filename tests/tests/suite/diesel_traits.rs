@@ -1,6 +1,7 @@
 //! Diesel's traits work on the connection as on Diesel's own, on a file and in memory.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use diesel::connection::{
     BoxableConnection, CacheSize, InstrumentationEvent, LoadConnection, SimpleConnection,
@@ -13,7 +14,7 @@ use diesel::sql_types::{Integer, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::upsert::excluded;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection};
+use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, LockError};
 
 use crate::support::{Call, Site, connect, numbers};
 
@@ -73,16 +74,50 @@ const SCHEMA: &str = "
     CREATE TABLE users (id INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, age INTEGER);
     CREATE TABLE posts (id INTEGER NOT NULL PRIMARY KEY, user_id INTEGER NOT NULL, title TEXT NOT NULL)";
 
-/// Runs a test on a file, with a lock that is gone afterwards, and in memory.
-fn on_file_and_in_memory(test: impl Fn(&mut EfsSqliteConnection) -> QueryResult<()>) {
+/// Runs what one family of Diesel's methods is good for: in memory, on a file whose lock is gone
+/// afterwards, and on one whose lock another host holds. There it has to fail at its first write
+/// with the lock's error and change nothing, and succeed on the same connection once the lock is
+/// free.
+#[track_caller]
+fn everywhere(family: impl Fn(&mut EfsSqliteConnection) -> QueryResult<()>) {
+    let mut conn = connect(&EfsConfig::new(":memory:"));
+    assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
+    assert_eq!(family(&mut conn), Ok(()), "in memory");
+
     let site = Site::new();
-    let configs = [site.host().config(), EfsConfig::new(":memory:")];
-    for config in configs {
-        let mut conn = connect(&config);
-        assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
-        assert_eq!(test(&mut conn), Ok(()));
-        site.assert_nothing_left();
+    let mut conn = site.host().connect();
+    assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
+    assert_eq!(family(&mut conn), Ok(()), "on a file");
+    site.assert_nothing_left();
+
+    let site = Site::new();
+    let mut conn = site.host().connect();
+    assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
+    let untouched = serialized(&mut conn);
+    site.give_lease_to_another();
+    let held = site.item();
+    conn.set_lock_timeout(Duration::from_millis(10));
+    let refused = family(&mut conn);
+    let (kind, told) = match &refused {
+        Err(Error::DatabaseError(kind, told)) => (kind, told.message()),
+        other => panic!("while another host holds the lock: {other:?}"),
+    };
+    if matches!(kind, DatabaseErrorKind::SerializationFailure) {
+        let error = conn.last_lock_error();
+        assert!(matches!(error, Some(LockError::Busy { .. })), "{error:?}");
+    } else {
+        assert_eq!(told, "database is locked", "through the inner connection");
     }
+    assert_eq!(site.item(), held, "the other host's item");
+    assert!(serialized(&mut conn) == untouched, "the file was changed");
+    site.remove_item();
+    assert_eq!(family(&mut conn), Ok(()), "after it was refused");
+    site.assert_nothing_left();
+}
+
+fn serialized(conn: &mut EfsSqliteConnection) -> Vec<u8> {
+    let serialized = conn.serialize_database_to_buffer();
+    serialized.try_as_slice().expect("a database").to_vec()
 }
 
 fn add_user(conn: &mut EfsSqliteConnection, name: &'static str) -> QueryResult<User> {
@@ -98,7 +133,7 @@ fn names(conn: &mut EfsSqliteConnection) -> QueryResult<Vec<String>> {
 
 #[test]
 fn the_query_builder_inserts_reads_updates_and_deletes() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let ada = add_user(conn, "Ada")?;
         let inserted = diesel::insert_into(users::table)
             .values(NewUser {
@@ -138,7 +173,7 @@ fn the_query_builder_inserts_reads_updates_and_deletes() {
 
 #[test]
 fn joins_and_associations_load() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let ada = add_user(conn, "Ada")?;
         let bob = add_user(conn, "Bob")?;
         diesel::insert_into(posts::table)
@@ -163,7 +198,7 @@ fn joins_and_associations_load() {
 
 #[test]
 fn load_iter_hands_out_row_after_row() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         for name in ["Ada", "Bob", "Cid"] {
             add_user(conn, name)?;
         }
@@ -192,7 +227,7 @@ fn load_iter_hands_out_row_after_row() {
 
 #[test]
 fn an_upsert_updates_what_is_there() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let upsert = |name, age| {
             diesel::insert_into(users::table)
                 .values((users::name.eq(name), users::age.eq(age)))
@@ -201,8 +236,9 @@ fn an_upsert_updates_what_is_there() {
                 .set(users::age.eq(excluded(users::age)))
                 .returning(users::age)
         };
-        assert_eq!(upsert("Ada", 1).get_result(conn), Ok(Some(1)));
-        assert_eq!(upsert("Ada", 2).get_result(conn), Ok(Some(2)));
+        let first: Option<i32> = upsert("Ada", 1).get_result(conn)?;
+        let second: Option<i32> = upsert("Ada", 2).get_result(conn)?;
+        assert_eq!((first, second), (Some(1), Some(2)));
         let ignored = diesel::insert_or_ignore_into(users::table)
             .values(users::name.eq("Ada"))
             .execute(conn)?;
@@ -269,7 +305,7 @@ fn a_batch_insert_is_one_transaction() {
 
 #[test]
 fn a_batch_insert_returns_its_rows_through_the_inner_connection() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let new = ["Ada", "Bob"].map(|name| NewUser { name, age: None });
         let returned: Vec<User> = diesel::insert_into(users::table)
             .values(&new[..])
@@ -295,7 +331,7 @@ fn a_batch_insert_returns_its_rows_through_the_inner_connection() {
 
 #[test]
 fn save_changes_updates_and_fetches() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let mut ada = add_user(conn, "Ada")?;
         ada.name = "Ada Lovelace".to_owned();
         ada.age = Some(36);
@@ -319,34 +355,37 @@ enum AnyConnection {
 
 #[test]
 fn a_multi_connection_passes_everything_on() {
-    let site = Site::new();
-    for conn in [site.host().connect(), connect(&EfsConfig::new(":memory:"))] {
-        let mut conn = AnyConnection::Efs(conn);
-        assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
-        let result = conn.transaction(|conn| {
+    everywhere(|conn| {
+        let memory = connect(&EfsConfig::new(":memory:"));
+        let mut any = AnyConnection::Efs(std::mem::replace(conn, memory));
+        let result = any.transaction(|any| {
             diesel::insert_into(users::table)
                 .values((users::name.eq("Ada"), users::age.eq(36)))
-                .execute(conn)?;
-            let inner: QueryResult<()> = conn.transaction(|conn| {
-                diesel::delete(users::table).execute(conn)?;
+                .execute(any)?;
+            let inner: QueryResult<()> = any.transaction(|any| {
+                diesel::delete(users::table).execute(any)?;
                 Err(Error::RollbackTransaction)
             });
             assert_eq!(inner, Err(Error::RollbackTransaction));
             users::table
                 .filter(users::age.eq(36))
                 .select((users::id, users::name, users::age))
-                .first::<(i32, String, Option<i32>)>(conn)
+                .first::<(i32, String, Option<i32>)>(any)
         });
-        assert_eq!(result, Ok((1, "Ada".to_owned(), Some(36))));
-        let applied = conn.run_pending_migrations(MIGRATIONS).expect("migrations");
-        assert!(!applied.is_empty());
-        site.assert_nothing_left();
-    }
+        if let Ok(found) = &result {
+            assert_eq!(*found, (1, "Ada".to_owned(), Some(36)));
+            let applied = any.run_pending_migrations(MIGRATIONS).expect("migrations");
+            assert!(!applied.is_empty());
+        }
+        let AnyConnection::Efs(inner) = any;
+        *conn = inner;
+        result.map(drop)
+    });
 }
 
 #[test]
 fn a_boxed_connection_is_known_for_what_it_is() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let boxed: &mut dyn BoxableConnection<Sqlite> = conn;
         boxed.batch_execute("INSERT INTO users (name) VALUES ('Ada')")?;
         assert!(boxed.downcast_mut::<SqliteConnection>().is_none());
@@ -360,7 +399,7 @@ fn a_boxed_connection_is_known_for_what_it_is() {
 
 #[test]
 fn instrumentation_sees_queries_and_transactions() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = seen.clone();
         conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
@@ -412,7 +451,7 @@ fn instrumentation_sees_queries_and_transactions() {
 
 #[test]
 fn statements_are_cached_unless_that_is_switched_off() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         let cached = Arc::new(Mutex::new(0));
         let count = cached.clone();
         conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
@@ -420,6 +459,9 @@ fn statements_are_cached_unless_that_is_switched_off() {
                 *count.lock().expect("no panic") += 1;
             }
         });
+        add_user(conn, "Ada")?;
+        conn.set_prepared_statement_cache_size(CacheSize::Unbounded);
+        *cached.lock().expect("no panic") = 0;
         for age in [1, 2] {
             users::table
                 .filter(users::age.eq(age))
@@ -465,13 +507,12 @@ impl diesel::sqlite::SqliteAggregateFunction<i32> for Product {
 }
 
 #[test]
-fn functions_and_collations_are_registered_through_the_inner_connection() {
-    on_file_and_in_memory(|conn| {
+fn functions_aggregates_and_collations_are_registered() {
+    everywhere(|conn| {
         shout_utils::register_impl(conn.sqlite(), |text: String| text.to_uppercase())?;
         product_utils::register_impl::<Product, _>(conn.sqlite())?;
-        conn.sqlite()
-            // Diesel gives the right-hand side first.
-            .register_collation("BY_LENGTH", |right, left| left.len().cmp(&right.len()))?;
+        // Diesel gives the right-hand side first.
+        conn.register_collation("BY_LENGTH", |right, left| left.len().cmp(&right.len()))?;
         for (name, age) in [("three", 3), ("a", 2), ("two", 7)] {
             diesel::insert_into(users::table)
                 .values((users::name.eq(name), users::age.eq(age)))
@@ -501,7 +542,7 @@ fn functions_and_collations_are_registered_through_the_inner_connection() {
 
 #[test]
 fn a_panic_in_a_sql_function_is_an_error_of_the_statement() {
-    on_file_and_in_memory(|conn| {
+    everywhere(|conn| {
         shout_utils::register_impl(conn.sqlite(), |_: String| -> String { panic!("too loud") })?;
         add_user(conn, "Ada")?;
         let result = diesel::update(users::table)
@@ -515,14 +556,72 @@ fn a_panic_in_a_sql_function_is_an_error_of_the_statement() {
 
 #[test]
 fn a_test_transaction_is_never_committed() {
-    on_file_and_in_memory(|conn| {
-        conn.test_transaction(|conn| {
-            add_user(conn, "Ada")?;
-            conn.transaction(|conn| add_user(conn, "Bob"))?;
-            assert_eq!(names(conn)?, ["Ada", "Bob"]);
-            Ok::<_, Error>(())
+    everywhere(|conn| {
+        // Diesel panics when the closure fails.
+        let result = conn.test_transaction(|conn| {
+            let result = conn.transaction(|conn| {
+                add_user(conn, "Ada")?;
+                conn.transaction(|conn| add_user(conn, "Bob"))?;
+                names(conn)
+            });
+            Ok::<_, Error>(result)
         });
         assert_eq!(names(conn)?, [""; 0]);
+        assert_eq!(result?, ["Ada", "Bob"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_transaction_begun_with_the_lock_gives_its_closure_the_wrapper() {
+    type Begin = fn(&mut EfsSqliteConnection, Body) -> QueryResult<Vec<String>>;
+    type Body = fn(&mut EfsSqliteConnection) -> QueryResult<Vec<String>>;
+    fn add_two(conn: &mut EfsSqliteConnection) -> QueryResult<Vec<String>> {
+        add_user(conn, "Ada")?;
+        let inner: QueryResult<()> = conn.transaction(|conn| {
+            add_user(conn, "Eve")?;
+            Err(Error::RollbackTransaction)
+        });
+        assert_eq!(inner, Err(Error::RollbackTransaction));
+        add_user(conn, "Bob")?;
+        names(conn)
+    }
+    let begin: [Begin; 3] = [
+        EfsSqliteConnection::transaction,
+        EfsSqliteConnection::immediate_transaction,
+        EfsSqliteConnection::exclusive_transaction,
+    ];
+    for begin in begin {
+        everywhere(|conn| {
+            assert_eq!(begin(conn, add_two)?, ["Ada", "Bob"]);
+            assert_eq!(names(conn)?, ["Ada", "Bob"]);
+            let undone: QueryResult<Vec<String>> = begin(conn, |conn| {
+                diesel::delete(users::table).execute(conn)?;
+                Err(Error::RollbackTransaction)
+            });
+            assert_eq!(undone, Err(Error::RollbackTransaction));
+            assert_eq!(names(conn)?, ["Ada", "Bob"]);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn a_database_is_serialized_and_read_from_the_copy() {
+    everywhere(|conn| {
+        add_user(conn, "Ada")?;
+        let copy = serialized(conn);
+        add_user(conn, "Bob")?;
+        let mut reader = connect(&EfsConfig::new(":memory:"));
+        reader.deserialize_readonly_database_from_buffer(&copy)?;
+        assert_eq!(names(&mut reader)?, ["Ada"]);
+        let write = add_user(&mut reader, "Cid");
+        assert!(write.is_err(), "{write:?}");
+        let broken = reader.deserialize_readonly_database_from_buffer(b"no database");
+        assert_eq!(broken, Ok(()));
+        let read = names(&mut reader);
+        assert!(read.is_err(), "{read:?}");
+        assert_eq!(names(conn)?, ["Ada", "Bob"]);
         Ok(())
     });
 }

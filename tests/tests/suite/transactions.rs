@@ -1361,11 +1361,9 @@ fn a_serialized_database_replaces_the_file_until_the_connection_is_closed() {
     let site = Site::with_table();
     let mut conn = site.host().connect();
     assert_eq!(insert(&mut conn, 1), Ok(1));
-    let serialized = conn.sqlite().serialize_database_to_buffer();
+    let serialized = conn.serialize_database_to_buffer();
     assert!(serialized.starts_with(b"SQLite format 3\0"));
-    let result = conn
-        .sqlite()
-        .deserialize_readonly_database_from_buffer(&serialized);
+    let result = conn.deserialize_readonly_database_from_buffer(&serialized);
     assert_eq!(result, Ok(()));
     assert_eq!(numbers(&mut conn, "SELECT n FROM t"), Ok(vec![1]));
     let write = insert(&mut conn, 2);
@@ -1388,11 +1386,9 @@ fn a_database_in_memory_is_deserialized_into_the_wrapper() {
     let site = Site::with_table();
     let mut file = site.host().connect();
     assert_eq!(insert(&mut file, 1), Ok(1));
-    let serialized = file.sqlite().serialize_database_to_buffer();
+    let serialized = file.serialize_database_to_buffer();
     let mut conn = connect(&EfsConfig::new(":memory:"));
-    let result = conn
-        .sqlite()
-        .deserialize_readonly_database_from_buffer(&serialized);
+    let result = conn.deserialize_readonly_database_from_buffer(&serialized);
     assert_eq!(result, Ok(()));
     assert_eq!(numbers(&mut conn, "SELECT n FROM t"), Ok(vec![1]));
 }
