@@ -123,6 +123,19 @@ impl EfsTransactionManager {
         }
     }
 
+    /// Ends a level of a transaction all of which SQLite has rolled back. The closure may have begun
+    /// another since, by Diesel's own connection underneath: nothing of that is to stay open.
+    fn leave_aborted(conn: &mut EfsSqliteConnection, depth: NonZeroU32) -> QueryResult<()> {
+        if depth == NonZeroU32::MIN
+            && let Err(error) = conn.run_rollback("ROLLBACK")
+            && !error.to_string().contains("no transaction is active")
+        {
+            conn.transaction_state().status.set_in_error();
+            return Err(error);
+        }
+        Self::leave(conn)
+    }
+
     /// Ends a transaction that SQLite has ended, or could not commit.
     fn leave(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
         conn.session().take_rolled_back();
@@ -165,8 +178,7 @@ impl TransactionManager<EfsSqliteConnection> for EfsTransactionManager {
             .on_connection_event(InstrumentationEvent::rollback_transaction(depth));
         conn.session().note_end();
         if conn.transaction_state().aborted.is_some() {
-            // SQLite has rolled back all of it.
-            return Self::leave(conn);
+            return Self::leave_aborted(conn, depth);
         }
         let result = match depth.get() {
             1 => conn.run_rollback("ROLLBACK"),
@@ -192,7 +204,7 @@ impl TransactionManager<EfsSqliteConnection> for EfsTransactionManager {
             .on_connection_event(InstrumentationEvent::commit_transaction(depth));
         conn.session().note_end();
         if let Some(aborted) = conn.transaction_state().aborted() {
-            Self::leave(conn)?;
+            Self::leave_aborted(conn, depth)?;
             return Err(aborted.into());
         }
         let result = match depth.get() {
