@@ -11,6 +11,8 @@
 pub mod dynamodb;
 pub mod emulator;
 mod http;
+#[cfg(doctest)]
+mod pages;
 pub mod process;
 pub mod proxy;
 pub mod recording;

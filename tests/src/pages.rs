@@ -1,0 +1,6 @@
+//! The pages in `docs/` whose examples are compiled and run with the tests of the documentation.
+//!
+//! Here and not in the crate itself: the examples use features and packages that only the tests
+//! have, and the pages are not part of the published package.
+//!
+//! For each page: `#[doc = include_str!("../../docs/page.md")] mod page {}`.
