@@ -4,3 +4,9 @@
 //! have, and the pages are not part of the published package.
 //!
 //! For each page: `#[doc = include_str!("../../docs/page.md")] mod page {}`.
+
+#[doc = include_str!("../../docs/moving.md")]
+mod moving {}
+
+#[doc = include_str!("../../docs/testing.md")]
+mod testing {}
