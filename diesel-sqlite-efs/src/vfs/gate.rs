@@ -270,21 +270,27 @@ impl Gate {
                 state.put_off(purpose, acquisition, busy)
             }
             Err(error) if error.is_retryable() => {
-                let told = match state.error.take() {
-                    // What our own impatience has ended tells less than the attempt before it.
-                    Some(LockError::Busy {
-                        lock,
-                        holder,
-                        waited,
-                        ..
-                    }) if give_up_after < Acquisition::FAIR_TIME && error.is_timeout() => {
-                        LockError::Busy {
+                let hurried = give_up_after < Acquisition::FAIR_TIME && error.is_timeout();
+                // What our own impatience has ended tells less than what was in the way before.
+                let told = match (state.error.take(), &state.poll) {
+                    (
+                        Some(LockError::Busy {
                             lock,
                             holder,
                             waited,
-                            attempts: 1,
-                        }
-                    }
+                            ..
+                        }),
+                        _,
+                    ) if hurried => LockError::Busy {
+                        lock,
+                        holder,
+                        waited,
+                        attempts: 1,
+                    },
+                    (None, Some(poll)) if hurried => LockError::FileLocked {
+                        lock: self.lock.clone(),
+                        waited: poll.since.elapsed(),
+                    },
                     _ => error,
                 };
                 state.put_off(purpose, acquisition, told)
@@ -349,8 +355,9 @@ impl Gate {
             self.fence()?;
         }
         let settled = (self.settle_key_file()).and_then(|()| self.settle_leftover(false));
+        let mut state = self.state();
+        state.until = None;
         settled.map(drop).map_err(|error| {
-            let mut state = self.state();
             state.error = Some(error);
             state.put_lease_away(self);
             Refused
@@ -442,6 +449,7 @@ impl Gate {
                     return Err(error);
                 }
             }
+            state.until = None;
         }
         state.pins += 1;
         Ok(())
@@ -755,9 +763,9 @@ impl State {
         self.error.get_or_insert(error);
     }
 
+    /// The wait goes on: SQLite's file locks may still be in the way.
     fn take_up(&mut self, lease: Lease, tenure: Tenure) {
         self.error = None;
-        self.until = None;
         self.hold = Some(Hold { lease, tenure });
     }
 

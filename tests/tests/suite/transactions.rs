@@ -622,6 +622,37 @@ fn a_commit_that_a_deferred_constraint_refuses_ends_the_transaction() {
 }
 
 #[test]
+fn a_writer_without_this_crate_is_waited_for_no_longer_than_the_timeout() {
+    let site = Site::with_table();
+    let mut other = SqliteConnection::establish(&site.scratch().database().display().to_string())
+        .expect("a connection of Diesel's own");
+    assert_eq!(other.batch_execute("BEGIN IMMEDIATE"), Ok(()));
+    let mut conn = site.host().connect();
+    conn.set_lock_timeout(BRIEF);
+    for _ in 0..2 {
+        // Each attempt is granted the lease, and finds the file locked.
+        assert_serialization_failure(insert(&mut conn, 1));
+        let error = conn.last_lock_error();
+        assert!(
+            matches!(error, Some(LockError::FileLocked { .. })),
+            "{error:?}"
+        );
+        assert_eq!(site.item(), None);
+    }
+    // Also by Diesel's own connection, which says when a statement begins to nobody.
+    for _ in 0..2 {
+        let refused = conn.sqlite().batch_execute("INSERT INTO t (n) VALUES (1)");
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    assert_eq!(other.batch_execute("COMMIT"), Ok(()));
+    let granted = conn.sqlite().batch_execute("INSERT INTO t (n) VALUES (1)");
+    assert_eq!(granted, Ok(()));
+    assert_eq!(insert(&mut conn, 2), Ok(1));
+    assert_eq!(committed(&site), [1, 2]);
+    site.assert_nothing_left();
+}
+
+#[test]
 fn a_commit_that_readers_keep_waiting_ends_the_transaction() {
     let site = Site::with_table();
     let mut reader = site.host().connect();

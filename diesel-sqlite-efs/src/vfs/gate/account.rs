@@ -10,6 +10,7 @@ impl Gate {
         state.error = None;
         state.forbidden = None;
         state.block = None;
+        state.poll = None;
         state.until = None;
     }
 

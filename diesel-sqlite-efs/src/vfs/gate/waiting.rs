@@ -30,6 +30,7 @@ impl Gate {
                     }
                     Err(error) => {
                         state.error = Some(error);
+                        state.until = None;
                         false
                     }
                 }
