@@ -1,12 +1,13 @@
 //! Processes of the binary `worker`, driven by a test, and the stage they appear on.
 
 use std::fs;
+use std::io;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use integration::dynamodb::{AttributeValue, LockTable, env_for};
 use integration::emulator::Emulator;
-use integration::process::{Worker, wait_until};
+use integration::process::{NoLine, Worker, wait_until};
 use integration::proxy::{Proxy, Request};
 use integration::scratch::Scratch;
 
@@ -82,13 +83,27 @@ impl Process {
     /// Gives a command without waiting; [`answer`](Self::answer) is to be called for it.
     #[track_caller]
     pub(crate) fn tell(&mut self, command: &str) {
-        self.worker.send(command).expect("the worker listens");
+        self.try_tell(command).expect("the worker listens");
+    }
+
+    /// The same, to a process that may have died.
+    pub(crate) fn try_tell(&mut self, command: &str) -> io::Result<()> {
+        self.worker.send(command)
     }
 
     /// Waits for what the command before came to.
     #[track_caller]
     pub(crate) fn answer(&self) -> Answer {
-        let line = self.worker.line(LONG * 4).expect("the worker answers");
+        self.answer_within(LONG * 4).expect("the worker answers")
+    }
+
+    /// The same of a process that may give none.
+    pub(crate) fn answer_within(&self, within: Duration) -> Result<Answer, NoLine> {
+        self.worker.line(within).map(|line| Self::parse(&line))
+    }
+
+    #[track_caller]
+    fn parse(line: &str) -> Answer {
         if let Some(text) = line.strip_prefix("ok") {
             return Ok(text.trim_start().to_owned());
         }

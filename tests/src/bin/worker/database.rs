@@ -17,7 +17,8 @@ use crate::Options;
 use crate::console::{Answer, Console, Failure, is_retryable};
 
 /// The counter is the number of entries, and the balances add up to 8000.
-const LEDGER: &str = include_str!("../../../../migrations/2025-01-15-100100_create_ledger/up.sql");
+pub(crate) const LEDGER: &str =
+    include_str!("../../../../migrations/2025-01-15-100100_create_ledger/up.sql");
 const ACCOUNTS: i64 = 8;
 const SUM: i64 = 8_000;
 

@@ -9,7 +9,7 @@ use diesel::sql_query;
 use diesel::sqlite::SqliteConnection;
 
 use crate::console::{Answer, Console, Failure};
-use crate::database::{is_whole, query, until, write_entry};
+use crate::database::{LEDGER, is_whole, query, until, write_entry};
 
 /// After a failure: what is broken stays broken, and need not be asked a thousand times a second.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(2);
@@ -36,12 +36,27 @@ fn run(conn: &mut SqliteConnection, command: &str) -> Answer {
     let result = match verb {
         "execute" => sql_query(rest).execute(conn).map(|rows| rows.to_string()),
         "batch" => conn.batch_execute(rest).map(|()| String::new()),
+        "create-ledger" => conn.batch_execute(LEDGER).map(|()| String::new()),
+        "immediate" => conn
+            .batch_execute("BEGIN IMMEDIATE")
+            .map(|()| String::new()),
+        "commit" => commit(conn).map(|()| String::new()),
         "query" => query(conn, rest),
         "write-ledger" => return Ok(write_ledger(conn, rest)),
         "read-ledger" => return Ok(read_ledger(conn, rest)),
         _ => return Err(Failure::other(format!("unknown command `{verb}`"))),
     };
     result.map_err(|error| Failure::of_diesel(&error, None))
+}
+
+/// As Diesel's own transactions, which roll back what cannot be committed.
+fn commit(conn: &mut SqliteConnection) -> QueryResult<()> {
+    let committed = conn.batch_execute("COMMIT");
+    if committed.is_err() {
+        // There may be nothing left to roll back; the first error is the one that tells.
+        let _ = conn.batch_execute("ROLLBACK");
+    }
+    committed
 }
 
 /// `WRITER SECONDS`: writes for so long, whatever fails.

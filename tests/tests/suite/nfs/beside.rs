@@ -1,0 +1,449 @@
+//! What plain SQLite and the Python package do in the same cases: observed and told, not asserted.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use integration::process::NoLine;
+
+use super::rig::{
+    Call, FURNISH, LEDGER, Lost, Mount, NEW, NEXT, OLD, OVERWRITE, Point, READ, Site,
+    StandingStill, Successor, Trouble, VERY_LONG, WRITE, each_case,
+};
+use crate::worker::{Answer, Failure, Process};
+
+/// Who opens the database instead of this crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    PlainSqlite,
+    PythonPackage,
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn plain_sqlite_on_a_frozen_client() {
+    Peer::PlainSqlite.loses("A", Trouble::Frozen);
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn plain_sqlite_on_a_client_that_was_cut_off() {
+    Peer::PlainSqlite.loses("A", Trouble::CutOff);
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn plain_sqlite_on_a_machine_whose_clocks_stood_still() {
+    Peer::PlainSqlite.loses("C", Trouble::Frozen);
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn plain_sqlite_where_a_writer_is_killed() {
+    Peer::PlainSqlite.is_killed();
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn plain_sqlite_under_load() {
+    Peer::PlainSqlite.is_under_load();
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn the_python_package_on_a_frozen_client() {
+    Peer::PythonPackage.loses("A", Trouble::Frozen);
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn the_python_package_on_a_client_that_was_cut_off() {
+    Peer::PythonPackage.loses("A", Trouble::CutOff);
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn the_python_package_on_a_machine_whose_clocks_stood_still() {
+    Peer::PythonPackage.loses("C", Trouble::Frozen);
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn the_python_package_where_a_writer_is_killed() {
+    Peer::PythonPackage.is_killed();
+}
+
+#[test]
+#[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
+fn the_python_package_under_load() {
+    Peer::PythonPackage.is_under_load();
+}
+
+impl Peer {
+    fn open(self, site: &Site, host: &str) -> Process {
+        match self {
+            Self::PlainSqlite => {
+                let mut process = site.open_plain(host);
+                process.ok("query PRAGMA busy_timeout = 60000");
+                process
+            }
+            Self::PythonPackage => {
+                provide_python(site);
+                let environment = [
+                    ("PYTHONPATH", PACKAGES),
+                    ("SQLITE_LOCK_EXPIRATION", "20"),
+                    ("SQLITE_LOCK_MAX_ATTEMPTS", "1000"),
+                ];
+                let path = site.path();
+                let program = ["python3", SCRIPT, &path, "timeout=60"];
+                site.start(host, &site.proxy.endpoint(), &environment, &program)
+            }
+        }
+    }
+
+    fn loses(self, host: &str, trouble: Trouble) {
+        each_case(|point, successor| {
+            let seen = self.lose_and_find(host, trouble, point, successor);
+            println!(
+                "{self:?} | {host} {trouble:?} | {point:?} | successor {successor:?} | {seen} | {}",
+                seen.verdict(successor)
+            );
+        });
+    }
+
+    /// As the case of this crate: a writer is lost in mid-transaction and comes back.
+    fn lose_and_find(
+        self,
+        host: &str,
+        trouble: Trouble,
+        point: Point,
+        successor: Successor,
+    ) -> Seen {
+        let site = Site::new();
+        site.open_plain("B").ok(FURNISH);
+        let mut holder = self.open(&site, host);
+        holder.ok("immediate");
+        let stopped = (match point {
+            Point::BeforeCommit => None,
+            Point::Committing => Some(Call::PagesSynced),
+            Point::Committed => Some(Call::JournalDeleted),
+        })
+        .map(|call| StandingStill::at(&site, host, call));
+        let mut other = self.open(&site, "B");
+        // For half a minute its name cache says that there is no journal.
+        assert_eq!(other.ok(READ), OLD);
+        let looked = Instant::now();
+        holder.ok(WRITE);
+        if let Some(stopped) = &stopped {
+            holder.tell("commit");
+            stopped.wait();
+        }
+        let lost = Lost::begin(&site, host, trouble);
+        site.wait_until_expired();
+        let mut seen = Seen {
+            looked: looked.elapsed(),
+            ..Seen::default()
+        };
+        match successor {
+            Successor::Idle => {}
+            Successor::Commits => {
+                seen.successor_read = Some(told(&mut other, READ));
+                seen.successor_told = Some(told(&mut other, OVERWRITE));
+            }
+            Successor::StaysOpen => {
+                let begun = told(&mut other, "immediate");
+                if begun.is_ok() {
+                    seen.successor_read = Some(told(&mut other, READ));
+                    // Its outcome is the commit's.
+                    let _ = told(&mut other, OVERWRITE);
+                } else {
+                    seen.successor_told = Some(begun);
+                }
+            }
+        }
+        // A host whose machine stands still takes no orders.
+        if host == "C" {
+            drop(lost);
+            stopped.iter().for_each(StandingStill::go_on);
+        } else {
+            stopped.iter().for_each(StandingStill::go_on);
+            drop(lost);
+        }
+        if stopped.is_none() {
+            holder.tell("commit");
+        }
+        seen.told = Some(Told::of(holder.answer_within(VERY_LONG)));
+        if successor == Successor::StaysOpen && seen.successor_told.is_none() {
+            seen.successor_told = Some(told(&mut other, "commit"));
+        }
+        seen.other_reads = Some(told(&mut other, READ));
+        drop((holder, other));
+        seen.audit(&site);
+        seen
+    }
+
+    /// A writer on A is killed at its commit point; B has just looked for its journal.
+    fn is_killed(self) {
+        for call in [
+            Call::SomePagesWritten,
+            Call::PagesSynced,
+            Call::JournalDeleted,
+        ] {
+            let site = Site::new();
+            site.open_plain("A").ok(FURNISH);
+            let mut holder = self.open(&site, "A");
+            holder.ok("immediate");
+            let stopped = StandingStill::at(&site, "A", call);
+            let mut other = self.open(&site, "B");
+            // For half a minute its name cache says that there is no journal.
+            assert_eq!(other.ok(READ), OLD);
+            let looked = Instant::now();
+            holder.ok(WRITE);
+            holder.tell("commit");
+            stopped.wait();
+            site.run(&["exec", "S", "kill", "-KILL", &stopped.process]);
+            holder.kill();
+            let mut seen = Seen {
+                looked: looked.elapsed(),
+                successor_read: Some(told(&mut other, READ)),
+                successor_told: Some(told(&mut other, "execute UPDATE item SET filler = ''")),
+                other_reads: Some(told(&mut other, READ)),
+                ..Seen::default()
+            };
+            drop(other);
+            seen.audit(&site);
+            println!(
+                "{self:?} | A killed | {call:?} | {seen} | {}",
+                seen.verdict_of_kill(call)
+            );
+        }
+    }
+
+    /// Two writers and a reader on each of A and B, with file locks and without.
+    fn is_under_load(self) {
+        for mount in [Mount::Efs, Mount::WithoutLocks] {
+            let site = Site::on(mount);
+            site.open_plain("A").ok("create-ledger");
+            let hosts = ["A", "A", "A", "B", "B", "B"];
+            let mut processes = hosts.map(|host| self.open(&site, host));
+            for (number, process) in processes.iter_mut().enumerate() {
+                process.tell(&match number % 3 {
+                    2 => "read-ledger 40".to_owned(),
+                    _ => format!("write-ledger writer{number} 40"),
+                });
+            }
+            let mut acknowledged = 0;
+            for (process, host) in processes.iter().zip(hosts) {
+                let answer = Told::of(process.answer_within(VERY_LONG));
+                println!("{self:?} | load, {mount:?} | {host}: {answer}");
+                if let Told::Done(text) = &answer
+                    && let Some((count, _)) = text.split_once(" acknowledged")
+                {
+                    acknowledged += count.parse::<u64>().expect("a number");
+                }
+            }
+            drop(processes);
+            let mut auditor = site.open_plain("S");
+            println!(
+                "{self:?} | load, {mount:?} | {acknowledged} acknowledged; counter, entries, sum: {}; \
+                 integrity_check: {}",
+                told(&mut auditor, LEDGER),
+                told(&mut auditor, "query PRAGMA integrity_check")
+            );
+        }
+    }
+}
+
+/// Where the Python package and its worker are on the hosts.
+const PACKAGES: &str = "/opt/efs-python";
+const SCRIPT: &str = "/opt/efs-worker.py";
+/// What it can do without, of 100 MB; boto's descriptions of all services but DynamoDB.
+const UNUSED: [&str; 7] = [
+    "__pycache__",
+    "pip*",
+    "setuptools*",
+    "LC_MESSAGES",
+    "django/contrib",
+    "botocore/data/[!d]*/*",
+    "botocore/data/d[!y]*/*",
+];
+
+/// Installs the Python package here, once, and hands it to the hosts without what is not used.
+fn provide_python(site: &Site) {
+    static PROVIDED: Once = Once::new();
+    PROVIDED.call_once(|| {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+        let target = (Path::new(env!("CARGO_BIN_EXE_worker")).ancestors())
+            .find(|directory| directory.join("CACHEDIR.TAG").is_file())
+            .expect("the target directory");
+        let directory = target.join("python-package");
+        let installed = (Command::new(sources.join("install.sh")).arg(&directory)).status();
+        assert!(installed.expect("install.sh runs").success());
+        let archive = directory.join("packages.tar.gz");
+        let packed = Command::new("tar")
+            .arg("-czf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(packages_in(&directory))
+            .args(UNUSED.map(|pattern| format!("--exclude={pattern}")))
+            .arg(".")
+            .status();
+        assert!(packed.expect("tar runs").success());
+        for host in ["S", "C"] {
+            let there = format!("{PACKAGES}.tar.gz");
+            site.put(&archive.to_string_lossy(), host, &there);
+            site.put(&sources.join("worker.py").to_string_lossy(), host, SCRIPT);
+            let unpack = format!("mkdir -p {PACKAGES} && tar -xzf {there} -C {PACKAGES}");
+            site.run(&["exec", host, &unpack]);
+        }
+    });
+}
+
+/// `lib/python3.*/site-packages`
+fn packages_in(environment: &Path) -> PathBuf {
+    let versions = environment
+        .join("lib")
+        .read_dir()
+        .expect("a virtual environment");
+    let version = versions.map(|entry| entry.expect("an entry").path()).next();
+    version.expect("a version").join("site-packages")
+}
+
+/// What a caller learns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Done(String),
+    Failed(Failure),
+    /// Within two minutes.
+    Nothing,
+    /// The process is gone.
+    Died,
+}
+
+impl Told {
+    fn of(answer: Result<Answer, NoLine>) -> Self {
+        match answer {
+            Ok(Ok(text)) => Self::Done(text),
+            Ok(Err(failure)) => Self::Failed(failure),
+            Err(NoLine::TimedOut(_)) => Self::Nothing,
+            Err(NoLine::Closed) => Self::Died,
+        }
+    }
+
+    fn is_ok(&self) -> bool {
+        matches!(self, Self::Done(_))
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(text) => write!(f, "`{text}`"),
+            Self::Failed(failure) => write!(f, "{}: {}", failure.kind, failure.message),
+            Self::Nothing => f.write_str("no answer"),
+            Self::Died => f.write_str("its process has died"),
+        }
+    }
+}
+
+fn told(process: &mut Process, command: &str) -> Told {
+    if process.try_tell(command).is_err() {
+        return Told::Died;
+    }
+    Told::of(process.answer_within(VERY_LONG))
+}
+
+/// What was seen in a case.
+#[derive(Debug, Default)]
+struct Seen {
+    /// How long before the successor's first step it had looked for the journal's name.
+    looked: Duration,
+    /// What the commit came to that its host was lost in.
+    told: Option<Told>,
+    successor_read: Option<Told>,
+    successor_told: Option<Told>,
+    /// At the end.
+    other_reads: Option<Told>,
+    has_journal: bool,
+    /// By the server.
+    there: String,
+    integrity: String,
+}
+
+impl Seen {
+    fn audit(&mut self, site: &Site) {
+        self.has_journal = site.has_journal();
+        let mut auditor = site.open_plain("S");
+        self.there = told(&mut auditor, READ).to_string();
+        self.integrity = told(&mut auditor, "query PRAGMA integrity_check").to_string();
+    }
+
+    fn is(&self, state: &str) -> bool {
+        self.there == format!("`{state}`")
+    }
+
+    fn is_torn(&self) -> bool {
+        self.integrity != "`ok`" || ![OLD, NEW, NEXT].iter().any(|state| self.is(state))
+    }
+
+    /// Whether what was told agrees with what is there.
+    fn verdict(&self, successor: Successor) -> &'static str {
+        let acknowledged = self.told.as_ref().is_some_and(Told::is_ok);
+        let successor_acknowledged = self.successor_told.as_ref().is_some_and(Told::is_ok);
+        let undone = self.successor_read == Some(Told::Done(OLD.to_owned()));
+        let refused = matches!(self.told, Some(Told::Failed(_)));
+        if self.is_torn() {
+            "TORN"
+        } else if successor_acknowledged && !self.is(NEXT) {
+            "THE SUCCESSOR'S COMMIT IS LOST"
+        } else if acknowledged && undone {
+            "ACKNOWLEDGED, YET ROLLED BACK"
+        } else if acknowledged && !successor_acknowledged && !self.is(NEW) {
+            "ACKNOWLEDGED, YET LOST"
+        } else if refused && successor == Successor::Idle && self.is(NEW) {
+            "REFUSED, YET THERE"
+        } else {
+            "agrees"
+        }
+    }
+
+    /// Whether the killed writer's transaction is there as a whole or not at all.
+    fn verdict_of_kill(&self, call: Call) -> &'static str {
+        if self.is_torn() {
+            "TORN"
+        } else if call == Call::JournalDeleted && !self.is(NEW) {
+            "COMMITTED, YET LOST"
+        } else {
+            "whole"
+        }
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, told) in [
+            ("told", &self.told),
+            ("successor read", &self.successor_read),
+            ("was told", &self.successor_told),
+            ("reads", &self.other_reads),
+        ] {
+            if let Some(told) = told {
+                write!(f, "{what} {told}; ")?;
+            }
+        }
+        let journal = if self.has_journal {
+            ", a journal is left"
+        } else {
+            ""
+        };
+        write!(
+            f,
+            "looked {} s before; there {}, integrity_check {}{journal}",
+            self.looked.as_secs(),
+            self.there,
+            self.integrity
+        )
+    }
+}
