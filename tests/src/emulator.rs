@@ -1,7 +1,6 @@
 //! The DynamoDB emulator: built when it is first needed, run as a process, ended with this one.
 
 use std::env;
-use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +12,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::process::{NoLine, Worker};
+use crate::target;
 
 /// How long the emulator may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -115,8 +115,11 @@ impl Emulator {
 
 /// Lets cargo bring the emulator's binary up to date, and returns where it is.
 fn build() -> Result<PathBuf, StartError> {
-    let target = target_directory().join("emulator");
-    let _building = lock(&target)?;
+    let target = target::directory().join("emulator");
+    let _building = target::lock(&target).map_err(|source| StartError::Directory {
+        path: target.clone(),
+        source,
+    })?;
     let cargo = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
     let started = cargo_build(&cargo, &target).spawn();
     let mut child = started.map_err(|source| StartError::Cargo {
@@ -166,29 +169,6 @@ fn cargo_build(cargo: &Path, target: &Path) -> Command {
         }
     }
     command
-}
-
-/// Where the workspace's build goes: the directory that cargo has marked as its own above this
-/// very program, which follows `CARGO_TARGET_DIR` and the like.
-fn target_directory() -> PathBuf {
-    let program = env::current_exe().unwrap_or_default();
-    (program.ancestors())
-        .find(|directory| directory.join("CACHEDIR.TAG").is_file())
-        .map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-            Path::to_path_buf,
-        )
-}
-
-/// Keeps other processes from building at the same time, for as long as the file is open.
-///
-/// Cargo has a lock of its own, but whoever waits for it says so on the terminal.
-fn lock(target: &Path) -> Result<File, StartError> {
-    let path = target.join(".build-lock");
-    fs::create_dir_all(target)
-        .and_then(|()| File::create(&path))
-        .and_then(|file| file.lock().map(|()| file))
-        .map_err(|source| StartError::Directory { path, source })
 }
 
 /// Says so once if cargo finds something to build; returns all that it said.

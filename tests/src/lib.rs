@@ -1,5 +1,5 @@
 //! The harness of the integration tests: a DynamoDB emulator, a proxy that injects faults, worker
-//! processes, scratch directories.
+//! processes, scratch directories, the Python package with the same lock.
 //!
 //! Where the fault is in the file system, [`recording`] stands below the crate's VFS.
 //!
@@ -15,5 +15,7 @@ mod http;
 mod pages;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod recording;
 pub mod scratch;
+mod target;

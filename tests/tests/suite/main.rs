@@ -13,6 +13,7 @@ mod lock_keys;
 mod nfs;
 mod processes;
 mod protocol;
+mod python_package;
 mod recovery;
 mod seed_defects;
 mod settings;

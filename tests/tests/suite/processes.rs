@@ -2,7 +2,7 @@
 
 use std::env;
 
-use crate::worker::{Process, Stage};
+use crate::worker::{Process, Stage, number_before};
 
 /// How many processes write, and how many read.
 const WRITERS: usize = 8;
@@ -132,12 +132,4 @@ fn all_is_kept(stage: &Stage, parameters: &str, seconds: f64) {
     assert_eq!(auditor.ok("query SELECT sum(balance) FROM account"), "8000");
     drop(auditor);
     stage.assert_whole();
-}
-
-/// `12` for `.. 12 torn ..`.
-fn number_before(answer: &str, word: &str) -> u64 {
-    let words: Vec<_> = answer.split([' ', ',']).collect();
-    let at = words.iter().position(|candidate| *candidate == word);
-    let number = at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok());
-    number.unwrap_or_else(|| panic!("no number before `{word}` in `{answer}`"))
 }

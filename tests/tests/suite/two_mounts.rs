@@ -18,7 +18,7 @@ use integration::process::Worker;
 use integration::proxy::{Action, Proxy, Rule};
 use integration::scratch::Scratch;
 
-use crate::worker::{LONG, Process, Stage, proxy};
+use crate::worker::{LONG, Process, Stage, number_before, proxy};
 
 /// Attributes are remembered for an hour, and so are the pages that they speak of, until the file is
 /// opened again; names are not remembered.
@@ -443,12 +443,4 @@ fn sum(answers: &[String], word: &str) -> u64 {
         .iter()
         .map(|answer| number_before(answer, word))
         .sum()
-}
-
-/// `12` for `.. 12 torn ..`.
-fn number_before(answer: &str, word: &str) -> u64 {
-    let words: Vec<_> = answer.split([' ', ',']).collect();
-    let at = words.iter().position(|candidate| *candidate == word);
-    let number = at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok());
-    number.unwrap_or_else(|| panic!("no number before `{word}` in `{answer}`"))
 }

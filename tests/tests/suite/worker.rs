@@ -270,3 +270,11 @@ pub(crate) fn requests(proxy: &Proxy) -> Vec<String> {
     };
     proxy.requests().into_iter().map(line).collect()
 }
+
+/// `12` for `.. 12 torn ..`.
+pub(crate) fn number_before(answer: &str, word: &str) -> u64 {
+    let words: Vec<_> = answer.split([' ', ',']).collect();
+    let at = words.iter().position(|candidate| *candidate == word);
+    let number = at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok());
+    number.unwrap_or_else(|| panic!("no number before `{word}` in `{answer}`"))
+}

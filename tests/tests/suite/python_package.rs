@@ -1,0 +1,264 @@
+//! Processes of the Python package and of this crate on one file, by one lock table: what holds, and
+//! what that package does not allow.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use integration::dynamodb::env_for;
+use integration::emulator::Emulator;
+use integration::process::wait_until;
+use integration::proxy::{Action, Rule};
+use integration::python;
+
+use crate::worker::{LONG, Process, Stage, number_before, proxy};
+
+const ADD_ONE: &str = "execute UPDATE counter SET value = value + 1";
+const ADD_TEN: &str = "execute UPDATE counter SET value = value + 10";
+const VALUE: &str = "query SELECT value FROM counter";
+/// Longer than a test takes.
+const LONG_LEASE: &str = "60";
+/// Short to wait for, and long enough to reach the commit point on a busy machine.
+const SHORT_LEASE: &str = "5";
+const PATIENT: &str = "lock_timeout=20&lock_expiration=60";
+const IMPATIENT: &str = "lock_timeout=0.5";
+
+#[test]
+fn each_waits_for_the_others_lease() {
+    let stage = furnished(Stage::new("python-both-ways"));
+    let mut ours = stage.open(IMPATIENT);
+    let mut theirs = python(&stage, LONG_LEASE, "timeout=1");
+
+    theirs.ok("begin");
+    theirs.ok(ADD_ONE);
+    let failure = ours.fails(ADD_ONE);
+    assert_eq!((failure.kind.as_str(), failure.retryable), ("Busy", true));
+    assert_eq!(theirs.ok("commit"), "committed");
+    ours.ok(ADD_ONE);
+
+    ours.ok("begin");
+    ours.ok(ADD_ONE);
+    assert_eq!(theirs.fails(ADD_ONE).kind, "DatabaseBusy");
+    ours.ok("commit");
+    theirs.ok(ADD_ONE);
+
+    assert_eq!(ours.ok(VALUE), "4");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_killed_python_process_blocks_for_its_lease_and_leaves_nothing_of_its_transaction() {
+    let stage = furnished(Stage::new("python-killed"));
+    let mut theirs = python(&stage, SHORT_LEASE, "timeout=3");
+    theirs.ok("begin");
+    theirs.ok(ADD_TEN);
+    theirs.kill();
+    let mut ours = stage.open(PATIENT);
+    ours.ok(ADD_ONE);
+    assert!(ours.ok("stats").contains("takeovers: 1"));
+    assert_eq!(ours.ok(VALUE), "1");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_python_process_rolls_back_what_a_killed_process_of_ours_has_left() {
+    let stage = furnished(Stage::new("python-after-a-kill"));
+    let proxy = proxy();
+    let mut ours = stage.open_behind(&proxy, &format!("lock_expiration={SHORT_LEASE}"));
+    let confirmation = proxy.rule(Rule::put(Action::Hold).from(2));
+    ours.tell(ADD_TEN);
+    confirmation.wait_for_hits(1, LONG);
+    ours.kill();
+    assert!(
+        stage.has_journal(),
+        "its pages are written, and its journal is hot"
+    );
+    stage.wait_until_expired();
+    python(&stage, LONG_LEASE, "timeout=3").ok(ADD_ONE);
+    assert_eq!(stage.open("").ok(VALUE), "1");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_frozen_process_of_ours_does_its_python_successor_no_harm() {
+    let stage = furnished(Stage::without_file_locks("python-after-a-freeze"));
+    let mut ours = stage.open(&format!("lock_expiration={SHORT_LEASE}"));
+    ours.ok("begin");
+    ours.ok(ADD_TEN);
+    ours.pause();
+    stage.wait_until_expired();
+    python(&stage, LONG_LEASE, "timeout=3").ok(ADD_ONE);
+    ours.resume();
+    let failure = ours.fails("commit");
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("LeaseLost", true)
+    );
+    assert_eq!(ours.ok(VALUE), "1");
+    ours.ok(ADD_ONE);
+    stage.assert_whole();
+}
+
+/// The commit record protects among processes of ours: that package replaces the item, and it is gone.
+#[test]
+fn a_python_successor_undoes_a_recorded_commit_whose_outcome_is_told_as_unknown() {
+    let stage = furnished(Stage::without_file_locks("python-drops-the-record"));
+    let proxy = proxy();
+    let mut ours = stage.open_behind(&proxy, &format!("lock_expiration={SHORT_LEASE}"));
+    let confirmation = proxy.rule(Rule::put(Action::HoldAnswer).from(2));
+    ours.tell(ADD_TEN);
+    confirmation.wait_for_hits(1, LONG);
+    wait_until(LONG, "the commit is recorded", || {
+        stage.attribute("committed").is_some()
+    });
+    ours.pause();
+    stage.wait_until_expired();
+    python(&stage, LONG_LEASE, "timeout=3").ok(ADD_ONE);
+    confirmation.release();
+    ours.resume();
+    let failure = ours.answer().expect_err("its successor has undone it");
+    assert_eq!(failure.kind, "OutcomeUnknown", "{failure:?}");
+    assert_eq!(ours.ok(VALUE), "1");
+    stage.assert_whole();
+}
+
+/// What stops a Python process that is frozen past its lease is SQLite's file lock, which it still holds.
+#[test]
+fn a_frozen_python_process_is_stopped_by_file_locks_where_they_work() {
+    let stage = furnished(Stage::new("python-frozen"));
+    let mut theirs = python(&stage, SHORT_LEASE, "timeout=3");
+    theirs.ok("begin");
+    theirs.ok(ADD_TEN);
+    theirs.pause();
+    stage.wait_until_expired();
+    let mut ours = stage.open("lock_timeout=1");
+    let failure = ours.fails(ADD_ONE);
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("FileLocked", true)
+    );
+    theirs.resume();
+    // Refuses the commit for its lost lease; whether the row is there it leaves to chance.
+    assert_eq!(theirs.fails("commit").kind, "LockRequired");
+    drop(theirs);
+    ours.ok(ADD_ONE);
+    let value = ours.ok(VALUE);
+    assert!(["1", "11"].contains(&value.as_str()), "{value}");
+    stage.assert_whole();
+}
+
+/// Where they do not work, nothing stops it: it has no fence and compares no snapshot.
+#[test]
+fn a_frozen_python_process_writes_over_its_successor_where_file_locks_do_nothing() {
+    let stage = furnished(Stage::without_file_locks("python-has-no-fence"));
+    let mut theirs = python(&stage, SHORT_LEASE, "timeout=3");
+    theirs.ok("begin");
+    theirs.ok(ADD_ONE);
+    theirs.pause();
+    stage.wait_until_expired();
+    let mut ours = stage.open(PATIENT);
+    ours.ok(ADD_TEN);
+    assert_eq!(ours.ok(VALUE), "10");
+    theirs.resume();
+    // Its journal is gone, which its successor had to take for one of a dead writer.
+    assert!(theirs.ask("commit").is_err());
+    drop(theirs);
+    assert_eq!(
+        stage.open("").ok(VALUE),
+        "1",
+        "our acknowledged write is lost"
+    );
+}
+
+/// Writers and readers of both kinds, and one of each killed while it may hold the lock.
+#[test]
+fn a_mixed_fleet_loses_nothing_though_processes_are_killed() {
+    /// Of a process that is stopped by a busy machine for longer than its lease nothing holds on the
+    /// other side, which has no fence.
+    const LEASE: &str = "8";
+    const SECONDS: u32 = 12;
+    let stage = Stage::new("python-fleet");
+    let parameters = format!("lock_expiration={LEASE}&lock_timeout=30");
+    stage.open("").ok("create-ledger");
+    let ours = |_| stage.open(&parameters);
+    let theirs = |_| python(&stage, LEASE, "timeout=30");
+    let mut writers: Vec<(String, Process)> = Vec::new();
+    writers.extend((0..3).map(|n| (format!("ours-{n}"), ours(n))));
+    writers.extend((0..3).map(|n| (format!("theirs-{n}"), theirs(n))));
+    let mut readers = vec![ours(0), theirs(0)];
+    for (name, writer) in &mut writers {
+        writer.tell(&format!("write-ledger {name} {SECONDS}"));
+    }
+    for reader in &mut readers {
+        reader.tell(&format!("read-ledger {SECONDS}"));
+    }
+    let mut victims = vec![writers.remove(3), writers.remove(0)];
+    for victims_turn in [false, true] {
+        // An item of ours names its holder, one of theirs does not.
+        wait_until(LONG, "one of the victim's kind holds the lock", || {
+            stage.attribute("lock_id").is_some()
+                && stage.attribute("holder").is_some() == victims_turn
+        });
+        let (_, victim) = victims.remove(0);
+        victim.kill();
+        thread::sleep(Duration::from_secs(1));
+    }
+
+    let mut auditor = stage.open(PATIENT);
+    let mut acknowledged = Vec::new();
+    for (name, writer) in &writers {
+        let answer = writer.answer().expect("no error but retryable ones");
+        acknowledged.push((name, number_before(&answer, "acknowledged")));
+    }
+    for reader in &readers {
+        let answer = reader.answer().expect("no error but retryable ones");
+        assert_eq!(number_before(&answer, "torn"), 0, "{answer}");
+        assert!(number_before(&answer, "whole") > 0, "{answer}");
+    }
+    drop((writers.iter(), readers));
+    println!("acknowledged: {acknowledged:?}");
+    for (name, count) in &acknowledged {
+        let of = format!("query SELECT count(*) FROM entry WHERE writer = '{name}'");
+        assert_eq!(auditor.ok(&of), count.to_string(), "{name}");
+    }
+    for kind in ["ours", "theirs"] {
+        let written = acknowledged
+            .iter()
+            .filter(|(name, _)| name.starts_with(kind));
+        assert!(
+            written.map(|(_, count)| count).sum::<u64>() > 0,
+            "{acknowledged:?}"
+        );
+    }
+    // No update was written over, the killed ones' included.
+    let counted = "query SELECT (SELECT value FROM counter) = count(*), \
+                   count(DISTINCT counter_value) = count(*) FROM entry";
+    assert_eq!(auditor.ok(counted), "1|1");
+    assert_eq!(auditor.ok("query SELECT sum(balance) FROM account"), "8000");
+    drop(auditor);
+    drop(writers);
+    stage.assert_whole();
+}
+
+/// A table of one counter that says 0.
+fn furnished(stage: Stage) -> Stage {
+    let create = "CREATE TABLE counter (value INTEGER); INSERT INTO counter VALUES (0)";
+    stage.open("").ok(&format!("batch {create}"));
+    stage
+}
+
+/// A process of the Python package with a connection to the stage's database.
+#[track_caller]
+fn python(stage: &Stage, lease: &str, timeout: &str) -> Process {
+    let mut command: Command = python::worker();
+    command
+        .arg(stage.scratch.database())
+        .arg(timeout)
+        .envs(env_for(Emulator::shared().endpoint()))
+        .env("AWS_DEFAULT_REGION", "eu-central-1")
+        .env("SQLITE_LOCK_DYNAMODB_TABLE", stage.table.name())
+        .env("SQLITE_LOCK_EXPIRATION", lease)
+        // As many as fit into the timeout.
+        .env("SQLITE_LOCK_MAX_ATTEMPTS", "100000");
+    Process::start_by(&mut command).expect("the database opens")
+}
