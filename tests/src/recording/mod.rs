@@ -71,7 +71,7 @@ pub enum Operation {
 }
 
 /// How an operation fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
     /// It is not done; the code is the I/O error of its kind, `errno` EIO.
     Io,
@@ -138,6 +138,8 @@ pub enum Plan {
         after: bool,
         /// What others do.
         meanwhile: Box<dyn FnOnce() + Send>,
+        /// What meets the connection when it goes on.
+        then: Then,
     },
     /// `meanwhile` runs after this many pages of the database were written from now on.
     PauseInCommit {
@@ -155,6 +157,29 @@ pub enum Plan {
         /// Whether those after it do as well.
         lasting: bool,
     },
+    /// The next operation that the fault can meet fails.
+    FailNext {
+        /// How.
+        fault: Fault,
+        /// Whether those after it do as well.
+        lasting: bool,
+    },
+}
+
+/// What meets a connection that goes on after a pause, at its next operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Then {
+    /// Nothing.
+    GoesOn,
+    /// That operation fails.
+    Fails {
+        /// How.
+        fault: Fault,
+        /// Whether those after it do as well.
+        lasting: bool,
+    },
+    /// The process is gone before it; its machine is not.
+    Dies,
 }
 
 /// What one connection does to its files.
@@ -167,6 +192,9 @@ struct State {
     plan: Plan,
     disk: Disk,
     reached: Option<Operation>,
+    /// The operation that [`Plan::FailNext`] has met first.
+    failed: Option<Operation>,
+    over: bool,
     crashed: bool,
     errno: i32,
     /// Since the pause, and before the next lease was granted.
@@ -206,6 +234,8 @@ impl Recorder {
                 plan: Plan::Watch,
                 disk: Disk::found(database),
                 reached: None,
+                failed: None,
+                over: false,
                 crashed: false,
                 errno: 0,
                 late: Late::default(),
@@ -224,6 +254,8 @@ impl Recorder {
         let mut state = self.state();
         state.operations.clear();
         state.reached = None;
+        state.failed = None;
+        state.over = false;
         state.plan = plan;
     }
 
@@ -237,9 +269,24 @@ impl Recorder {
         self.state().reached
     }
 
+    /// The operation that failed after the pause.
+    pub fn failed(&self) -> Option<Operation> {
+        self.state().failed
+    }
+
     /// What was done late.
     pub fn late(&self) -> Late {
         self.state().late
+    }
+
+    /// What was under way has ended: the test has said so, or the database was closed.
+    pub fn is_over(&self) -> bool {
+        self.state().over
+    }
+
+    /// What was under way has ended.
+    pub fn set_over(&self) {
+        self.state().over = true;
     }
 
     /// The process is gone now.
@@ -276,11 +323,12 @@ impl Recorder {
         }
         let number = state.operations.len();
         state.operations.push(operation);
+        state.over |= operation == Operation::Close(On::Main);
         let is_page = operation == Operation::Write(On::Main);
         let verdict = match &mut state.plan {
             Plan::Crash { at, leaves } if *at == number => {
                 let leaves = *leaves;
-                state.reached = Some(operation);
+                state.reached.get_or_insert(operation);
                 state.crash(leaves);
                 Verdict::Gone
             }
@@ -307,15 +355,29 @@ impl Recorder {
                     state.reached = Some(operation);
                 }
                 if hit {
-                    state.errno = if fault == Fault::Stale { 116 } else { 5 };
-                    Verdict::Fail(fault)
+                    state.fails(fault)
                 } else {
                     Verdict::Proceed
                 }
             }
+            Plan::FailNext { fault, lasting } if fault.meets(operation) => {
+                let fault = *fault;
+                if !*lasting {
+                    state.plan = Plan::Watch;
+                }
+                state.failed.get_or_insert(operation);
+                state.fails(fault)
+            }
             _ => Verdict::Proceed,
         };
-        if verdict == Verdict::Proceed && state.is_late {
+        let is_done = match verdict {
+            Verdict::Proceed => true,
+            Verdict::Fail(Fault::DoneButIo | Fault::DoneButAbsent) => {
+                operation == Operation::Delete
+            }
+            Verdict::Gone | Verdict::Fail(_) => false,
+        };
+        if is_done && state.is_late {
             match operation {
                 Operation::Write(On::Main) => state.late.writes += 1,
                 Operation::Truncate(On::Main) => state.late.truncations += 1,
@@ -348,13 +410,28 @@ impl Recorder {
         state.reached = Some(operation);
         let plan = std::mem::replace(&mut state.plan, Plan::Watch);
         drop(state);
-        if let Plan::Pause { meanwhile, .. } | Plan::PauseInCommit { meanwhile, .. } = plan {
-            // A panic must not cross SQLite; its message has been printed by then.
-            if catch_unwind(AssertUnwindSafe(meanwhile)).is_err() {
-                std::process::abort();
-            }
+        let (meanwhile, then) = match plan {
+            Plan::Pause {
+                meanwhile, then, ..
+            } => (meanwhile, then),
+            Plan::PauseInCommit { meanwhile, .. } => (meanwhile, Then::GoesOn),
+            _ => unreachable!("only these pause"),
+        };
+        // A panic must not cross SQLite; its message has been printed by then.
+        if catch_unwind(AssertUnwindSafe(meanwhile)).is_err() {
+            std::process::abort();
         }
-        self.state().is_late = true;
+        let mut state = self.state();
+        state.is_late = true;
+        state.plan = match then {
+            Then::GoesOn => Plan::Watch,
+            Then::Fails { fault, lasting } => Plan::FailNext { fault, lasting },
+            // What others have written meanwhile stays.
+            Then::Dies => Plan::Crash {
+                at: state.operations.len(),
+                leaves: Crash::KeepsAll,
+            },
+        };
     }
 
     fn change(&self, change: impl FnOnce(&mut Disk)) {
@@ -366,6 +443,11 @@ impl Recorder {
 }
 
 impl State {
+    fn fails(&mut self, fault: Fault) -> Verdict {
+        self.errno = if fault == Fault::Stale { 116 } else { 5 };
+        Verdict::Fail(fault)
+    }
+
     fn crash(&mut self, leaves: Crash) {
         if !self.crashed {
             self.crashed = true;

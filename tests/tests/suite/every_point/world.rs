@@ -12,8 +12,9 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_sqlite_efs::{
-    Clock, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockItem,
-    LockStore, Moment, PutAnswer, PutCondition, ReadCheck, SeenItem, StoreError,
+    Clock, CommitMode, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection,
+    InMemoryLockStore, LockItem, LockStore, Moment, PutAnswer, PutCondition, ReadCheck,
+    ReleaseMode, SeenItem, StoreError,
 };
 use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
 use integration::scratch::Scratch;
@@ -21,6 +22,8 @@ use integration::scratch::Scratch;
 use crate::support::execute;
 
 const LEASE: Duration = Duration::from_secs(60);
+/// The crate's thread that releases in the background.
+const KEEPER: &str = "efs-lease-keeper";
 /// By the store's clock, a leftover's lease is over.
 const START: Duration = Duration::from_secs(1_800_000_000);
 pub(super) const KEY: &str = "database#every-point";
@@ -39,6 +42,23 @@ impl Template {
     }
 }
 
+/// The settings that a pass is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The defaults.
+    Plain,
+    /// `assume_network_file_system(true)`, on all hosts.
+    Network,
+    /// `lock_commit=clock`, on all hosts.
+    Clock,
+    /// `lock_release=background`, on the host under test.
+    Background,
+}
+
+impl Mode {
+    pub(super) const ALL: [Self; 4] = [Self::Plain, Self::Network, Self::Clock, Self::Background];
+}
+
 /// One database and its lock table.
 #[derive(Debug)]
 pub(super) struct World {
@@ -46,12 +66,17 @@ pub(super) struct World {
     table: Arc<InMemoryLockStore>,
     /// Of the store, and of all hosts but a frozen one.
     clock: Clock,
+    mode: Mode,
     /// It begins with an empty database.
     pub(super) new: bool,
 }
 
 impl World {
     pub(super) fn new(template: &Template) -> Arc<Self> {
+        Self::in_mode(template, Mode::Plain)
+    }
+
+    pub(super) fn in_mode(template: &Template, mode: Mode) -> Arc<Self> {
         integration::recording::register();
         let scratch = Scratch::new().expect("a directory");
         fs::write(scratch.database(), &template.database).expect("a database");
@@ -65,6 +90,7 @@ impl World {
             scratch,
             table,
             clock,
+            mode,
             new: template.is_new(),
         })
     }
@@ -119,6 +145,12 @@ impl World {
             .lock_read_check(ReadCheck::Counter)
             .clock(clock)
             .base_vfs(vfs);
+        let config = match self.mode {
+            Mode::Network => config.assume_network_file_system(true),
+            Mode::Clock => config.lock_commit(CommitMode::Clock),
+            Mode::Background if vfs == HOLDER => config.lock_release(ReleaseMode::Background),
+            Mode::Plain | Mode::Background => config,
+        };
         Host { config, recorder }
     }
 
@@ -165,6 +197,9 @@ impl Host {
 }
 
 /// The lock table, whose requests are numbered with the file operations.
+///
+/// Those of the thread that releases in the background are not: they come at any time. They wait,
+/// once the point was reached, until the transaction is over, as if that thread were slow.
 struct NumberedStore {
     table: Arc<InMemoryLockStore>,
     recorder: Option<Arc<Recorder>>,
@@ -180,10 +215,20 @@ impl NumberedStore {
         let Some(recorder) = &self.recorder else {
             return request();
         };
+        let gone = || StoreError::Misconfigured {
+            message: "the process is gone".to_owned(),
+        };
+        if thread::current().name() == Some(KEEPER) {
+            while recorder.reached().is_some() && !recorder.is_over() && !recorder.crashed() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            return match recorder.crashed() {
+                true => Err(gone()),
+                false => request(),
+            };
+        }
         if !recorder.request(name) {
-            return Err(StoreError::Misconfigured {
-                message: "the process is gone".to_owned(),
-            });
+            return Err(gone());
         }
         let answer = request()?;
         recorder.answered(name, grants(&answer));
@@ -273,6 +318,11 @@ impl Conduct {
         Self::CrashesWriting,
         Self::CrashesCommitting,
     ];
+
+    /// Whether it dies before its commit is recorded.
+    pub(super) fn crashes(self) -> bool {
+        matches!(self, Self::CrashesWriting | Self::CrashesCommitting)
+    }
 }
 
 /// How many pages a successor writes before it pauses or crashes in its commit.
@@ -343,11 +393,7 @@ impl Successor {
             }
             QueryResult::Ok(())
         });
-        let crashes = matches!(
-            conduct,
-            Conduct::CrashesWriting | Conduct::CrashesCommitting
-        );
-        if crashes != recorder.crashed() {
+        if conduct.crashes() != recorder.crashed() {
             return Err(format!("the successor did not get there: {result:?}"));
         }
         drop(conn);
