@@ -2,11 +2,10 @@
 //!
 //! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
-use super::netfs::refresh_size;
+use super::files;
 use crate::store::JournalId;
 
 /// The path of a database's rollback journal.
@@ -72,7 +71,7 @@ impl Journal {
     pub(super) fn refresh_name(&self) {
         if self.network {
             // If the directory cannot be opened, the look-up that follows says so.
-            drop(File::open(&self.directory));
+            drop(files::open_directory(&self.directory));
         }
     }
 
@@ -107,20 +106,18 @@ impl Journal {
 
     /// As much of the first 16 bytes as there is.
     fn header(&self, afresh: bool) -> io::Result<Vec<u8>> {
-        let file = File::open(&self.path)?;
+        let file = files::open(&self.path)?;
         if afresh {
-            refresh_size(&file)?;
+            files::refresh_size(&file)?;
         }
-        let mut header = Vec::with_capacity(16);
-        file.take(16).read_to_end(&mut header)?;
-        Ok(header)
+        files::read(file, 16)
     }
 
     /// Removes the file, durably; its absence is no error.
     pub(super) fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
+        match files::remove(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => File::open(&self.directory)?.sync_all(),
+            _ => files::sync(&files::open_directory(&self.directory)?),
         }
     }
 }
@@ -132,6 +129,8 @@ pub(super) fn journal_id(header: &[u8; 16]) -> JournalId {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -4,13 +4,12 @@
 //! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::files;
 use crate::error::{ConfigError, LockName};
 
 /// What is added to the database's name.
@@ -98,7 +97,7 @@ impl KeyFile {
         draft.push(format!(".{:08x}", Uuid::new_v4().as_fields().0));
         let draft = PathBuf::from(draft);
         let created = self.publish(&draft, &Recorded::from(own).text());
-        match (fs::remove_file(&draft), created) {
+        match (files::remove(&draft), created) {
             // It was not even begun.
             (Err(error), created) if error.kind() == ErrorKind::NotFound => created,
             (removed, created) => created.and(removed),
@@ -107,36 +106,32 @@ impl KeyFile {
 
     /// A link is made whole or not at all, and only where there is no file of that name yet.
     fn publish(&self, draft: &Path, text: &str) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(draft)?;
-        file.write_all(text.as_bytes())?;
+        let mut file = files::create_new(draft)?;
+        files::write_all(&mut file, text.as_bytes())?;
         // All may read it, whatever this process's umask and group: who cannot is not let in. Some
         // file systems have no permissions to set.
-        let _ = file.set_permissions(Permissions::from_mode(0o644));
-        file.sync_all()?;
-        match fs::hard_link(draft, &self.path) {
+        let _ = files::set_mode(&file, 0o644);
+        files::sync(&file)?;
+        match files::hard_link(draft, &self.path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        match self.path.parent() {
-            Some(directory) if !directory.as_os_str().is_empty() => File::open(directory),
-            _ => File::open("."),
-        }?
-        .sync_all()
+        let directory = match self.path.parent() {
+            Some(directory) if !directory.as_os_str().is_empty() => directory,
+            _ => Path::new("."),
+        };
+        files::sync(&files::open_directory(directory)?)
     }
 
     fn read(&self) -> io::Result<Option<String>> {
         /// More than the longest table and key, each character escaped.
         const LONGEST: u64 = 64 << 10;
-        let file = match File::open(&self.path) {
+        let file = match files::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut text = Vec::new();
-        file.take(LONGEST).read_to_end(&mut text)?;
+        let text = files::read(file, LONGEST)?;
         Ok(Some(String::from_utf8_lossy(&text).into_owned()))
     }
 }
@@ -213,6 +208,8 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A database's path; the files go with it.

@@ -1,6 +1,7 @@
 //! Where SQLite asks for its locks: a VFS over SQLite's own that puts the write lease there.
 
 mod ffi;
+mod files;
 pub(crate) mod gate;
 mod journal;
 mod key_file;

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Advice, AtFlags, Mode, OFlags, StatxFlags, fadvise, open, statfs, statx};
+use rustix::fs::statfs;
 use rustix::io::Errno;
+
+use super::files;
 
 /// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
 /// and whatever is not known to be local.
@@ -92,7 +94,7 @@ impl FreshReads {
 
     /// For the file at `path`, which SQLite has just opened.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
-        let metadata = path.metadata()?;
+        let metadata = files::metadata(path)?;
         let inode = (metadata.dev(), metadata.ino());
         by_inode().entry(inode).or_default().connections += 1;
         Ok(Self {
@@ -130,11 +132,11 @@ impl FreshReads {
                 "other connections of this process hold locks on the file for too long",
             ));
         }
-        let file = File::open(&self.path)?;
-        let result = fadvise(&file, 0, None, Advice::DontNeed);
+        let file = files::open(&self.path)?;
+        let result = files::drop_cached_pages(&file);
         descriptors.open.push(file);
         descriptors.close_unless_locked();
-        Ok(result?)
+        result
     }
 
     /// Takes a file lock with `lock`, which tells whether it was granted.
@@ -203,20 +205,16 @@ impl Uncached {
     const BLOCK: usize = 4096;
 
     fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let (descriptor, is_direct) = match open(path, flags | OFlags::DIRECT, Mode::empty()) {
-            Ok(descriptor) => (descriptor, true),
-            Err(Errno::INVAL) => (open(path, flags, Mode::empty())?, false),
-            Err(error) => return Err(error.into()),
+        let (file, is_direct) = match files::open_direct(path) {
+            Ok(file) => (file, true),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => (files::open(path)?, false),
+            Err(error) => return Err(error),
         };
-        Ok(Self {
-            file: File::from(descriptor),
-            is_direct,
-        })
+        Ok(Self { file, is_direct })
     }
 
     pub(super) fn refresh_size(&self) -> io::Result<()> {
-        refresh_size(&self.file)
+        files::refresh_size(&self.file)
     }
 
     /// Reads as much of `data` as the file has at `offset`; returns how much that is.
@@ -230,9 +228,9 @@ impl Uncached {
         let mut filled = 0;
         while filled < length {
             if !self.is_direct {
-                fadvise(&self.file, 0, None, Advice::DontNeed)?;
+                files::drop_cached_pages(&self.file)?;
             }
-            match (self.file).read_at(&mut blocks[filled..], first + filled as u64) {
+            match files::read_at(&self.file, &mut blocks[filled..], first + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -247,14 +245,6 @@ impl Uncached {
         data[..count].copy_from_slice(&blocks[lead..lead + count]);
         Ok(count)
     }
-}
-
-/// Asks the server for an open file's size and times, whatever this host remembers of them: what
-/// lies beyond a remembered end would not be read.
-pub(super) fn refresh_size(file: &File) -> io::Result<()> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-    statx(file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME)?;
-    Ok(())
 }
 
 #[cfg(test)]
