@@ -370,16 +370,21 @@ impl Gate {
     fn settle_leftover(&self, database_is_empty: bool) -> Result<bool, LockError> {
         let unreadable =
             |error| self.file_error(format!("the rollback journal cannot be examined: {error}"));
-        let mut state = self.state();
         let Some(journal) = self.journal() else {
             return Ok(false);
         };
-        let Some(recorded) = state.hold.as_ref().map(|hold| hold.lease.recorded()) else {
+        let recorded = (self.state().hold.as_ref()).map(|hold| hold.lease.recorded());
+        let Some(recorded) = recorded else {
             return Ok(false);
         };
-        let hot = match journal.standing().map_err(unreadable)? {
-            Standing::Hot(id) if recorded == Some(id) || database_is_empty => {
-                // The database may have been empty only until the lease had ended.
+        let standing = journal.standing().map_err(unreadable)?;
+        let is_finished = matches!(standing, Standing::Hot(id) if recorded == Some(id));
+        if matches!(standing, Standing::Hot(_)) && !is_finished && database_is_empty {
+            self.confirm_emptiness()?;
+        }
+        let mut state = self.state();
+        let hot = match standing {
+            Standing::Hot(_) if is_finished || database_is_empty => {
                 if let Some(loss) = state.hold.as_ref().and_then(|hold| hold.lease.loss()) {
                     state.lost(loss.clone());
                     return Err(loss);
@@ -403,6 +408,19 @@ impl Gate {
             hold.lease.record_settled();
         }
         Ok(hot)
+    }
+
+    /// The database was empty, and a hot journal stands beside it: asks the store whether the lease
+    /// is still ours. If not, database and journal may be a successor's, which clocks that stood
+    /// still do not show.
+    fn confirm_emptiness(&self) -> Result<(), LockError> {
+        if self.commit == CommitMode::Clock {
+            return Ok(());
+        }
+        self.ask_store(None).map(drop).map_err(|Refused| {
+            let told = self.state().error.clone();
+            told.unwrap_or_else(|| self.lease_lost("the store has not confirmed it"))
+        })
     }
 
     /// SQLite's file locks refused SHARED, or the EXCLUSIVE of a commit, for which the lease is

@@ -454,6 +454,30 @@ fn a_journal_beside_an_empty_database_is_removed() {
 }
 
 #[test]
+fn a_journal_beside_a_database_that_was_empty_a_while_ago_is_a_successors() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.claim(FIRST_WRITE).unwrap();
+    // The file was found empty; then the machine stood still, clocks and all.
+    let mut item = world.item().unwrap();
+    item.lock_id = "the successor".to_owned();
+    world.store.set_item(KEY, Some(item.clone()));
+    world.write_journal(0xd9, MINE);
+    let nothing = FileVersion::default();
+    assert_eq!(
+        gate.admit(nothing, FileState::Empty, FIRST_WRITE),
+        Err(Busy)
+    );
+    assert!(world.journal.exists());
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    gate.unlocked();
+    assert_eq!(world.item(), Some(item));
+}
+
+#[test]
 fn a_cold_leftover_makes_way_and_a_hot_one_means_that_the_lease_is_lost() {
     let world = World::new();
     let gate = world.gate();
