@@ -598,7 +598,8 @@ impl Scenario {
             let (world, successor) = (world.clone(), successor.clone());
             Box::new(move || {
                 world.let_leases_end();
-                *successor.lock().expect("no panic") = Successor::start(&world, conduct);
+                let started = Successor::start(&world, conduct);
+                *successor.lock().expect("no panic") = Some((started, world.journal()));
             })
         };
         let plan = Plan::Pause {
@@ -628,6 +629,8 @@ impl Scenario {
         };
         *tally.outcomes.entry(told).or_default() += 1;
         let successor = successor.lock().expect("no panic").take();
+        let (successor, its_journal) = successor.ok_or("the holder was not paused")?;
+        let removed = conduct.leaves_a_journal() && world.journal() != its_journal;
         let applied = match successor.map(Successor::finish) {
             Some(Ok(())) => 1,
             Some(Err(error)) if conduct.crashes() => {
@@ -635,7 +638,7 @@ impl Scenario {
                 0
             }
             Some(Err(error)) => {
-                let window = Window::of(self, pause, reached, late)?;
+                let window = Window::of(self, pause, reached, late, removed)?;
                 // Only there can the end of a successor's journal be taken away from it.
                 let window = window.filter(|_| self.mode == Mode::Clock);
                 let window = window.ok_or_else(|| {
@@ -653,7 +656,7 @@ impl Scenario {
         {
             return Err(format!("an error that is not the lock's: {error}"));
         }
-        let window = Window::of(self, pause, reached, late)?;
+        let window = Window::of(self, pause, reached, late, removed)?;
         let by_the_clock = frozen && self.mode == Mode::Clock;
         let wrote_late = conduct != Conduct::Nothing && late.writes > 0;
         if wrote_late && told == Outcome::Applied && !by_the_clock {
@@ -802,11 +805,13 @@ enum Window {
 
 impl Window {
     /// The window that the case has hit; an error if what came late is more than the manual says.
+    /// `removed`: the successor's journal is not there any more.
     fn of(
         scenario: &Scenario,
         pause: Pause,
         reached: Operation,
         late: Late,
+        removed: bool,
     ) -> Result<Option<Self>, String> {
         // What was let pass before the pause; whose clocks stood still lets more pass.
         let passed = |operation| usize::from(reached == operation && !pause.after);
@@ -822,12 +827,18 @@ impl Window {
             return Err(format!("{late:?}, expected at most {most:?}"));
         }
         let deleted = late.deletions > 0;
+        // By SQLite's own deletions alone; by a clock that stood still the crate removes, too, what
+        // it takes for a leftover.
+        let by_the_clock = scenario.mode == Mode::Clock && (deleted || (removed && pause.frozen));
+        if removed && !deleted && !by_the_clock {
+            return Err("the successor's journal was removed as a leftover".to_owned());
+        }
         Ok(match pause.conduct {
             Conduct::Nothing => None,
             _ if late.writes + late.truncations > 0 => Some(Self::LateWrite),
             // Its journal is gone by then, and who deletes it once more learns so.
             Conduct::Commits => None,
-            _ if deleted && scenario.mode == Mode::Clock => Some(Self::ByTheClock),
+            _ if by_the_clock => Some(Self::ByTheClock),
             Conduct::CrashesCommitting if deleted => Some(Self::LateDeletion),
             Conduct::IsCommitting if deleted && scenario.opens => Some(Self::LateDeletion),
             _ => None,

@@ -154,6 +154,11 @@ impl World {
         Host { config, recorder }
     }
 
+    /// What the journal holds that stands there; no two transactions' are alike.
+    pub(super) fn journal(&self) -> Option<Vec<u8>> {
+        fs::read(self.scratch.journal()).ok()
+    }
+
     /// Neither lock nor journal is left.
     pub(super) fn leftovers(&self) -> Result<(), String> {
         if let Some(item) = self.table.item(KEY) {
@@ -318,6 +323,11 @@ impl Conduct {
         Self::CrashesWriting,
         Self::CrashesCommitting,
     ];
+
+    /// Whether its journal stands there while the holder goes on.
+    pub(super) fn leaves_a_journal(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Commits)
+    }
 
     /// Whether it dies before its commit is recorded.
     pub(super) fn crashes(self) -> bool {
