@@ -183,6 +183,8 @@ pub struct Request {
     pub status: Option<u16>,
     /// The error that was sent back, without its namespace: `ConditionalCheckFailedException`.
     pub error: Option<String>,
+    /// When it arrived here.
+    pub arrived: SystemTime,
 }
 
 impl Request {
@@ -203,6 +205,7 @@ impl Request {
             forwarded: 0,
             status: None,
             error: None,
+            arrived: SystemTime::now(),
         }
     }
 }

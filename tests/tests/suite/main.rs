@@ -9,6 +9,7 @@ mod events;
 mod every_point;
 mod files;
 mod harness;
+mod kills;
 mod lock_keys;
 mod nfs;
 mod processes;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use integration::dynamodb::{AttributeValue, LockTable, env_for};
@@ -97,7 +97,27 @@ impl Process {
         self.answer_within(LONG * 4).expect("the worker answers")
     }
 
-    /// The same of a process that may give none.
+    /// The answer, if it is there.
+    #[track_caller]
+    pub(crate) fn answered(&self) -> Option<Answer> {
+        match self.answer_within(Duration::ZERO) {
+            Ok(answer) => Some(answer),
+            Err(NoLine::TimedOut(_)) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Waits for an answer, or for the process's end without one.
+    #[track_caller]
+    pub(crate) fn last_answer(&self) -> Option<Answer> {
+        match self.answer_within(LONG * 4) {
+            Ok(answer) => Some(answer),
+            Err(NoLine::Closed) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Waits so long for the answer of a process that may give none.
     pub(crate) fn answer_within(&self, within: Duration) -> Result<Answer, NoLine> {
         self.worker.line(within).map(|line| Self::parse(&line))
     }
@@ -120,6 +140,22 @@ impl Process {
     /// As `kill -9`.
     pub(crate) fn kill(mut self) {
         self.worker.kill().expect("the worker can be killed");
+    }
+
+    /// As `kill -9`; what it had answered by then, if anything.
+    pub(crate) fn kill_in_the_act(mut self) -> Option<Answer> {
+        self.worker.kill().expect("the worker can be killed");
+        self.last_answer()
+    }
+
+    /// Lets it have no more memory than it has now.
+    pub(crate) fn starve(&self) {
+        self.worker.starve().expect("the worker can be starved");
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn end(mut self) -> ExitStatus {
+        self.worker.wait(LONG).expect("the worker ends")
     }
 
     /// Stops it where it stands.

@@ -77,6 +77,7 @@ fn run(conn: &mut EfsSqliteConnection, command: &str, console: &mut Console) -> 
                 None => Ok("none".to_owned()),
             };
         }
+        "exhaust" => return exhaust(),
         "stats" => Ok(format!("{:?}", conn.lock_stats())),
         _ => return Err(Failure::other(format!("unknown command `{verb}`"))),
     };
@@ -105,6 +106,17 @@ fn ended(result: QueryResult<()>) -> QueryResult<String> {
         Err(Error::RollbackTransaction) => Ok("rolled back".to_owned()),
         Err(error) => Err(error),
     }
+}
+
+/// Takes memory until there is none, which ends the process: to be told only to one that may have
+/// no more.
+fn exhaust() -> Answer {
+    const MORE_THAN_IS_LEFT: usize = 256 << 20;
+    let mut taken = Vec::new();
+    while taken.len() < MORE_THAN_IS_LEFT {
+        taken.extend_from_slice(std::hint::black_box(&[1; 4096]));
+    }
+    Err(Failure::other("there is memory left"))
 }
 
 /// The rows, each its columns with `|` between, with `; ` between the rows.
