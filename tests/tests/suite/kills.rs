@@ -37,11 +37,12 @@ const READ: &str = "query SELECT state, mark, count(*) FROM item GROUP BY state,
 
 #[test]
 fn killed_anywhere_the_lock_is_free_one_poll_after_the_leases_end() {
-    let told = over_seeds("kills", 14, 210, kill);
+    let told = over_seeds("kills", 14, 108, kill);
     let longest = told.iter().map(|told| told.waited).max();
+    let after_end = told.iter().filter_map(|told| told.after_end).max();
     let polls = told.iter().map(|told| told.late_polls).max();
     print(&format!(
-        "kills | {} processes killed, {} of them with a lease: {:?} | successor's wait at most {longest:?} with a lease of {LEASE:?} | at most {polls:?} refusals after the lease's end\n",
+        "kills | {} processes killed, {} of them with a lease: {:?} | successor's wait at most {longest:.1?} with a lease of {LEASE:?}, {after_end:.1?} beyond its end, {polls:?} refusals a second or more beyond it\n",
         told.len(),
         told.iter().filter(|told| told.had_lease).count(),
         counts(told.iter().map(|told| told.what.clone())),
@@ -50,7 +51,7 @@ fn killed_anywhere_the_lock_is_free_one_poll_after_the_leases_end() {
 
 #[test]
 fn stopped_anywhere_beyond_its_lease_a_holder_tells_what_is_true() {
-    let told = over_seeds("pauses", 14, 210, pause);
+    let told = over_seeds("pauses", 14, 108, pause);
     print(&format!(
         "pauses | {} processes stopped: {:?}\n",
         told.len(),
@@ -290,8 +291,8 @@ fn kill(seed: u64) -> Result<Recovery, String> {
     }
     persistently(&mut successor, MARK);
     let recovery = Recovery::of(&between, end, &format!("{point:?}"));
-    if recovery.late_polls > 1 {
-        return Err(format!("it has asked too often: {recovery:?}"));
+    if recovery.late_polls > 1 || recovery.waited > LEASE + SECOND + MARGIN {
+        return Err(format!("it has got the lock too late: {recovery:?}"));
     }
     let found = persistently(&mut successor, READ);
     is_true(answer.as_ref(), point.is_applied(), &found, 1)?;
@@ -431,12 +432,17 @@ struct Recovery {
     had_lease: bool,
     /// From its first request to the one that was granted.
     waited: Duration,
+    /// From the lease's end, by this host's clock, which is the store's.
+    after_end: Option<Duration>,
     /// How often it was refused although the lease had ended, by the store's clock and to the second
     /// in which its answers tell the time. By the first such refusal it learns so.
     late_polls: usize,
 }
 
+/// In which DynamoDB's answers tell the time, and in which leases end.
 const SECOND: Duration = Duration::from_secs(1);
+/// For a poll, a quarter of a second, and for a machine that is busy with all other tests.
+const MARGIN: Duration = Duration::from_secs(15);
 
 impl Recovery {
     fn of(proxy: &Proxy, end: Option<SystemTime>, what: &str) -> Self {
@@ -452,6 +458,7 @@ impl Recovery {
         Self {
             what: what.to_owned(),
             had_lease: end.is_some(),
+            after_end: granted.and_then(|put| put.arrived.duration_since(end?).ok()),
             waited: waited.unwrap_or_default(),
             late_polls: late.count(),
         }
