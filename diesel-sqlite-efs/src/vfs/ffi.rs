@@ -570,7 +570,8 @@ unsafe fn open_main(
     OK
 }
 
-/// Creates this transaction's own journal: one that is there already is not ours.
+/// Creates this transaction's own journal: one that is there already is not ours. Then looks once
+/// more at what it is to protect.
 ///
 /// # Safety
 /// The arguments are those of `xOpen` for a rollback journal.
@@ -597,6 +598,16 @@ unsafe fn open_journal(
                 base_file.close();
             }
             Ok(base_file) => {
+                // SAFETY: the name is `xOpen`'s, of the journal of a main file that is open.
+                let main = unsafe { ffi::sqlite3_database_file_object(name) };
+                // SAFETY: the gate was found by this name, so the main file is the shim's.
+                let (main, base_main) = unsafe { ShimFile::main(main) };
+                if let Err(error) = main.journal_created(base_main) {
+                    // An empty file stays, which counts as none: what is removed by its name might
+                    // be a successor's journal by now.
+                    base_file.close();
+                    return error;
+                }
                 if !out_flags.is_null() {
                     // SAFETY: not null, so it is `xOpen`'s out-parameter.
                     unsafe { *out_flags = flags };
@@ -1015,6 +1026,17 @@ impl MainFile {
             Ok(()) => Ok(()),
             Err(error) => Err(self.not_read_afresh(&error)),
         }
+    }
+
+    /// With the transaction's own journal in place: whether it would restore the current state.
+    fn journal_created(&mut self, base: BaseFile) -> Result<(), c_int> {
+        let current = if self.fresh_reads.is_some() {
+            self.version_past_caches()
+        } else {
+            base.version()
+        };
+        let admitted = self.snapshot.version();
+        (self.gate.journal_created(admitted, current?)).map_err(|Refused| ffi::SQLITE_CANTOPEN)
     }
 
     fn version_past_caches(&mut self) -> Result<FileVersion, c_int> {

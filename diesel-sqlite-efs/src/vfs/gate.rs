@@ -78,8 +78,6 @@ struct State {
     poll: Option<Poll>,
     /// The journal of the transaction under way, once its first header was written or read.
     journal_id: Option<JournalId>,
-    /// The lease was in hand before this transaction claimed it.
-    was_granted_before: bool,
     /// The journal of this transaction has ended: what still comes cannot change the outcome.
     ended: bool,
     /// The file that says which lock protects the database names ours, or has been seen to.
@@ -194,7 +192,6 @@ impl Gate {
                 block: None,
                 poll: None,
                 journal_id: None,
-                was_granted_before: false,
                 ended: false,
                 key_file_is_settled: false,
                 cache_is_suspect: false,
@@ -243,7 +240,6 @@ impl Gate {
                     return state.blocked(Block::Fatal);
                 }
                 state.set_tenure(Tenure::Transaction);
-                state.was_granted_before = true;
                 return Ok(());
             };
             state.lost(loss);
@@ -253,7 +249,6 @@ impl Gate {
             }
             state.hold = None;
         }
-        state.was_granted_before = false;
         if let Err(error) = self.check_deadline(&state) {
             state.error = Some(error);
             return state.blocked(Block::Fatal);
@@ -347,10 +342,20 @@ impl Gate {
     /// With the lease in hand, before a hot journal is rolled back: removes it instead if the
     /// item says that its transaction is finished, and remembers which one it is otherwise.
     ///
-    /// A lease that was granted a while ago is confirmed first: a machine whose clocks stood still
-    /// would otherwise undo, by what it knows of an older item, what its successor has committed.
+    /// The store confirms the lease before it lets SQLite roll back, with the file's EXCLUSIVE lock
+    /// in hand: a machine whose clocks stood still since the grant would otherwise undo, by what it
+    /// knows of an older item, what its successor has committed.
     pub(crate) fn before_recovery(&self) -> Result<(), Refused> {
-        if self.commit == CommitMode::Confirmed && self.state().was_granted_before {
+        let unfinished = match self.journal().map(Journal::standing) {
+            Some(Ok(Standing::Hot(id))) => {
+                let state = self.state();
+                let recorded = state.hold.as_ref().and_then(|hold| hold.lease.recorded());
+                recorded != Some(id)
+            }
+            // What cannot be examined is reported below.
+            _ => false,
+        };
+        if unfinished && self.commit == CommitMode::Confirmed {
             self.ask_store(None)?;
             self.fence()?;
         }
@@ -567,6 +572,25 @@ impl Gate {
             self.file_failed(reason);
             Refused
         })
+    }
+
+    /// This transaction's journal was created, empty: whether the database is still as it was
+    /// admitted.
+    ///
+    /// A machine whose clocks stood still in between may have missed a successor's whole
+    /// transaction. Its journal would bring back the state before that one, and stay if the file
+    /// system then refuses its writes. From now on a successor has to remove this journal before it
+    /// writes anything, so this one look is enough.
+    pub(crate) fn journal_created(
+        &self,
+        admitted: FileVersion,
+        current: FileVersion,
+    ) -> Result<(), Refused> {
+        if admitted == current {
+            return Ok(());
+        }
+        self.supplanted("somebody else has changed the database");
+        Err(Refused)
     }
 
     /// A hot journal was to be rolled back and could not be opened. Where it is gone, somebody else

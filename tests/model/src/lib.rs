@@ -65,6 +65,11 @@ pub struct Rules {
     pub giving_up_keeps_the_record: bool,
     /// A cold leftover is removed only if the lease is still good when the store has confirmed it.
     pub leftover_needs_a_good_lease: bool,
+    /// The store confirms the lease before a hot journal is rolled back under it.
+    pub recovery_confirmed: bool,
+    /// A journal becomes hot only if the database, looked at once the journal was created, is what
+    /// it would restore.
+    pub journal_needs_the_state_it_restores: bool,
 }
 
 impl Rules {
@@ -81,6 +86,8 @@ impl Rules {
         own_item_recognised: true,
         giving_up_keeps_the_record: true,
         leftover_needs_a_good_lease: true,
+        recovery_confirmed: true,
+        journal_needs_the_state_it_restores: true,
     };
 }
 
@@ -106,7 +113,8 @@ pub struct Limits {
 pub struct Windows {
     /// Between the check of the lease and the write of a page.
     pub before_a_write: bool,
-    /// Between the confirmation, in time, and the deletion of the journal.
+    /// Between the confirmation, in time by clocks that run or stand still, and the deletion of
+    /// the journal.
     pub before_the_deletion: bool,
 }
 

@@ -1,5 +1,8 @@
 //! One process: which steps it can take, and what each does.
 
+#[cfg(test)]
+pub(crate) mod telling;
+
 use crate::store::{Answer, LONG_EXPIRED};
 use crate::{Action, Delivery, Item, Journal, PROCESSES, Protocol, Request, Set, State, Turn, bit};
 
@@ -43,6 +46,8 @@ enum Phase {
     Unanswered,
     Looking,
     Creating,
+    /// Its journal is there, empty.
+    Created,
     Heating,
     Writing(usize),
     /// The lease was good when it was last looked at.
@@ -64,6 +69,8 @@ enum Purpose {
     Recovery(Turn),
     /// The removal of a journal that never became hot.
     Leftover,
+    /// None yet: somebody else's hot journal stands, and is about to be rolled back.
+    BeforeRecovery,
 }
 
 /// What only some runs come to.
@@ -130,7 +137,7 @@ impl Protocol {
                     actions.push(Action::Step(number));
                 } else {
                     actions.extend([Action::Wait(number), Action::Expire(number)]);
-                    if left.stopped_clocks > 0 {
+                    if left.stopped_clocks > 0 && self.may_be_outrun(state, item) {
                         actions.push(Action::OutrunStoppedClocks(number));
                     }
                 }
@@ -186,14 +193,22 @@ impl Protocol {
     fn is_for_the_taking(&self, state: &State, number: usize, item: Item) -> bool {
         let process = &state.processes[number];
         let is_own = item.turn == turn(number, process) && item.attempt == process.attempt;
-        let owner = &state.processes[usize::from(item.turn / MOST_TURNS)];
+        let owner = owner(state, item);
         let owner_is_gone =
             owner.phase == Phase::Idle || owner.turns_begun - 1 != item.turn % MOST_TURNS;
         let expired = item.end == LONG_EXPIRED
             || owner_is_gone
-            || owner.clocks_stand_still
+            || owner.clocks_stand_still && self.may_be_outrun(state, item)
             || item.end <= owner.passed;
         expired || is_own && self.rules.own_item_recognised
+    }
+
+    /// Whether an owner whose clocks stand still may be paused for long where it is.
+    fn may_be_outrun(&self, state: &State, item: Item) -> bool {
+        let owner = owner(state, item);
+        let deletes_next = owner.phase == Phase::Confirmed(Answer::Stored)
+            && !matches!(owner.purpose, Purpose::Leftover | Purpose::BeforeRecovery);
+        self.windows.before_the_deletion || !deletes_next
     }
 
     pub(crate) fn act(&self, state: &mut State, number: usize, action: Action) {
@@ -296,8 +311,15 @@ impl Protocol {
             Phase::TookOver(seen, Answer::Stored) => granted(process, seen.committed),
             Phase::TookOver(_, Answer::Refused(_)) => wait(state, me, process),
             Phase::Looking if self.file_is_locked(state, number) => lose(state, me, process),
-            Phase::Looking => look(state, me, process),
+            Phase::Looking => self.look(state, me, process),
             Phase::Creating => self.create(state, me, process),
+            Phase::Created => {
+                if self.stands_as_admitted(state, process) {
+                    process.phase = Phase::Heating;
+                } else {
+                    lose(state, me, process);
+                }
+            }
             Phase::Heating => {
                 if self.fence(state, me, process) {
                     note_stale(state, me);
@@ -424,6 +446,9 @@ impl Protocol {
             Some(_) => return lose(state, me, process),
             None => {}
         }
+        if !self.cold_journals && !self.stands_as_admitted(state, process) {
+            return lose(state, me, process);
+        }
         note_stale(state, me);
         state.journal = Some(Journal {
             of: me,
@@ -431,10 +456,28 @@ impl Protocol {
             before: process.before,
         });
         process.phase = if self.cold_journals {
-            Phase::Heating
+            Phase::Created
         } else {
             Phase::Writing(0)
         };
+    }
+
+    /// With its journal created: whether the database is still what the transaction has read.
+    fn stands_as_admitted(&self, state: &State, process: &Process) -> bool {
+        !self.rules.journal_needs_the_state_it_restores || state.pages == process.before
+    }
+
+    /// With the lease in hand: what the last transaction has left.
+    fn look(&self, state: &mut State, me: Turn, process: &mut Process) {
+        state.file_lock = Some(me);
+        let must_roll_back = (state.journal)
+            .is_some_and(|journal| journal.is_hot && process.recorded != Some(journal.of));
+        if must_roll_back && self.rules.recovery_confirmed && self.rules.commit_confirmed {
+            process.purpose = Purpose::BeforeRecovery;
+            process.phase = Phase::Confirming;
+        } else {
+            settle(state, me, process);
+        }
     }
 
     /// Writes the page that the lease was checked for.
@@ -485,12 +528,20 @@ impl Protocol {
         process.span = process.puts;
         process.recorded = to_record(me, process);
         if process.purpose == Purpose::Leftover {
-            if process.is_valid() || !self.rules.leftover_needs_a_good_lease {
+            let is_hot = state.journal.is_some_and(|journal| journal.is_hot);
+            if !is_hot && (process.is_valid() || !self.rules.leftover_needs_a_good_lease) {
                 remove_journal(state, me);
                 process.purpose = Purpose::Commit;
                 process.phase = Phase::Creating;
             } else {
                 lose(state, me, process);
+            }
+            return;
+        }
+        if process.purpose == Purpose::BeforeRecovery {
+            if self.fence(state, me, process) {
+                process.purpose = Purpose::Commit;
+                settle(state, me, process);
             }
             return;
         }
@@ -557,6 +608,11 @@ fn turn(number: usize, process: &Process) -> Turn {
     number as Turn * MOST_TURNS + process.turns_begun.saturating_sub(1)
 }
 
+/// Whose process it is, or was.
+fn owner(state: &State, item: Item) -> &Process {
+    &state.processes[usize::from(item.turn / MOST_TURNS)]
+}
+
 fn next_item(me: Turn, process: &mut Process, committed: Option<Turn>) -> Item {
     process.puts += 1;
     Item {
@@ -583,7 +639,7 @@ fn to_record(me: Turn, process: &Process) -> Option<Turn> {
     match process.purpose {
         Purpose::Commit | Purpose::Rollback => Some(me),
         Purpose::Recovery(other) => Some(other),
-        Purpose::Leftover => process.recorded,
+        Purpose::Leftover | Purpose::BeforeRecovery => process.recorded,
     }
 }
 
@@ -622,15 +678,17 @@ fn wait(state: &State, me: Turn, process: &mut Process) {
 /// The transaction has failed, and its caller is told to try again.
 fn lose(state: &mut State, me: Turn, process: &mut Process) {
     process.lost = true;
-    if matches!(process.purpose, Purpose::Commit | Purpose::Leftover) {
+    if matches!(
+        process.purpose,
+        Purpose::Commit | Purpose::Leftover | Purpose::BeforeRecovery
+    ) {
         state.failed |= bit(me);
     }
     process.phase = Phase::Releasing;
 }
 
-/// With the lease in hand: what the last transaction has left.
-fn look(state: &mut State, me: Turn, process: &mut Process) {
-    state.file_lock = Some(me);
+/// Begins to roll a hot journal back, or to write where there is none.
+fn settle(state: &mut State, me: Turn, process: &mut Process) {
     match state.journal {
         Some(journal) if journal.is_hot && process.recorded != Some(journal.of) => {
             process.purpose = Purpose::Recovery(journal.of);
@@ -662,7 +720,7 @@ fn delete(state: &mut State, me: Turn, process: &mut Process) {
     process.phase = Phase::Releasing;
     match process.purpose {
         Purpose::Commit => state.acknowledged |= bit(me),
-        Purpose::Rollback | Purpose::Leftover => {}
+        Purpose::Rollback | Purpose::Leftover | Purpose::BeforeRecovery => {}
         Purpose::Recovery(_) => {
             process.phase = Phase::Settled;
         }

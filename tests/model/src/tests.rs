@@ -1,9 +1,11 @@
 //! What the search shows: nothing goes wrong, and without any one rule something does.
 
+use std::env;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries};
 
+use super::process::telling::tell;
 use super::*;
 
 const SAFETY: [&str; 7] = [
@@ -47,16 +49,29 @@ const TWO: Protocol = Protocol {
 
 /// Searches until one of `wrong` is found, or to the last state. The counterexample, printed.
 fn search(what: &str, model: Protocol, wrong: &[&'static str]) -> Option<&'static str> {
+    search_among(usize::MAX, what, model, wrong)
+}
+
+/// The same, but ends when so many steps have been looked at, the shortest runs first.
+fn search_among(
+    most_steps: usize,
+    what: &str,
+    model: Protocol,
+    wrong: &[&'static str],
+) -> Option<&'static str> {
     let began = Instant::now();
     let wrong_names = wrong.iter().copied().collect();
     let checker = (model.clone().checker().threads(2))
         .finish_when(HasDiscoveries::AnyOf(wrong_names))
+        .target_state_count(most_steps)
         .spawn_bfs()
         .join();
+    let ended = checker.state_count() >= most_steps;
     println!(
-        "{what}: {} states, {} steps deep, {:.1} s",
+        "{what}: {} states, {} steps deep{}, {:.1} s",
         checker.unique_state_count(),
         checker.max_depth(),
+        if ended { ", there it was ended" } else { "" },
         began.elapsed().as_secs_f64()
     );
     let discoveries = checker.discoveries();
@@ -65,8 +80,8 @@ fn search(what: &str, model: Protocol, wrong: &[&'static str]) -> Option<&'stati
     }
     let found = wrong.iter().find(|name| discoveries.contains_key(*name))?;
     println!("  NOT {found}:");
-    for action in discoveries[found].clone().into_actions() {
-        println!("    {action:?}");
+    for line in tell(&discoveries[found].clone().into_vec()) {
+        println!("    {line}");
     }
     Some(found)
 }
@@ -76,6 +91,15 @@ fn holds(what: &str, model: Protocol) {
     let mut wrong = SAFETY.to_vec();
     wrong.push(SERVED);
     assert_eq!(search(what, model, &wrong), None, "{what}");
+}
+
+/// As far as that is.
+#[track_caller]
+fn holds_among(most_steps: usize, what: &str, model: Protocol) {
+    let mut wrong = SAFETY.to_vec();
+    wrong.push(SERVED);
+    let found = search_among(most_steps, what, model, &wrong);
+    assert_eq!(found, None, "{what}");
 }
 
 #[track_caller]
@@ -165,25 +189,27 @@ fn nothing_goes_wrong_among_two_processes_in_worse_surroundings() {
 }
 
 /// `cargo test -p protocol-model -- --ignored --nocapture`
+///
+/// The last ones may not be searched to the end: each ends after `EFS_MODEL_STEPS` steps have been
+/// looked at, all that can be taken from the beginning on. The output says how deep that is.
 #[test]
-#[ignore = "takes minutes and some GB"]
+#[ignore = "takes a quarter of an hour and some GB"]
 fn nothing_goes_wrong_in_the_long_form() {
+    const MOST_STEPS: usize = 40_000_000;
+    let most_steps = env::var("EFS_MODEL_STEPS").map_or(MOST_STEPS, |number| {
+        number.parse().expect("EFS_MODEL_STEPS is a number")
+    });
     let cold = Protocol {
         cold_journals: true,
         ..THREE
     };
+    let two_turns = Protocol {
+        turns: [2, 2, 0],
+        ..TWO
+    };
     for (what, model, limits) in [
         (
-            "three, a duplicate",
-            THREE,
-            Limits {
-                duplicates: 1,
-                ..QUIET
-            },
-        ),
-        ("three, a loss", THREE, Limits { losses: 1, ..QUIET }),
-        (
-            "three, two crashes, cold",
+            "three, two crashes, cold journals",
             cold,
             Limits {
                 crashes: 2,
@@ -199,6 +225,27 @@ fn nothing_goes_wrong_in_the_long_form() {
                 ..QUIET
             },
         ),
+        (
+            "three, a duplicate",
+            THREE,
+            Limits {
+                duplicates: 1,
+                ..QUIET
+            },
+        ),
+        ("three, a loss", THREE, Limits { losses: 1, ..QUIET }),
+        (
+            "two with two turns, a crash",
+            two_turns.clone(),
+            Limits {
+                crashes: 1,
+                ..QUIET
+            },
+        ),
+    ] {
+        holds(what, Protocol { limits, ..model });
+    }
+    for (what, model, limits) in [
         (
             "three, a crash, a loss",
             THREE,
@@ -220,10 +267,7 @@ fn nothing_goes_wrong_in_the_long_form() {
         ),
         (
             "two with two turns, a crash, a loss",
-            Protocol {
-                turns: [2, 2, 0],
-                ..TWO
-            },
+            two_turns,
             Limits {
                 crashes: 1,
                 losses: 1,
@@ -231,7 +275,7 @@ fn nothing_goes_wrong_in_the_long_form() {
             },
         ),
     ] {
-        holds(what, Protocol { limits, ..model });
+        holds_among(most_steps, what, Protocol { limits, ..model });
     }
 }
 
@@ -438,8 +482,9 @@ fn the_window_between_check_and_write_needs_file_locks_that_do_nothing() {
     assert_eq!(search("late write, file locks", model, &SEEN), None);
 }
 
+/// Where file locks work, clocks that stand still leave one window open.
 #[test]
-fn stopped_clocks_open_the_windows_even_where_file_locks_work() {
+fn stopped_clocks_do_no_harm_but_between_record_and_deletion() {
     let limits = Limits {
         stopped_clocks: 1,
         ..QUIET
@@ -449,6 +494,42 @@ fn stopped_clocks_open_the_windows_even_where_file_locks_work() {
         file_locks: true,
         ..THREE
     };
-    fails("stopped clocks, torn", model.clone(), &[NEVER_TORN]);
-    fails("stopped clocks, undone", model, &[NEVER_UNDONE]);
+    let wrong = [&SEEN[..], &[ALWAYS_RECOVERABLE, ONE_HOLDER, SERVED]].concat();
+    assert_eq!(search("stopped clocks", model.clone(), &wrong), None);
+    let windows = Windows {
+        before_the_deletion: true,
+        ..Windows::default()
+    };
+    let model = Protocol { windows, ..model };
+    fails("stopped clocks, late deletion", model, &[NEVER_TORN]);
+}
+
+#[test]
+fn without_asking_first_a_thawed_holder_undoes_what_its_successor_has_recorded() {
+    let limits = Limits {
+        stopped_clocks: 1,
+        ..QUIET
+    };
+    let model = Protocol {
+        rules: without(|rules| rules.recovery_confirmed = false),
+        limits,
+        file_locks: true,
+        ..THREE
+    };
+    fails("recovery not confirmed", model, &[NEVER_UNDONE]);
+}
+
+#[test]
+fn without_a_second_look_a_thawed_holders_journal_undoes_its_successor() {
+    let limits = Limits {
+        stopped_clocks: 1,
+        ..QUIET
+    };
+    let model = Protocol {
+        rules: without(|rules| rules.journal_needs_the_state_it_restores = false),
+        limits,
+        file_locks: true,
+        ..THREE
+    };
+    fails("journal of an older state", model, &[NEVER_UNDONE]);
 }

@@ -111,11 +111,12 @@ fn a_reader_rolls_a_dead_writers_journal_back_under_the_lease() {
     holder.process.kill();
     stage.wait_until_expired();
     assert_eq!(reader.ok(READ), OLD);
-    // Expired, taken over, journal ended, released.
+    // Expired, taken over, confirmed, journal ended, released.
     assert_eq!(
         requests(&proxy),
         [
             "PutItem refused",
+            "PutItem 200",
             "PutItem 200",
             "PutItem 200",
             "DeleteItem 200"
@@ -197,8 +198,8 @@ fn a_successor_that_dies_while_it_rolls_back_leaves_the_journal_to_the_next() {
     holder.process.kill();
 
     stage.wait_until_expired();
-    // Refused, taken over; the third would tell that the journal has ended.
-    let end = proxy.rule(Rule::put(Action::Hold).from(3));
+    // Refused, taken over, confirmed; the fourth would tell that the journal has ended.
+    let end = proxy.rule(Rule::put(Action::Hold).from(4));
     first.tell(READ);
     end.wait_for_hits(1, LONG);
     first.kill();
@@ -447,6 +448,31 @@ fn a_holder_thawed_before_its_first_write_leaves_its_successors_hot_journal_alon
     successor.confirmation.release();
     successor.process.answer().expect("the successor commits");
     assert_eq!(holder.ok(READ), "next|40");
+    stage.assert_whole();
+}
+
+#[test]
+fn a_holder_thawed_before_its_first_write_makes_no_journal_of_a_state_that_its_successor_has_changed()
+ {
+    let stage = furnished(Stage::without_file_locks("recovery-thaw-old-state"));
+    let mut holder = frozen_before_its_journal(&stage);
+    stage
+        .open(PATIENT)
+        .ok("execute UPDATE item SET state = 'next'");
+    assert!(!stage.has_journal(), "nothing of the successor's is left");
+    let before = stage.files().0;
+    let failure = holder.fails(WRITE);
+    assert_eq!(
+        (failure.kind.as_str(), failure.retryable),
+        ("LeaseLost", true)
+    );
+    assert!(holder.fails("commit").retryable);
+    assert_eq!(stage.files().0, before);
+    // Whoever comes next would have rolled such a journal back.
+    assert_eq!(stage.open(PATIENT).ok(READ), "next|40");
+    assert_eq!(holder.ok(READ), "next|40");
+    holder.ok("execute INSERT INTO item (state) VALUES ('again')");
+    assert_eq!(stage.open(PATIENT).ok(READ), "again|1; next|40");
     stage.assert_whole();
 }
 

@@ -420,7 +420,7 @@ fn a_hot_journal_that_is_not_recorded_is_left_to_a_rollback() {
 }
 
 #[test]
-fn a_lease_of_a_while_ago_is_confirmed_before_anything_is_rolled_back_under_it() {
+fn the_lease_is_confirmed_before_anything_is_rolled_back_under_it() {
     let world = World::new();
     let gate = world.gate();
     gate.pin().unwrap();
@@ -439,6 +439,21 @@ fn a_lease_of_a_while_ago_is_confirmed_before_anything_is_rolled_back_under_it()
     gate.unlocked();
     gate.unpin();
     assert_eq!(world.item(), Some(item));
+}
+
+#[test]
+fn a_journal_that_would_bring_an_older_state_back_is_not_begun() {
+    let world = World::new();
+    let gate = world.gate();
+    gate.claim(FIRST_WRITE).unwrap();
+    let current = FileState::Version(OLD);
+    gate.admit(OLD, current, FIRST_WRITE).unwrap();
+    assert_eq!(gate.journal_created(OLD, OLD), Ok(()));
+    assert_eq!(gate.journal_created(OLD, NEW), Err(Refused));
+    let error = gate.take_error();
+    assert!(matches!(error, Some(LockError::LeaseLost { .. })));
+    assert_eq!(gate.fence(), Err(Refused), "once lost, it stays lost");
+    gate.unlocked();
 }
 
 #[test]
