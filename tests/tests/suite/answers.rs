@@ -90,6 +90,10 @@ fn whatever_becomes_of_a_request_or_its_answer_what_is_told_agrees_with_the_file
     let told = told.into_inner().expect("no panic");
     println!("{} cases", told.len());
     assert_eq!(told.len(), cases.len());
+    for refused in ["Renew x another's item", "Confirm x another's item"] {
+        let heard = |line: &String| line.starts_with(refused) && line.contains("LeaseLost");
+        assert!(told.iter().any(heard), "{refused}: never heard of");
+    }
 }
 
 #[test]
@@ -379,6 +383,12 @@ impl Case {
         let expected: &[&str] = match (self.request, self.fault.name) {
             // A short lease may be over before the second attempt.
             (_, _) if self.fault.beyond_lease => &["", "LeaseLost", "OutcomeUnknown"],
+            // The answer may come after a commit that asks nothing.
+            (Request::Renew, "another's item" | "an item without an end")
+                if self.parameters.contains("clock") =>
+            {
+                &["", "LeaseLost"]
+            }
             (Request::Renew | Request::Confirm, "another's item") => &["LeaseLost"],
             (Request::Acquire, "an item without an end") => &["Store"],
             (Request::Renew, "an item without an end") => &["LeaseLost"],
@@ -389,8 +399,15 @@ impl Case {
         };
         // A busy machine may not keep a short lease.
         let is_short = self.request == Request::Renew || self.leaves_the_item();
+        // It may hear of a refusal too late, when it has asked again and was granted what it asked.
+        let refusal = told.iter().position(|answer| answer == "PutItem refused");
+        let was_unheard = refusal
+            .is_some_and(|nth| told[nth..].iter().any(|answer| answer == "PutItem 200"))
+            && matches!(self.request, Request::Renew | Request::Confirm);
         assert!(
-            expected.contains(&kind) || (is_short && kind == "LeaseLost"),
+            expected.contains(&kind)
+                || (is_short && kind == "LeaseLost")
+                || (was_unheard && kind.is_empty()),
             "{self:?}: {outcome:?}, {told:?}"
         );
         // A lost answer costs one request, and not the lease.
