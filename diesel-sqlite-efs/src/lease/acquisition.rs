@@ -343,4 +343,6 @@ impl Drop for Acquisition {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -76,6 +76,9 @@ impl Drop for Turn {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::mpsc;

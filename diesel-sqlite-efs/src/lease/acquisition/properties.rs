@@ -1,0 +1,85 @@
+//! An acquisition that waits in vain ends in time. See `url/properties.rs` for how to repeat a run.
+
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::{DeleteAnswer, InMemoryLockStore, LockStore};
+use crate::{DynamoDbLockClient, LockItem};
+
+const KEY: &str = "database#test";
+
+/// A table whose item is another's for good; keeps when it was asked, and for how long at most.
+#[derive(Debug)]
+struct Occupied {
+    table: InMemoryLockStore,
+    asked: Mutex<Vec<(Instant, Duration)>>,
+}
+
+impl LockStore for Occupied {
+    fn put(
+        &self,
+        item: &LockItem,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutAnswer, StoreError> {
+        let mut asked = self.asked.lock().expect("no panic");
+        asked.push((Instant::now(), give_up_after));
+        self.table.put(item, condition, give_up_after)
+    }
+
+    fn delete(
+        &self,
+        key: &str,
+        lock_id: &str,
+        give_up_after: Duration,
+    ) -> Result<DeleteAnswer, StoreError> {
+        self.table.delete(key, lock_id, give_up_after)
+    }
+
+    fn table(&self) -> &str {
+        "occupied"
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_asked_beyond_the_time_or_the_attempts(
+        timeout in (0..30_000_u64).prop_map(Duration::from_micros),
+        max_attempts in prop::option::of(1..6_u32),
+    ) {
+        let store = Arc::new(Occupied { table: InMemoryLockStore::new(), asked: Mutex::default() });
+        store.table.set_item(KEY, Some(SeenItem {
+            lock_id: "another".to_owned(),
+            expires_at: "9999999999".to_owned(),
+            holder: None,
+            acquired_at: None,
+            committed: None,
+        }));
+        let client = DynamoDbLockClient::with_store(store.clone());
+        let began = Instant::now();
+        let until = began + timeout;
+        let mut acquisition = client.begin(KEY);
+        let error = acquisition.wait(Patience { until, max_attempts }).unwrap_err();
+        let LockError::Busy { attempts, .. } = error else {
+            return Err(TestCaseError::fail(format!("{error}")));
+        };
+        let asked = store.asked.lock().expect("no panic").clone();
+        prop_assert_eq!(attempts as usize, asked.len());
+        if let Some(most) = max_attempts {
+            prop_assert!(attempts <= most, "{attempts} of {most} attempts");
+        }
+        // A request is given no more time than there is left, and is not sent when there is none:
+        // each by what the clock said before it.
+        let mut before = began;
+        for (nth, (at, give_up_after)) in asked.into_iter().enumerate() {
+            let left = until.saturating_duration_since(before);
+            prop_assert!(give_up_after <= left, "{give_up_after:?} of {left:?}");
+            prop_assert!(nth == 0 || !left.is_zero(), "asked when the time was up");
+            before = at;
+        }
+    }
+}
