@@ -10,6 +10,8 @@ mod key;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 mod waiting;
 

@@ -23,6 +23,8 @@ pub(super) struct World {
     journal: PathBuf,
     on_network: bool,
     key_file: PathBuf,
+    /// Renewal goes on in the background for so long.
+    pub(super) max_hold: Duration,
 }
 
 impl World {
@@ -46,6 +48,7 @@ impl World {
             journal: beside("-journal"),
             on_network: false,
             key_file: beside("-lock-key"),
+            max_hold: Duration::from_secs(900),
         }
     }
 
@@ -95,6 +98,7 @@ impl World {
         }
         let client = DynamoDbLockClient::with_store(Arc::new(Host(self.store.clone())))
             .lease_duration(LEASE)
+            .max_hold(self.max_hold)
             .clock(self.clock.clone());
         let gate = Gate::new(client, key, settings);
         let journal = Journal::new(self.journal.clone(), self.on_network);
@@ -110,7 +114,15 @@ impl World {
         self.store.item(KEY)
     }
 
-    fn write_journal(&self, first_byte: u8, id: JournalId) {
+    pub(super) fn has_journal(&self) -> bool {
+        self.journal.exists()
+    }
+
+    pub(super) fn remove_journal(&self) {
+        let _ = fs::remove_file(&self.journal);
+    }
+
+    pub(super) fn write_journal(&self, first_byte: u8, id: JournalId) {
         let mut header = [0; 512];
         header[0] = first_byte;
         header[12..16].copy_from_slice(&id.0);
