@@ -4,6 +4,7 @@
 //! then, and the journal is hot; the proxy holds that request, or its answer.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use integration::emulator::Emulator;
 use integration::process::wait_until;
@@ -161,6 +162,32 @@ fn a_writer_keeps_a_dead_writers_recorded_transaction() {
     Holder::recorded(&stage).process.kill();
     writer.ok("execute INSERT INTO item (state) VALUES ('later')");
     assert_eq!(writer.ok(READ), "later|1; new|40");
+    stage.assert_whole();
+}
+
+/// A window: as DynamoDB's TTL would do, hours or days later.
+#[test]
+fn a_record_that_is_cleared_away_takes_its_transaction_with_it() {
+    let stage = furnished(Stage::new("recovery-cleared-away"));
+    Holder::recorded(&stage).process.kill();
+    assert!(stage.has_journal());
+    stage.table.delete(&stage.key()).expect("the item goes");
+    assert_eq!(stage.open(PATIENT).ok(READ), OLD);
+    stage.assert_whole();
+}
+
+/// A window: it puts an item of its own, without a record.
+#[test]
+fn a_successor_of_the_python_package_takes_a_recorded_transaction_with_it() {
+    let stage = furnished(Stage::new("recovery-python-successor"));
+    Holder::recorded(&stage).process.kill();
+    stage.wait_until_expired();
+    let now = SystemTime::now();
+    let (id, expires_at) = ("a Python process", now - Duration::from_secs(10));
+    let granted = (stage.table).acquire_as_python(&stage.key(), id, now, expires_at);
+    assert!(granted.expect("an answer"));
+    assert_eq!(stage.attribute("committed"), None);
+    assert_eq!(stage.open(PATIENT).ok(READ), OLD);
     stage.assert_whole();
 }
 
