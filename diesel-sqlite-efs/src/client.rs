@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::error::{LockError, LockName, StoreError};
+use crate::events::Speaker;
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
 use crate::lease::shared::Shared;
 use crate::lease::{Desk, Lease, LeaseTerms, renewal_period};
@@ -191,6 +192,19 @@ impl DynamoDbLockClient {
     /// What a request to the store takes at least, as far as is known: the fastest answer so far.
     pub(crate) fn fastest_answer(&self) -> Duration {
         self.shared.fastest_answer()
+    }
+
+    /// A transaction is run again.
+    pub(crate) fn count_retry(&self) {
+        self.counters.count(|stats| stats.retries += 1);
+    }
+
+    /// Who speaks in the events about `key`.
+    pub(crate) fn speaker<'a>(&'a self, key: &'a str) -> Speaker<'a> {
+        Speaker {
+            key,
+            holder: &self.terms.holder,
+        }
     }
 
     pub(crate) fn finish_releases(&self) {

@@ -25,6 +25,7 @@ use diesel::sql_types::TypeMetadata;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
 pub use self::cursor::EfsCursor;
+pub(crate) use self::open::Opener;
 use self::session::Session;
 use crate::config::EfsConfig;
 use crate::error::{ConnectError, LockError};
@@ -102,7 +103,11 @@ impl EfsSqliteConnection {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn connect(config: &EfsConfig) -> Result<Self, ConnectError> {
-        let (inner, session) = open::open(config)?;
+        Self::open(&Opener::new(config)?)
+    }
+
+    pub(crate) fn open(opener: &Opener) -> Result<Self, ConnectError> {
+        let (inner, session) = opener.open()?;
         Ok(Self { inner, session })
     }
 
@@ -120,7 +125,7 @@ impl EfsSqliteConnection {
         F: FnOnce(&mut Self) -> Result<T, E>,
         E: From<diesel::result::Error>,
     {
-        EfsTransactionManager::locked_transaction(self, "BEGIN IMMEDIATE", f)
+        EfsTransactionManager::locked_transaction(self, "BEGIN IMMEDIATE", None, f)
     }
 
     /// Runs a transaction begun with `BEGIN EXCLUSIVE`: as
@@ -134,7 +139,76 @@ impl EfsSqliteConnection {
         F: FnOnce(&mut Self) -> Result<T, E>,
         E: From<diesel::result::Error>,
     {
-        EfsTransactionManager::locked_transaction(self, "BEGIN EXCLUSIVE", f)
+        EfsTransactionManager::locked_transaction(self, "BEGIN EXCLUSIVE", None, f)
+    }
+
+    /// Runs a transaction, and runs it again after failures of the lock that a repeat may mend:
+    /// the lock was held by another, the state that it had read was no longer current, a read met a
+    /// commit in progress, the lease was lost, the lock table was overloaded. Each run is rolled
+    /// back before the next, so the closure must have no effects beside the database.
+    ///
+    /// # What is repeated
+    /// A run whose last statement (BEGIN and COMMIT included) failed with a [`LockError`] that
+    /// [is retryable](LockError::is_retryable), whatever type of error the closure makes of it.
+    /// The closure's own errors are not: neither one that follows a statement that succeeded, nor a
+    /// `SerializationFailure` that the application has made itself. [`LockError::OutcomeUnknown`]
+    /// is never repeated, for the transaction may be committed. Of failures of
+    /// [`sqlite`](Self::sqlite) only those count that have ended the transaction.
+    ///
+    /// # How it begins
+    /// The first time like [`transaction`](Connection::transaction), so that what only reads takes
+    /// no lock. A run that had asked to write is repeated like
+    /// [`immediate_transaction`](Self::immediate_transaction): it takes the lock, in order behind
+    /// the waiting connections of this process, before it reads, and cannot be overtaken again. If
+    /// most runs write after reading, `immediate_transaction` saves the first failure.
+    ///
+    /// # How long
+    /// No run is begun, nor waits for the lock to begin, once the time to wait for locks
+    /// (`lock_timeout`, [`set_lock_timeout`](Self::set_lock_timeout)) has passed since the first
+    /// failure, less what was waited for that one already. So it waits about as long as a single
+    /// statement would; the time that the first run has worked is not counted, so that a long
+    /// transaction that lost its lease at the end gets its second run. Nor is a run begun that
+    /// cannot end before the [deadline](Self::set_deadline). Between runs it pauses, at random, at
+    /// first for about a request's time and at most for 250 ms.
+    ///
+    /// How often it ran is told by `retries` in [`lock_stats`](Self::lock_stats) and by the events
+    /// `transaction.retried` and `transaction.gave_up`.
+    ///
+    /// ```
+    /// use diesel::prelude::*;
+    /// # use std::sync::Arc;
+    /// # use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, InMemoryLockStore};
+    /// # diesel::table! { accounts (id) { id -> Integer, balance -> BigInt, } }
+    /// # let path = std::env::temp_dir().join(format!("efs-doc-retry-{}.db", std::process::id()));
+    /// # let config = EfsConfig::new(&path).lock_store(Arc::new(InMemoryLockStore::new()));
+    /// # let mut conn = EfsSqliteConnection::connect(&config)?;
+    /// # diesel::sql_query("CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance BIGINT)").execute(&mut conn)?;
+    /// # diesel::sql_query("INSERT INTO accounts VALUES (1, 100)").execute(&mut conn)?;
+    /// let left = conn.retrying_transaction(|conn| {
+    ///     let account = accounts::table.find(1);
+    ///     let balance: i64 = account.select(accounts::balance).get_result(conn)?;
+    ///     if balance < 30 {
+    ///         return Err(diesel::result::Error::RollbackTransaction); // Not repeated.
+    ///     }
+    ///     diesel::update(account).set(accounts::balance.eq(balance - 30)).execute(conn)?;
+    ///     Ok(balance - 30)
+    /// })?;
+    /// assert_eq!(left, 70);
+    /// # drop(conn);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Of the last run. [`diesel::result::Error::AlreadyInTransaction`] inside a transaction: only
+    /// a whole transaction can be run again. Inside [`with_write_lock`](Self::with_write_lock) a
+    /// lost lease is not repeated, as the lock cannot be taken again before its end.
+    pub fn retrying_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
+    where
+        F: FnMut(&mut Self) -> Result<T, E>,
+        E: From<diesel::result::Error>,
+    {
+        crate::retry::run(self, f)
     }
 
     /// Takes the write lock, waiting for it if need be, and holds it while `f` runs: for several
@@ -157,7 +231,7 @@ impl EfsSqliteConnection {
             // Waiting with a read lock held would keep the holder from committing.
             return Err(diesel::result::Error::AlreadyInTransaction.into());
         }
-        let _pin = self.session.pin()?;
+        let _pin = self.session.pin(None)?;
         f(self)
     }
 
@@ -261,7 +335,7 @@ impl EfsSqliteConnection {
 
     /// Runs a rollback: what a lost lease makes of its last steps is no longer of interest.
     pub(crate) fn run_rollback(&mut self, sql: &str) -> QueryResult<()> {
-        self.session.begin_control();
+        self.session.begin_rollback();
         let result = self.inner.batch_execute(sql);
         self.session.translate(result)
     }
@@ -279,6 +353,26 @@ impl EfsSqliteConnection {
 
     pub(crate) fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Whether SQLite has a transaction open, or a lease is in hand, although none is by Diesel's
+    /// account: begun by a statement of the application, or through [`sqlite`](Self::sqlite).
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn is_in_unknown_transaction(&mut self) -> bool {
+        let Some(gate) = self.session.gate() else {
+            return false;
+        };
+        if gate.is_holding() {
+            return true;
+        }
+        if gate.may_have_begun() {
+            // SQLite refuses to begin a transaction in another. This one touches no file.
+            if self.inner.batch_execute("BEGIN; ROLLBACK").is_err() {
+                return true;
+            }
+            gate.nothing_is_begun();
+        }
+        false
     }
 }
 
@@ -384,17 +478,6 @@ where
     fn update_and_fetch(&mut self, changeset: Changes) -> QueryResult<Output> {
         diesel::update(changeset).set(changeset).execute(self)?;
         FindDsl::find(Changes::table(), changeset.id()).get_result(self)
-    }
-}
-
-#[cfg(feature = "r2d2")]
-impl diesel::r2d2::R2D2Connection for EfsSqliteConnection {
-    fn ping(&mut self) -> QueryResult<()> {
-        self.batch_execute("SELECT 1")
-    }
-
-    fn is_broken(&mut self) -> bool {
-        EfsTransactionManager::is_broken_transaction_manager(self)
     }
 }
 

@@ -353,6 +353,23 @@ impl LockError {
         }
     }
 
+    /// Whether a new connection is safer than the one that has met this: its lease was lost under
+    /// it, or the file system has failed it.
+    pub(crate) fn breaks_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::LeaseLost { .. } | Self::File { .. } | Self::OutcomeUnknown { .. }
+        )
+    }
+
+    /// How long was waited in vain.
+    pub(crate) fn waited(&self) -> Duration {
+        match self {
+            Self::Busy { waited, .. } | Self::FileLocked { waited, .. } => *waited,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Whether an answer of the store did not come in time.
     pub(crate) fn is_timeout(&self) -> bool {
         matches!(

@@ -93,6 +93,30 @@ impl Speaker<'_> {
         event!(WARN, "lock.release_failed", self, error = error);
     }
 
+    /// `retrying_transaction` runs its closure again; `attempt` counts from 1, the first run.
+    pub(crate) fn transaction_retried(self, attempt: u32, pause: Duration, error: &str) {
+        event!(
+            DEBUG,
+            "transaction.retried",
+            self,
+            attempt = attempt,
+            pause_ms = millis(pause),
+            error = error
+        );
+    }
+
+    /// `retrying_transaction` returns an error that it would have retried, had there been time.
+    pub(crate) fn transaction_gave_up(self, attempts: u32, spent: Duration, error: &str) {
+        event!(
+            WARN,
+            "transaction.gave_up",
+            self,
+            attempts = attempts,
+            spent_ms = millis(spent),
+            error = error
+        );
+    }
+
     pub(crate) fn renewal_failed(self, error: &str) {
         event!(WARN, "lock.renewal_failed", self, error = error);
     }

@@ -37,7 +37,7 @@
 //! |---|---|---|
 //! | `bundled` | yes | SQLite compiled in; without it the system's is linked, 3.34.1 or newer |
 //! | `migrations` | no | `EfsSqliteConnection::run_migrations`, all pending ones under one lease |
-//! | `r2d2` | no | Diesel's connection pool |
+//! | `r2d2` | no | connection pools: [`EfsConnectionManager`], and Diesel's `ConnectionManager` |
 //! | `tracing` | no | lock events under the target `diesel_sqlite_efs::lock` |
 //!
 //! # Follow one write
@@ -61,6 +61,9 @@ mod events;
 mod lease;
 #[cfg(feature = "migrations")]
 mod migrations;
+#[cfg(feature = "r2d2")]
+mod pool;
+mod retry;
 mod stats;
 mod store;
 mod transaction;
@@ -73,6 +76,8 @@ pub use config::{CommitMode, EfsConfig, ReadCheck, ReleaseMode, Synchronous};
 pub use connection::{EfsCursor, EfsSqliteConnection};
 pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, StoreError};
 pub use lease::Lease;
+#[cfg(feature = "r2d2")]
+pub use pool::EfsConnectionManager;
 pub use stats::LockStats;
 pub use store::{
     DeleteAnswer, DynamoDbLockStore, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer,

@@ -25,6 +25,9 @@ pub struct LockStats {
     pub confirmations: u64,
     /// Leases that were lost while they were held.
     pub losses: u64,
+    /// Times that `retrying_transaction` ran its closure again: of a transaction that took four
+    /// attempts, three.
+    pub retries: u64,
     /// Requests to the store, of any kind; retries inside a store are not seen here.
     pub requests: u64,
 }

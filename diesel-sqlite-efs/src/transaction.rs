@@ -1,6 +1,7 @@
 //! The transaction manager: begin, commit and rollback, with an account of its own.
 
 use std::num::NonZeroU32;
+use std::time::Instant;
 
 use diesel::connection::{
     Connection, InstrumentationEvent, SimpleConnection, TransactionDepthChange, TransactionManager,
@@ -35,6 +36,11 @@ struct Aborted {
 }
 
 impl TransactionState {
+    /// Whether an end of a transaction has failed, so that nobody knows what is open.
+    pub(crate) fn is_in_error(&self) -> bool {
+        self.status.transaction_depth().is_err()
+    }
+
     /// How many levels are open; `None` outside a transaction.
     pub(crate) fn depth(&self) -> Option<NonZeroU32> {
         self.status.transaction_depth().ok().flatten()
@@ -65,29 +71,32 @@ impl TransactionState {
 }
 
 impl EfsTransactionManager {
-    /// Runs a transaction for which the lock is taken before it begins.
+    /// Runs a transaction for which the lock is taken before it begins; `limit` is until when to
+    /// wait for it, if that is sooner than usual.
     pub(crate) fn locked_transaction<T, E, F>(
         conn: &mut EfsSqliteConnection,
         begin: &str,
+        limit: Option<Instant>,
         f: F,
     ) -> Result<T, E>
     where
         F: FnOnce(&mut EfsSqliteConnection) -> Result<T, E>,
         E: From<Error>,
     {
-        if conn
-            .transaction_state()
-            .status
-            .transaction_depth()?
-            .is_some()
+        Self::refuse_nesting(conn)?;
         {
-            return Err(Error::AlreadyInTransaction.into());
-        }
-        {
-            let _until_reserved = conn.session().pin()?;
+            let _until_reserved = conn.session().pin(limit)?;
             Self::begin(conn, begin)?;
         }
         Self::finish(conn, f)
+    }
+
+    /// For what is no savepoint: fails inside a transaction.
+    pub(crate) fn refuse_nesting(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
+        match conn.transaction_state().status.transaction_depth()? {
+            Some(_) => Err(Error::AlreadyInTransaction),
+            None => Ok(()),
+        }
     }
 
     fn begin(conn: &mut EfsSqliteConnection, sql: &str) -> QueryResult<()> {

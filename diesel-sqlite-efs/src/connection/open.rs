@@ -20,18 +20,34 @@ use crate::vfs::gate::{Gate, GateSettings};
 use crate::vfs::netfs::network_file_system;
 use crate::vfs::{Admission, open_admitted, shim_over};
 
-/// Opens the database and applies what has to hold for every transaction.
-pub(super) fn open(config: &EfsConfig) -> Result<(SqliteConnection, Session), ConnectError> {
-    let settings = config.resolve()?;
-    match &settings.database {
-        // Nobody else can write to it: Diesel's own connection, without a lock.
-        Database::Memory { url } => Ok((SqliteConnection::establish(url)?, Session::new(None))),
-        Database::File { path, .. } => open_file(&settings, path),
+/// Opens connections by the same settings, with one lock client.
+#[derive(Debug, Clone)]
+pub(crate) struct Opener {
+    settings: Settings,
+    client: DynamoDbLockClient,
+}
+
+impl Opener {
+    /// Reads the environment for what the configuration does not say. Nothing is opened yet.
+    pub(crate) fn new(config: &EfsConfig) -> Result<Self, ConfigError> {
+        let settings = config.resolve()?;
+        let client = client(&settings);
+        Ok(Self { settings, client })
+    }
+
+    /// Opens the database and applies what has to hold for every transaction.
+    pub(super) fn open(&self) -> Result<(SqliteConnection, Session), ConnectError> {
+        match &self.settings.database {
+            // Nobody else can write to it: Diesel's own connection, without a lock.
+            Database::Memory { url } => Ok((SqliteConnection::establish(url)?, Session::new(None))),
+            Database::File { path, .. } => open_file(&self.settings, &self.client, path),
+        }
     }
 }
 
 fn open_file(
     settings: &Settings,
+    client: &DynamoDbLockClient,
     path: &Path,
 ) -> Result<(SqliteConnection, Session), ConnectError> {
     let network = network(settings, path)?;
@@ -41,7 +57,7 @@ fn open_file(
         problem: "SQLite knows no VFS of this name".to_owned(),
     })?;
     let gate = Arc::new(Gate::new(
-        client(settings).for_database(path.to_owned()),
+        client.for_database(path.to_owned()),
         &settings.key,
         GateSettings {
             commit: settings.commit,

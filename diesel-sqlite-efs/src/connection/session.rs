@@ -1,6 +1,7 @@
 //! What a connection keeps beside SQLite: its gate, its transaction, and what went wrong last.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 
@@ -16,6 +17,10 @@ pub(crate) struct Session {
     gate: Option<Arc<Gate>>,
     transaction: TransactionState,
     last_lock_error: Option<LockError>,
+    /// The last statement failed by the lock, in a way that running the transaction again may mend.
+    failed_retryably: bool,
+    /// An error was seen after which a new connection is safer than this one.
+    is_broken: bool,
 }
 
 /// Keeps the lease until it is dropped.
@@ -28,6 +33,8 @@ impl Session {
             gate,
             transaction: TransactionState::default(),
             last_lock_error: None,
+            failed_retryably: false,
+            is_broken: false,
         }
     }
 
@@ -53,21 +60,35 @@ impl Session {
         })
     }
 
-    /// Acquires the lease and holds it until the pin is dropped.
-    pub(crate) fn pin(&mut self) -> QueryResult<Pin> {
+    /// Acquires the lease, waiting for it, not beyond `limit` if there is one, and holds it until
+    /// the pin is dropped.
+    pub(crate) fn pin(&mut self, limit: Option<Instant>) -> QueryResult<Pin> {
+        self.failed_retryably = false;
         if let Some(gate) = &self.gate
-            && let Err(error) = gate.pin()
+            && let Err(error) = gate.pin(limit)
         {
-            self.last_lock_error = Some(error.clone());
-            return Err(error.into());
+            return Err(self.lock_failed(error));
         }
         Ok(Pin(self.gate.clone()))
+    }
+
+    /// Whether the last statement (or BEGIN, COMMIT, acquisition) failed by the lock, in a way that
+    /// running the transaction again may mend. A rollback since then changes nothing about it.
+    pub(crate) fn failed_retryably(&self) -> bool {
+        self.failed_retryably
+    }
+
+    /// Whether the connection has lost a lease or met a failure of the file system, ever.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken || self.gate().is_some_and(Gate::is_broken)
     }
 
     /// Whether a statement may run: not in a transaction that SQLite has ended already.
     pub(crate) fn begin_statement(&mut self) -> QueryResult<()> {
         self.note_end_of_transaction(None);
         if let Some(aborted) = self.transaction.aborted() {
+            self.failed_retryably = aborted.is_retryable();
             return Err(aborted.into());
         }
         self.begin_control();
@@ -81,8 +102,14 @@ impl Session {
         result
     }
 
-    /// A statement that begins or ends a transaction is about to run.
+    /// A statement that begins or commits a transaction is about to run.
     pub(crate) fn begin_control(&mut self) {
+        self.failed_retryably = false;
+        self.begin_rollback();
+    }
+
+    /// A rollback is about to run: what it follows is the failure that counts.
+    pub(crate) fn begin_rollback(&mut self) {
         if let Some(gate) = &self.gate {
             gate.statement_begins();
         }
@@ -100,6 +127,7 @@ impl Session {
     /// Puts the lock's error in the place of SQLite's, where it is the cause.
     pub(crate) fn translate<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
         let Some(gate) = &self.gate else {
+            self.is_broken |= result.as_ref().err().is_some_and(is_failure_of_files);
             return result;
         };
         gate.statement_ended();
@@ -119,7 +147,10 @@ impl Session {
             .or_else(|| explain(gate, error))
         {
             Some(lock_error) => Err(self.lock_failed(lock_error)),
-            None => result,
+            None => {
+                self.is_broken |= is_failure_of_files(error);
+                result
+            }
         }
     }
 
@@ -159,7 +190,7 @@ impl Session {
             (Some(cause), _) => (cause.to_string(), is_retryable(cause)),
             (None, Some(error)) => {
                 let told = (error.to_string(), error.is_retryable());
-                self.last_lock_error = Some(error);
+                self.remember(error);
                 told
             }
             (None, None) => ("SQLite rolled it back".to_owned(), false),
@@ -168,8 +199,14 @@ impl Session {
     }
 
     fn lock_failed(&mut self, error: LockError) -> Error {
-        self.last_lock_error = Some(error.clone());
+        self.remember(error.clone());
         error.into()
+    }
+
+    fn remember(&mut self, error: LockError) {
+        self.failed_retryably = error.is_retryable();
+        self.is_broken |= error.breaks_connection();
+        self.last_lock_error = Some(error);
     }
 }
 
@@ -190,6 +227,20 @@ fn explain(gate: &Gate, error: &Error) -> Option<LockError> {
     let reason = diagnose(information.message(), &lock.database, gate.file_format())?;
     let lock = lock.clone();
     Some(LockError::File { lock, reason })
+}
+
+/// Whether SQLite could not open, read or write its files, or found in them what cannot be.
+fn is_failure_of_files(error: &Error) -> bool {
+    const MESSAGES: [&str; 3] = [
+        "disk I/O error",
+        "unable to open database file",
+        "database disk image is malformed",
+    ];
+    matches!(
+        error,
+        Error::DatabaseError(DatabaseErrorKind::Unknown, information)
+            if MESSAGES.contains(&information.message())
+    )
 }
 
 /// Whether a statement failed in a way that a refusal of ours can show: Diesel keeps SQLite's

@@ -156,14 +156,18 @@ unsafe extern "C" fn authorizer_trampoline(
     database: *const c_char,
     _trigger: *const c_char,
 ) -> c_int {
-    if !matches!(action, ffi::SQLITE_ATTACH | ffi::SQLITE_PRAGMA) {
+    if !matches!(
+        action,
+        ffi::SQLITE_ATTACH | ffi::SQLITE_PRAGMA | ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT
+    ) {
         return OK;
     }
     guarded(ffi::SQLITE_DENY, || {
         // SAFETY: SQLite passes what it was given.
         let gate = unsafe { gate_of(gate) };
         // SAFETY: for SQLITE_ATTACH this is the file name, or null if it is no literal; for
-        // SQLITE_PRAGMA its name (<https://sqlite.org/c3ref/c_alter_table.html>).
+        // SQLITE_PRAGMA its name; for SQLITE_TRANSACTION and SQLITE_SAVEPOINT the operation
+        // (<https://sqlite.org/c3ref/c_alter_table.html>).
         let first = unsafe { text(first) };
         // SAFETY: for SQLITE_PRAGMA this is the value, or null.
         let second = unsafe { text(second) }.map(CStr::to_string_lossy);
@@ -171,6 +175,12 @@ unsafe extern "C" fn authorizer_trampoline(
         let database = unsafe { text(database) }.map(CStr::to_string_lossy);
         let allowed = match (action, first, database) {
             (ffi::SQLITE_ATTACH, name, _) => gate.may_attach(name.map(CStr::to_bytes)),
+            (ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT, operation, _) => {
+                if operation == Some(c"BEGIN") {
+                    gate.may_begin();
+                }
+                true
+            }
             (_, Some(name), Some(schema)) => {
                 gate.may_set(&schema, &name.to_string_lossy(), second.as_deref())
             }

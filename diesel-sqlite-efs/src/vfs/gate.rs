@@ -96,6 +96,12 @@ struct State {
     in_transaction: bool,
     /// SQLite has ended that transaction by itself: it would write in autocommit mode.
     is_aborted: bool,
+    /// A write was asked for since this was last looked at.
+    asked_to_write: bool,
+    /// A statement that begins a transaction was prepared since one was last known to be over.
+    may_have_begun: bool,
+    /// A lease was lost or the file system failed: a new connection is safer than this one.
+    is_broken: bool,
 }
 
 /// The lease in hand.
@@ -204,6 +210,9 @@ impl Gate {
                 rolled_back: false,
                 in_transaction: false,
                 is_aborted: false,
+                asked_to_write: false,
+                may_have_begun: false,
+                is_broken: false,
             }),
         }
     }
@@ -227,6 +236,7 @@ impl Gate {
         let mut state = self.state();
         state.ended = false;
         state.journal_id = None;
+        state.asked_to_write |= matches!(purpose, Purpose::Write { .. });
         if state.is_aborted {
             state.error.get_or_insert_with(|| LockError::Aborted {
                 cause: "SQLite rolled it back".to_owned(),
@@ -443,9 +453,9 @@ impl Gate {
         state.block = Some(Block::File);
     }
 
-    /// Acquires the lease ahead of a transaction, waiting for it, and keeps it until
-    /// [`unpin`](Self::unpin).
-    pub(crate) fn pin(&self) -> Result<(), LockError> {
+    /// Acquires the lease ahead of a transaction, waiting for it, not beyond `limit` if there is
+    /// one, and keeps it until [`unpin`](Self::unpin).
+    pub(crate) fn pin(&self, limit: Option<Instant>) -> Result<(), LockError> {
         let mut state = self.state();
         if let Some(hold) = &state.hold {
             if let Some(loss) = hold.lease.loss() {
@@ -456,7 +466,8 @@ impl Gate {
             self.check_deadline(&state)?;
             // What an earlier acquisition has waited is no concern of this one.
             state.until = None;
-            let patience = state.patience(self.max_attempts);
+            let mut patience = state.patience(self.max_attempts);
+            patience.until = limit.map_or(patience.until, |limit| limit.min(patience.until));
             drop(state);
             let mut acquisition = self.client.begin(&self.lock.key);
             let give_up_after = patience.until.saturating_duration_since(Instant::now());
@@ -480,20 +491,26 @@ impl Gate {
         Ok(())
     }
 
-    /// Whether a write that is begun now can end before the deadline: its requests take at least as
-    /// long as the fastest answer so far, each.
+    /// Whether a write that is begun now can end before the deadline.
     fn check_deadline(&self, state: &State) -> Result<(), LockError> {
+        match state.deadline {
+            Some(deadline) if deadline <= self.earliest_end(Instant::now()) => {
+                Err(LockError::DeadlinePassed {
+                    lock: self.lock.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When a write that is begun at `start` ends at the earliest: its requests take at least as
+    /// long as the fastest answer so far, each.
+    fn earliest_end(&self, start: Instant) -> Instant {
         let requests = match self.commit {
             CommitMode::Confirmed => 3,
             CommitMode::Clock => 2,
         };
-        let ends = || Instant::now() + self.client.fastest_answer() * requests;
-        match state.deadline {
-            Some(deadline) if deadline <= ends() => Err(LockError::DeadlinePassed {
-                lock: self.lock.clone(),
-            }),
-            _ => Ok(()),
-        }
+        start + self.client.fastest_answer() * requests
     }
 
     /// Lets the lease end with the transaction, or now if none is under way.
@@ -628,6 +645,7 @@ impl Gate {
                 let mut state = self.state();
                 state.ended = true;
                 state.cache_is_suspect = true;
+                state.is_broken = true;
                 EndOfJournal::Leave
             }
             Err(Refused) => EndOfJournal::Refuse,
@@ -684,6 +702,7 @@ impl Gate {
         };
         let mut state = self.state();
         state.cache_is_suspect = true;
+        state.is_broken = true;
         state.error = Some(LockError::OutcomeUnknown {
             lock: self.lock.clone(),
             reason,
@@ -753,6 +772,7 @@ impl Gate {
             return;
         }
         let error = self.file_error(format!("{doing} failed: {reason}"));
+        state.is_broken = true;
         state.error.get_or_insert(error);
     }
 
@@ -804,6 +824,7 @@ impl State {
     /// The first cause of a failing transaction is the one to report.
     fn lost(&mut self, error: LockError) {
         self.cache_is_suspect = true;
+        self.is_broken = true;
         self.error.get_or_insert(error);
     }
 
@@ -844,7 +865,10 @@ impl State {
             ReleaseMode::Wait => match hold.lease.give_back() {
                 Ok(GivenBack::Ours) => {}
                 // Somebody has written since, whatever our clocks say.
-                Ok(GivenBack::NotOurs) => self.cache_is_suspect = true,
+                Ok(GivenBack::NotOurs) => {
+                    self.cache_is_suspect = true;
+                    self.is_broken = true;
+                }
                 Err(error) => self.not_released = Some(error),
             },
             ReleaseMode::Background => gate.client.release_in_background(hold.lease),

@@ -705,7 +705,7 @@ fn a_pool_does_not_hand_out_a_connection_with_an_open_transaction_again() {
 }
 
 #[test]
-fn a_pool_hands_out_a_connection_again_whose_lease_was_lost() {
+fn a_connection_whose_lease_was_lost_is_broken_for_a_pool_and_works_all_the_same() {
     let site = Site::with_table();
     let host = site.host();
     let mut conn = host.connect();
@@ -715,8 +715,10 @@ fn a_pool_hands_out_a_connection_again_whose_lease_was_lost() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
-    assert!(!diesel::r2d2::R2D2Connection::is_broken(&mut conn));
+    assert!(diesel::r2d2::R2D2Connection::is_broken(&mut conn));
     assert_eq!(diesel::r2d2::R2D2Connection::ping(&mut conn), Ok(()));
+    let written = conn.batch_execute("INSERT INTO t (n) VALUES (2)");
+    assert_eq!(written, Ok(()));
 }
 
 #[test]

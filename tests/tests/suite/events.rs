@@ -16,11 +16,11 @@ use tracing::{Event, Metadata, Subscriber};
 type TestResult = Result<(), Box<dyn Error>>;
 
 /// An event's fields by name, its own name under `event`.
-type Fields = BTreeMap<String, String>;
+pub(crate) type Fields = BTreeMap<String, String>;
 
 /// Keeps the lock events of all tests; each looks for those with its own key.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<Fields>>);
+pub(crate) struct Recorder(Mutex<Vec<Fields>>);
 
 struct Shared(&'static Recorder);
 
@@ -54,13 +54,13 @@ impl Subscriber for Shared {
 }
 
 /// The events so far with this key, in order.
-fn events_of(key: &str) -> Vec<Fields> {
+pub(crate) fn events_of(key: &str) -> Vec<Fields> {
     let events = recorder().0.lock().unwrap_or_else(PoisonError::into_inner);
     let is_ours = |event: &&Fields| event.get("key").is_some_and(|of| of == key);
     events.iter().filter(is_ours).cloned().collect()
 }
 
-fn recorder() -> &'static Recorder {
+pub(crate) fn recorder() -> &'static Recorder {
     static RECORDER: OnceLock<&Recorder> = OnceLock::new();
     RECORDER.get_or_init(|| {
         let recorder = Box::leak(Box::default());

@@ -135,7 +135,52 @@ impl Gate {
         if state.in_transaction != open {
             state.in_transaction = open;
             state.is_aborted = false;
+            state.may_have_begun = open;
         }
+    }
+
+    /// A statement that begins a transaction was prepared, by whomever.
+    pub(crate) fn may_begin(&self) {
+        self.state().may_have_begun = true;
+    }
+
+    /// Whether a transaction may be open that the connection's own account does not know of, as far
+    /// as is known without asking SQLite.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn may_have_begun(&self) -> bool {
+        self.state().may_have_begun
+    }
+
+    /// SQLite was asked: no transaction is open.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn nothing_is_begun(&self) {
+        let mut state = self.state();
+        state.may_have_begun = false;
+        state.rolled_back = false;
+    }
+
+    /// Whether a write was asked for since this was last asked.
+    pub(crate) fn take_asked_to_write(&self) -> bool {
+        std::mem::take(&mut self.state().asked_to_write)
+    }
+
+    /// Whether the connection has lost a lease or met a failure of the file system.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state().is_broken
+    }
+
+    /// Whether a lease is in hand, be it pinned or a transaction's.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn is_holding(&self) -> bool {
+        self.state().hold.is_some()
+    }
+
+    /// Whether the lease that somebody further up has pinned is lost: nothing can be written until
+    /// the pin is gone.
+    pub(crate) fn has_lost_its_pin(&self) -> bool {
+        let state = self.state();
+        state.pins > 0 && (state.hold.as_ref()).is_none_or(|hold| hold.lease.loss().is_some())
     }
 
     /// Whether it did since this was last asked.
@@ -157,6 +202,16 @@ impl Gate {
         self.state().deadline = deadline;
     }
 
+    /// Whether a transaction that begins at this moment can end before the deadline.
+    pub(crate) fn is_in_time(&self, start: Instant, writes: bool) -> bool {
+        let earliest_end = if writes {
+            self.earliest_end(start)
+        } else {
+            start
+        };
+        (self.state().deadline).is_none_or(|deadline| earliest_end < deadline)
+    }
+
     pub(crate) fn client(&self) -> &DynamoDbLockClient {
         &self.client
     }
@@ -170,7 +225,9 @@ impl Gate {
 
     /// The file system failed outside SQLite's own calls.
     pub(crate) fn file_failed(&self, reason: String) {
-        self.state().error = Some(self.file_error(reason));
+        let mut state = self.state();
+        state.is_broken = true;
+        state.error = Some(self.file_error(reason));
     }
 
     pub(super) fn file_error(&self, reason: String) -> LockError {

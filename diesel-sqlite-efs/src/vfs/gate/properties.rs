@@ -69,7 +69,7 @@ fn happen(world: &World, gate: &Gate, event: Event, pins: &mut u32) {
         Event::JournalRemoved => gate.journal_removed(),
         Event::Unlocked => gate.unlocked(),
         Event::Wait => drop(gate.wait(true)),
-        Event::Pin => *pins += u32::from(gate.pin().is_ok()),
+        Event::Pin => *pins += u32::from(gate.pin(None).is_ok()),
         Event::Unpin => {
             if *pins > 0 {
                 *pins -= 1;

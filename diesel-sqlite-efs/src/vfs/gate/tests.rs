@@ -435,7 +435,7 @@ fn a_hot_journal_that_is_not_recorded_is_left_to_a_rollback() {
 fn the_lease_is_confirmed_before_anything_is_rolled_back_under_it() {
     let world = World::new();
     let gate = world.gate();
-    gate.pin().unwrap();
+    gate.pin(None).unwrap();
     // Its machine stood still, clocks and all: only the store knows of the successor.
     let mut item = world.item().unwrap();
     item.lock_id = "the successor".to_owned();
@@ -533,8 +533,8 @@ fn a_cold_leftover_makes_way_and_a_hot_one_means_that_the_lease_is_lost() {
 fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
     let world = World::new();
     let gate = world.gate();
-    gate.pin().unwrap();
-    gate.pin().unwrap();
+    gate.pin(None).unwrap();
+    gate.pin(None).unwrap();
     for _ in 0..2 {
         begin_writing(&gate);
         assert_eq!(gate.end_journal(), EndOfJournal::Remove);
@@ -612,7 +612,7 @@ fn each_pin_waits_its_full_time() {
     );
     begin_writing(&holder);
     for _ in 0..2 {
-        match other.pin() {
+        match other.pin(None) {
             Err(LockError::Busy { waited, .. }) => assert!(waited >= timeout / 2, "{waited:?}"),
             result => panic!("{result:?}"),
         }
@@ -643,7 +643,10 @@ fn past_the_deadline_nothing_is_asked() {
         gate.take_error(),
         Some(LockError::DeadlinePassed { .. })
     ));
-    assert!(matches!(gate.pin(), Err(LockError::DeadlinePassed { .. })));
+    assert!(matches!(
+        gate.pin(None),
+        Err(LockError::DeadlinePassed { .. })
+    ));
     assert_eq!(gate.client().stats().requests, 0);
     gate.set_deadline(None);
     begin_writing(&gate);
@@ -654,7 +657,7 @@ fn past_the_deadline_nothing_is_asked() {
 fn closing_gives_back_whatever_is_held() {
     let world = World::new();
     let gate = world.gate();
-    gate.pin().unwrap();
+    gate.pin(None).unwrap();
     begin_writing(&gate);
     gate.closed();
     assert_eq!(world.item(), None);
@@ -816,7 +819,7 @@ fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
 fn a_held_lease_does_not_begin_a_transaction_beyond_the_deadline() {
     let world = World::new();
     let gate = world.gate();
-    gate.pin().unwrap();
+    gate.pin(None).unwrap();
     begin_writing(&gate);
     gate.unlocked();
     gate.set_deadline(Some(Instant::now()));

@@ -1,0 +1,639 @@
+//! What `retrying_transaction` repeats, what it does not, how often, and what it leaves behind.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use diesel::connection::{InstrumentationEvent, SimpleConnection};
+use diesel::prelude::*;
+use diesel::result::{DatabaseErrorKind, Error};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, LockError, ReadCheck};
+
+use crate::events::{Fields, events_of, recorder};
+use crate::support::{
+    Call, LEASE, Site, assert_serialization_failure, assert_usable, committed, connect, execute,
+    manual_clock, numbers,
+};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
+
+const CHANGE: [Call; 3] = [Call::Acquire, Call::Confirm, Call::Release];
+
+/// Longer than any test waits: who waits at all waits this long.
+const VERY_LONG: Duration = Duration::from_secs(3_600);
+
+fn insert(conn: &mut EfsSqliteConnection, n: i64) -> QueryResult<usize> {
+    execute(conn, &format!("INSERT INTO t (n) VALUES ({n})"))
+}
+
+fn select(conn: &mut EfsSqliteConnection) -> QueryResult<Vec<i64>> {
+    numbers(conn, "SELECT n FROM t ORDER BY id")
+}
+
+/// Begins, commits and rollbacks from now on.
+fn log_transactions(conn: &mut EfsSqliteConnection) -> Arc<Mutex<Vec<String>>> {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let seen = log.clone();
+    conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
+        if let InstrumentationEvent::StartQuery { query, .. } = event {
+            let query = query.to_string();
+            if ["BEGIN", "COMMIT", "ROLLBACK"]
+                .iter()
+                .any(|word| query.starts_with(word))
+            {
+                seen.lock().expect("no panic").push(query);
+            }
+        }
+    });
+    log
+}
+
+// ---- What is repeated ----
+
+#[test]
+fn a_transaction_that_was_overtaken_is_run_again_with_the_lock_taken_first() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = connect(&host.config_without_file_locks().lock_timeout(VERY_LONG));
+    let mut other = site.host().connect_without_file_locks();
+    let log = log_transactions(&mut conn);
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        let before = select(conn)?.len();
+        if runs == 1 {
+            assert_eq!(insert(&mut other, 10), Ok(1));
+        } else {
+            assert_eq!(
+                host.store.take_calls(),
+                [Call::Acquire, Call::Release, Call::Acquire]
+            );
+        }
+        insert(conn, 20)?;
+        Ok::<_, Error>(before)
+    });
+    assert_eq!(
+        result,
+        Ok(1),
+        "the second run sees what had overtaken the first"
+    );
+    assert_eq!(runs, 2);
+    assert_eq!(host.store.take_calls(), CHANGE[1..]);
+    assert_eq!(
+        *log.lock().expect("no panic"),
+        ["BEGIN", "ROLLBACK", "BEGIN IMMEDIATE", "COMMIT"]
+    );
+    assert_eq!(conn.lock_stats().retries, 1);
+    assert_eq!(committed(&site), [10, 20]);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn a_lock_that_becomes_free_between_two_runs_is_taken_before_the_next_reads() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = connect(&host.config().lock_timeout(VERY_LONG));
+    let result = conn.retrying_transaction(|conn| {
+        select(conn)?;
+        if site.item().is_some() {
+            return insert(conn, 1);
+        }
+        site.give_lease_to_another();
+        let refused = insert(conn, 1);
+        site.remove_item();
+        refused
+    });
+    assert_eq!(result, Ok(1));
+    let calls = [&[Call::Acquire], &CHANGE[..]].concat();
+    assert_eq!(host.store.take_calls(), calls);
+    assert_eq!(committed(&site), [1]);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn what_only_reads_takes_no_lock_however_often_it_is_run() {
+    let site = Site::with_table();
+    let host = site.host();
+    let config = host.config_without_file_locks();
+    let mut conn = connect(
+        &config
+            .lock_read_check(ReadCheck::Counter)
+            .lock_timeout(VERY_LONG),
+    );
+    let mut other = site.host().connect_without_file_locks();
+    other
+        .batch_execute("CREATE TABLE far (n INTEGER)")
+        .expect("a table");
+    let log = log_transactions(&mut conn);
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        select(conn)?;
+        if runs <= 2 {
+            assert_eq!(insert(&mut other, runs), Ok(1));
+        }
+        // From a page that is not in the cache.
+        conn.batch_execute("SELECT * FROM far")?;
+        select(conn)
+    });
+    assert_eq!(result, Ok(vec![1, 2]));
+    let torn = conn.last_lock_error();
+    assert!(matches!(torn, Some(LockError::TornRead { .. })), "{torn:?}");
+    assert_eq!(runs, 3);
+    assert_eq!(host.store.take_calls(), []);
+    let begun = log.lock().expect("no panic").join(" ");
+    assert_eq!(begun, "BEGIN ROLLBACK BEGIN ROLLBACK BEGIN COMMIT");
+}
+
+#[test]
+fn a_transaction_that_lost_its_lease_is_run_again_and_happens_once() {
+    let ways_to_lose: [fn(&Site, &diesel_sqlite_efs::Clock); 2] = [
+        |_, clock| clock.advance(LEASE),
+        |site, _| site.remove_item(),
+    ];
+    for lose in ways_to_lose {
+        for swallow in [false, true] {
+            let (site, clock) = (Site::with_table(), manual_clock());
+            let config = site.host().config().clock(clock.clone());
+            let mut conn = connect(&config.lock_timeout(VERY_LONG));
+            let mut runs = 0;
+            let result = conn.retrying_transaction(|conn| {
+                runs += 1;
+                insert(conn, runs)?;
+                if runs == 1 {
+                    lose(&site, &clock);
+                    let again = insert(conn, 100);
+                    // What a closure makes of it changes nothing: the transaction is over.
+                    return if swallow { Ok(0) } else { again };
+                }
+                Ok::<_, Error>(2)
+            });
+            assert_eq!((result, runs), (Ok(2), 2));
+            assert_eq!(committed(&site), [2]);
+            site.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn the_cause_counts_whatever_the_closure_makes_of_it() {
+    #[derive(Debug, PartialEq)]
+    struct Unspecific;
+    impl From<Error> for Unspecific {
+        fn from(_: Error) -> Self {
+            Self
+        }
+    }
+    let site = Site::with_table();
+    let mut conn = connect(
+        &site
+            .host()
+            .config_without_file_locks()
+            .lock_timeout(VERY_LONG),
+    );
+    let mut other = site.host().connect_without_file_locks();
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        select(conn)?;
+        if runs == 1 {
+            assert_eq!(insert(&mut other, 1), Ok(1));
+        }
+        // The rollback of the savepoint comes after the failure.
+        conn.transaction(|conn| insert(conn, 2))
+            .map_err(|_| Unspecific)
+    });
+    assert_eq!((result, runs), (Ok(1), 2));
+}
+
+/// The time of the first run is the application's own.
+#[test]
+fn a_first_run_longer_than_the_timeout_gets_its_second() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let site = Site::with_table();
+    let mut conn = connect(&site.host().config().lock_timeout(TIMEOUT));
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        insert(conn, runs)?;
+        if runs == 1 {
+            thread::sleep(TIMEOUT * 2);
+            site.remove_item();
+        }
+        Ok::<_, Error>(runs)
+    });
+    assert_eq!(result, Ok(2));
+    assert_eq!(committed(&site), [2]);
+}
+
+#[test]
+fn threads_that_read_and_then_write_lose_no_update() {
+    const THREADS: usize = 6;
+    const UPDATES: usize = 8;
+    let site = Site::with_table();
+    assert_eq!(insert(&mut site.host().connect(), 0), Ok(1));
+    let retries = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                scope.spawn(|| {
+                    // A host of its own: nobody queues next to it.
+                    let mut conn = connect(&site.host().config().lock_timeout(VERY_LONG));
+                    for _ in 0..UPDATES {
+                        let result = conn.retrying_transaction(|conn| {
+                            let n = select(conn)?[0];
+                            execute(conn, &format!("UPDATE t SET n = {}", n + 1))
+                        });
+                        assert_eq!(result, Ok(1));
+                    }
+                    conn.lock_stats().retries
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .sum::<u64>()
+    });
+    let sum = i64::try_from(THREADS * UPDATES).expect("a small number");
+    assert_eq!(committed(&site), [sum]);
+    assert!(retries > 0, "nobody was in anybody's way");
+    site.assert_nothing_left();
+}
+
+// ---- What is not repeated ----
+
+#[test]
+fn errors_of_the_closure_are_not_repeated() {
+    type Body = fn(&mut EfsSqliteConnection) -> QueryResult<usize>;
+    let built_by_the_application = || {
+        let information = Box::new("built by the application".to_owned());
+        Error::DatabaseError(DatabaseErrorKind::SerializationFailure, information)
+    };
+    let bodies: [(&str, Body); 5] = [
+        ("a rollback", |_| Err(Error::RollbackTransaction)),
+        ("after a write", |conn| {
+            insert(conn, 1)?;
+            Err(Error::NotFound)
+        }),
+        ("built by the application", |conn| {
+            insert(conn, 1)?;
+            let information = Box::new("built by the application".to_owned());
+            Err(Error::DatabaseError(
+                DatabaseErrorKind::SerializationFailure,
+                information,
+            ))
+        }),
+        ("a constraint", |conn| {
+            execute(conn, "INSERT INTO t (id) VALUES (1), (1)")
+        }),
+        ("a mistake", |conn| execute(conn, "no SQL")),
+    ];
+    let site = Site::with_table();
+    let mut conn = site.host().connect();
+    for (what, body) in bodies {
+        let mut runs = 0;
+        let result = conn.retrying_transaction(|conn| {
+            runs += 1;
+            body(conn)
+        });
+        assert!(result.is_err(), "{what}");
+        assert_eq!(runs, 1, "{what}");
+        if what == "built by the application" {
+            assert_eq!(result, Err(built_by_the_application()));
+        }
+        site.assert_nothing_left();
+    }
+    assert_eq!(conn.lock_stats().retries, 0);
+    assert_eq!(committed(&site), [0; 0]);
+}
+
+#[test]
+fn a_failure_of_the_lock_that_the_closure_got_over_is_not_the_cause() {
+    let site = Site::with_table();
+    let mut conn = connect(
+        &site
+            .host()
+            .config_without_file_locks()
+            .lock_timeout(VERY_LONG),
+    );
+    let mut other = site.host().connect_without_file_locks();
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        select(conn)?;
+        assert_eq!(insert(&mut other, 1), Ok(1));
+        assert_serialization_failure(insert(conn, 2));
+        select(conn)?;
+        Err::<(), _>(Error::NotFound)
+    });
+    assert_eq!((result, runs), (Err(Error::NotFound), 1));
+    // Nor is one of a transaction before it.
+    let result: QueryResult<()> = conn.retrying_transaction(|_| Err(Error::RollbackTransaction));
+    assert_eq!(result, Err(Error::RollbackTransaction));
+    assert_eq!(conn.lock_stats().retries, 0);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn an_unknown_outcome_is_not_repeated() {
+    /// The shortest that there is: the connection has to wait for its end.
+    const SHORT_LEASE: Duration = Duration::from_secs(2);
+    let site = Site::with_table();
+    let host = site.host();
+    let config = host.config().lock_expiration(SHORT_LEASE);
+    let mut conn = connect(&config.lock_timeout(VERY_LONG));
+    host.store.before(Call::Confirm, || panic!("by the store"));
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        insert(conn, 1)
+    });
+    assert!(result.is_err(), "{result:?}");
+    let error = conn.last_lock_error();
+    assert!(
+        matches!(error, Some(LockError::OutcomeUnknown { .. })),
+        "{error:?}"
+    );
+    assert_eq!(runs, 1);
+}
+
+#[test]
+fn what_waiting_cannot_cure_is_not_repeated() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = host.connect();
+    host.store.before(Call::Acquire, || panic!("by the store"));
+    let result = conn.retrying_transaction(|conn| insert(conn, 1));
+    assert!(result.is_err(), "{result:?}");
+    assert_eq!(
+        host.store
+            .take_calls()
+            .iter()
+            .filter(|call| **call == Call::Acquire)
+            .count(),
+        1
+    );
+    assert_eq!(conn.retrying_transaction(|conn| insert(conn, 2)), Ok(1));
+    assert_eq!(committed(&site), [2]);
+}
+
+#[test]
+fn a_database_in_memory_has_nothing_to_repeat() {
+    let mut conn = connect(&EfsConfig::new(":memory:"));
+    conn.batch_execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        .expect("a table");
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        insert(conn, 1)?;
+        Err::<(), _>(Error::RollbackTransaction)
+    });
+    assert_eq!((result, runs), (Err(Error::RollbackTransaction), 1));
+    assert_eq!(conn.retrying_transaction(|conn| insert(conn, 2)), Ok(1));
+    assert_eq!(select(&mut conn), Ok(vec![2]));
+}
+
+// ---- Until when ----
+
+/// A first run that has waited as long as it may is the last.
+#[test]
+fn who_has_waited_for_the_whole_timeout_gives_up() {
+    let site = Site::with_table();
+    site.give_lease_to_another();
+    let mut conn = connect(
+        &site
+            .host()
+            .config()
+            .lock_timeout(Duration::from_millis(300)),
+    );
+    let mut runs = 0;
+    let began = Instant::now();
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        insert(conn, 1)
+    });
+    assert_serialization_failure(result);
+    assert!(began.elapsed() >= Duration::from_millis(150));
+    assert_eq!(runs, 1);
+    assert!(matches!(
+        conn.last_lock_error(),
+        Some(LockError::Busy { .. })
+    ));
+    site.remove_item();
+    site.assert_nothing_left();
+    assert_usable(&mut conn);
+}
+
+/// A transaction that has read fails at once; its repeats wait for the rest of the time.
+#[test]
+fn repeats_wait_no_longer_than_the_timeout_and_leave_nothing() {
+    recorder();
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    let site = Site::new();
+    let with_key = || site.host().config().lock_key("retrying-gives-up");
+    let mut holding = connect(&with_key());
+    let table = "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)";
+    holding.batch_execute(table).expect("a table");
+    let mut conn = connect(&with_key().lock_timeout(TIMEOUT));
+    holding.batch_execute("BEGIN IMMEDIATE").expect("the lock");
+    let mut runs = 0;
+    let began = Instant::now();
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        select(conn)?;
+        insert(conn, 1)
+    });
+    assert_serialization_failure(result);
+    let elapsed = began.elapsed();
+    assert!(elapsed >= TIMEOUT / 2, "{elapsed:?}");
+    assert!(elapsed < TIMEOUT * 40, "{elapsed:?}");
+    assert_eq!(
+        runs, 1,
+        "the repeat did not get the lock that it begins with"
+    );
+    assert_eq!(conn.lock_stats().retries, 1);
+    let told = |name: &str| -> Vec<Fields> {
+        let events = events_of("retrying-gives-up").into_iter();
+        events.filter(|event| event["event"] == name).collect()
+    };
+    let retried = told("transaction.retried");
+    assert_eq!(retried.len(), 1);
+    assert_eq!(retried[0]["attempt"], "2");
+    assert!(
+        retried[0]["error"].contains("is being written by"),
+        "{retried:?}"
+    );
+    let gave_up = told("transaction.gave_up");
+    assert_eq!(gave_up.len(), 1);
+    assert_eq!(gave_up[0]["attempts"], "2");
+    holding.batch_execute("COMMIT").expect("an end");
+    assert_usable(&mut conn);
+}
+
+#[test]
+fn no_run_begins_that_cannot_end_before_the_deadline() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = connect(&host.config_without_file_locks().lock_timeout(VERY_LONG));
+    let mut other = site.host().connect_without_file_locks();
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        select(conn)?;
+        assert_eq!(insert(&mut other, 1), Ok(1));
+        let stale = insert(conn, 2);
+        conn.set_deadline(Some(Instant::now()));
+        stale
+    });
+    // The cause, and not that there is no time left to cure it.
+    assert_serialization_failure(result);
+    assert_eq!((runs, conn.lock_stats().retries), (1, 0));
+    assert!(matches!(
+        conn.last_lock_error(),
+        Some(LockError::StaleSnapshot { .. })
+    ));
+    assert_eq!(committed(&site), [1]);
+    site.assert_nothing_left();
+}
+
+// ---- Nesting ----
+
+#[test]
+fn a_retrying_transaction_inside_a_transaction_is_refused_and_so_is_what_cannot_be_inside_it() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = host.connect();
+    let result = conn.transaction(|conn| {
+        insert(conn, 1)?;
+        let refused: QueryResult<()> = conn.retrying_transaction(|_| panic!("it is run"));
+        assert_eq!(refused, Err(Error::AlreadyInTransaction));
+        insert(conn, 2)
+    });
+    assert_eq!(result, Ok(1));
+    let result = conn.retrying_transaction(|conn| {
+        let nested: [QueryResult<()>; 3] = [
+            conn.retrying_transaction(|_| panic!("it is run")),
+            conn.with_write_lock(|_| panic!("it is run")),
+            conn.immediate_transaction(|_| panic!("it is run")),
+        ];
+        for refused in nested {
+            assert_eq!(refused, Err(Error::AlreadyInTransaction));
+        }
+        conn.transaction(|conn| insert(conn, 3))
+    });
+    assert_eq!(result, Ok(1));
+    assert_eq!(host.store.take_calls(), [CHANGE, CHANGE].concat());
+    assert_eq!(committed(&site), [1, 2, 3]);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn all_kinds_of_transactions_and_migrations_share_one_lease_inside_with_write_lock() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = host.connect();
+    let result = conn.with_write_lock(|conn| {
+        conn.retrying_transaction(|conn| {
+            select(conn)?;
+            insert(conn, 1)
+        })?;
+        conn.immediate_transaction(|conn| insert(conn, 2))?;
+        conn.exclusive_transaction(|conn| insert(conn, 3))?;
+        conn.with_write_lock(|conn| conn.retrying_transaction(|conn| insert(conn, 4)))?;
+        assert_eq!(
+            host.store.take_calls(),
+            [&[Call::Acquire], &[Call::Confirm; 4][..]].concat()
+        );
+        let applied = conn.run_migrations(MIGRATIONS).expect("migrations").len();
+        assert!(applied >= 2);
+        // Diesel's table of migrations, then each migration's transaction.
+        assert_eq!(host.store.take_calls(), vec![Call::Confirm; applied + 1]);
+        assert_eq!(conn.run_migrations(MIGRATIONS).expect("none").len(), 0);
+        Ok::<_, Error>(())
+    });
+    assert_eq!(result, Ok(()));
+    assert_eq!(host.store.take_calls(), [Call::Release]);
+    assert_eq!(committed(&site), [1, 2, 3, 4]);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn migrations_inside_a_transaction_are_refused_before_anything_is_asked() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = host.connect();
+    let result = conn.retrying_transaction(|conn| {
+        let refused = conn.run_migrations(MIGRATIONS).expect_err("refused");
+        assert_eq!(
+            refused.downcast_ref::<Error>(),
+            Some(&Error::AlreadyInTransaction)
+        );
+        assert_eq!(host.store.take_calls(), []);
+        insert(conn, 1)
+    });
+    assert_eq!(result, Ok(1));
+    site.assert_nothing_left();
+}
+
+/// The lock was promised for all of the outer closure: it cannot be taken again inside it.
+#[test]
+fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
+    let (site, clock) = (Site::with_table(), manual_clock());
+    let config = site.host().config().clock(clock.clone());
+    let mut conn = connect(&config.lock_timeout(VERY_LONG));
+    let mut runs = 0;
+    let result = conn.with_write_lock(|conn| {
+        conn.retrying_transaction(|conn| {
+            runs += 1;
+            insert(conn, 1)?;
+            clock.advance(LEASE);
+            insert(conn, 2)
+        })
+    });
+    assert_serialization_failure(result);
+    assert_eq!(runs, 1);
+    // Around it, it can.
+    assert_eq!(
+        conn.with_write_lock(|conn| conn.retrying_transaction(|conn| insert(conn, 3))),
+        Ok(1)
+    );
+    assert_eq!(committed(&site), [3]);
+    site.assert_nothing_left();
+}
+
+// ---- Panics ----
+
+#[test]
+fn a_panic_in_a_repeat_leaves_nothing_once_the_connection_is_dropped() {
+    let site = Site::with_table();
+    let mut conn = connect(
+        &site
+            .host()
+            .config_without_file_locks()
+            .lock_timeout(VERY_LONG),
+    );
+    let mut other = site.host().connect_without_file_locks();
+    let mut runs = 0;
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        conn.retrying_transaction(|conn| {
+            runs += 1;
+            select(conn)?;
+            if runs == 1 {
+                assert_eq!(insert(&mut other, 1), Ok(1));
+            }
+            insert(conn, 2)?;
+            assert!(site.item().is_some());
+            if runs == 2 {
+                panic!("in the second run");
+            }
+            Ok::<_, Error>(())
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(runs, 2);
+    drop(conn);
+    site.assert_nothing_left();
+    assert_eq!(committed(&site), [1]);
+}
