@@ -637,3 +637,23 @@ fn a_panic_in_a_repeat_leaves_nothing_once_the_connection_is_dropped() {
     site.assert_nothing_left();
     assert_eq!(committed(&site), [1]);
 }
+
+/// The longest that a caller can say.
+#[test]
+fn a_timeout_without_end_is_one() {
+    let site = Site::with_table();
+    let mut conn = site.host().connect_without_file_locks();
+    conn.set_lock_timeout(Duration::MAX);
+    let mut other = site.host().connect_without_file_locks();
+    let mut runs = 0;
+    let result = conn.retrying_transaction(|conn| {
+        runs += 1;
+        select(conn)?;
+        if runs == 1 {
+            assert_eq!(insert(&mut other, 1), Ok(1));
+        }
+        insert(conn, 2)
+    });
+    assert_eq!((result, runs), (Ok(1), 2));
+    assert_eq!(insert(&mut conn, 3), Ok(1));
+}

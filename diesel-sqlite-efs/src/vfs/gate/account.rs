@@ -194,7 +194,9 @@ impl Gate {
     }
 
     pub(crate) fn set_timeout(&self, timeout: Duration) {
-        self.state().timeout = timeout;
+        /// A moment so far away can still be computed.
+        const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+        self.state().timeout = timeout.min(FOREVER);
     }
 
     /// No waiting goes on beyond this moment.
