@@ -89,8 +89,3 @@ pub use transaction::{EfsTransactionManager, TransactionState};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 mod readme {}
-
-// So are the manual's.
-#[cfg(all(doctest, feature = "r2d2"))]
-#[doc = include_str!("../../docs/pools.md")]
-mod pools_page {}

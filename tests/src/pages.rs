@@ -2,11 +2,12 @@
 //!
 //! Here and not in the crate itself: the examples use features and packages that only the tests
 //! have, and the pages are not part of the published package.
-//!
-//! For each page: `#[doc = include_str!("../../docs/page.md")] mod page {}`.
 
 #[doc = include_str!("../../docs/moving.md")]
 mod moving {}
+
+#[doc = include_str!("../../docs/pools.md")]
+mod pools {}
 
 #[doc = include_str!("../../docs/testing.md")]
 mod testing {}

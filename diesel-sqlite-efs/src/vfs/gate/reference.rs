@@ -543,7 +543,7 @@ impl Real {
                 gate.statement_ended();
                 Answer::Done
             }
-            Event::Pin => match gate.pin() {
+            Event::Pin => match gate.pin(None) {
                 Ok(()) => Answer::Done,
                 Err(_) => Answer::Refused,
             },
