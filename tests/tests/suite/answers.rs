@@ -413,13 +413,23 @@ impl Case {
         // A lost answer costs one request, and not the lease.
         let is_lost = ["lost after it was applied", "never answered, applied"];
         if is_lost.contains(&self.fault.name) && self.request != Request::Renew {
+            let lost = told.iter().position(|line| line.ends_with("unanswered"));
+            let repeated = lost.and_then(|nth| told.get(nth + 1)).map(String::as_str);
+            let expected = match self.request {
+                // It is gone already.
+                Request::Release => "DeleteItem refused",
+                _ => "PutItem 200",
+            };
+            assert_eq!(repeated, Some(expected), "{self:?}: {told:?}");
             let normal = if self.request == Request::TakeOver {
                 4
             } else {
                 3
             };
             let unconfirmed = usize::from(self.parameters.contains("clock"));
-            assert_eq!(told.len(), normal + 1 - unconfirmed, "{self:?}: {told:?}");
+            // On a busy machine the repetition's answer may come too late, too.
+            let most = normal + 1 - unconfirmed + 2;
+            assert!(told.len() <= most, "{self:?}: {told:?}");
         }
     }
 }
