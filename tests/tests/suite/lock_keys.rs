@@ -118,7 +118,8 @@ fn under_another_key_nobody_rolls_a_writers_journal_back() {
     let mut other = stage.open(OTHER_KEY);
     let proxy = proxy();
     let mut writer = stage.open_behind(&proxy, "lock_expiration=60");
-    let confirmation = proxy.rule(Rule::put(Action::Hold).nth(2));
+    // And what repeats it, on a slow machine.
+    let confirmation = proxy.rule(Rule::put(Action::Hold).from(2));
     writer.tell(WRITE);
     confirmation.wait_for_hits(1, LONG);
     let before = stage.files();
