@@ -165,10 +165,11 @@ impl EfsSqliteConnection {
     /// # How long
     /// No run is begun, nor waits for the lock to begin, once the time to wait for locks
     /// (`lock_timeout`, [`set_lock_timeout`](Self::set_lock_timeout)) has passed since the first
-    /// failure, less what was waited for that one already. So it waits about as long as a single
-    /// statement would; the time that the first run has worked is not counted, so that a long
-    /// transaction that lost its lease at the end gets its second run. Nor is a run begun that
-    /// cannot end before the [deadline](Self::set_deadline). Between runs it pauses, at random, at
+    /// failure, less what the first run had waited for the lock. So all runs together wait about as
+    /// long as a single statement would; the time that the first has worked is not counted, so that
+    /// a long transaction that lost its lease at the end gets its second run. Nor is a run begun that
+    /// cannot end before the [deadline](Self::set_deadline). (`lock_max_attempts` limits each
+    /// acquisition, not the runs.) Between runs it pauses, at random, at
     /// first for about a request's time and at most for 250 ms.
     ///
     /// How often it ran is told by `retries` in [`lock_stats`](Self::lock_stats) and by the events

@@ -106,13 +106,15 @@ impl Speaker<'_> {
     }
 
     /// `retrying_transaction` returns an error that it would have retried, had there been time.
-    pub(crate) fn transaction_gave_up(self, attempts: u32, spent: Duration, error: &str) {
+    ///
+    /// `since_first_failure_ms` is what it has spent on repeats.
+    pub(crate) fn transaction_gave_up(self, attempts: u32, repeating: Duration, error: &str) {
         event!(
             WARN,
             "transaction.gave_up",
             self,
             attempts = attempts,
-            spent_ms = millis(spent),
+            since_first_failure_ms = millis(repeating),
             error = error
         );
     }

@@ -17,8 +17,9 @@ pub(crate) struct Session {
     gate: Option<Arc<Gate>>,
     transaction: TransactionState,
     last_lock_error: Option<LockError>,
-    /// The last statement failed by the lock, in a way that running the transaction again may mend.
-    failed_retryably: bool,
+    /// Why the last statement failed, if that was the lock's doing and running the transaction again
+    /// may mend it.
+    retry_cause: Option<LockError>,
     /// An error was seen after which a new connection is safer than this one.
     is_broken: bool,
 }
@@ -33,7 +34,7 @@ impl Session {
             gate,
             transaction: TransactionState::default(),
             last_lock_error: None,
-            failed_retryably: false,
+            retry_cause: None,
             is_broken: false,
         }
     }
@@ -63,7 +64,7 @@ impl Session {
     /// Acquires the lease, waiting for it, not beyond `limit` if there is one, and holds it until
     /// the pin is dropped.
     pub(crate) fn pin(&mut self, limit: Option<Instant>) -> QueryResult<Pin> {
-        self.failed_retryably = false;
+        self.retry_cause = None;
         if let Some(gate) = &self.gate
             && let Err(error) = gate.pin(limit)
         {
@@ -72,10 +73,10 @@ impl Session {
         Ok(Pin(self.gate.clone()))
     }
 
-    /// Whether the last statement (or BEGIN, COMMIT, acquisition) failed by the lock, in a way that
-    /// running the transaction again may mend. A rollback since then changes nothing about it.
-    pub(crate) fn failed_retryably(&self) -> bool {
-        self.failed_retryably
+    /// Why the last statement (or BEGIN, COMMIT, acquisition) failed, if that was the lock's doing
+    /// and running the transaction again may mend it. A rollback since then changes nothing about it.
+    pub(crate) fn retry_cause(&self) -> Option<&LockError> {
+        self.retry_cause.as_ref()
     }
 
     /// Whether the connection has lost a lease or met a failure of the file system, ever.
@@ -88,7 +89,12 @@ impl Session {
     pub(crate) fn begin_statement(&mut self) -> QueryResult<()> {
         self.note_end_of_transaction(None);
         if let Some(aborted) = self.transaction.aborted() {
-            self.failed_retryably = aborted.is_retryable();
+            self.retry_cause = match self.retry_cause.take() {
+                _ if !aborted.is_retryable() => None,
+                // Tells more.
+                Some(cause) => Some(cause),
+                None => Some(aborted.clone()),
+            };
             return Err(aborted.into());
         }
         self.begin_control();
@@ -104,7 +110,7 @@ impl Session {
 
     /// A statement that begins or commits a transaction is about to run.
     pub(crate) fn begin_control(&mut self) {
-        self.failed_retryably = false;
+        self.retry_cause = None;
         self.begin_rollback();
     }
 
@@ -204,7 +210,7 @@ impl Session {
     }
 
     fn remember(&mut self, error: LockError) {
-        self.failed_retryably = error.is_retryable();
+        self.retry_cause = error.is_retryable().then(|| error.clone());
         self.is_broken |= error.breaks_connection();
         self.last_lock_error = Some(error);
     }

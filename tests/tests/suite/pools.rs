@@ -670,6 +670,41 @@ fn what_is_wrong_with_settings_or_file_is_told_at_once() {
     );
 }
 
+/// The one case in which opening a connection asks for the lock.
+#[test]
+fn a_pool_behind_a_hot_journal_says_who_holds_the_lock() {
+    let site = Site::with_table();
+    let mut conn = site.host().connect();
+    let unfinished = conn.transaction(|conn| {
+        insert(conn, 1)?;
+        site.give_lease_to_another();
+        Ok::<_, Error>(())
+    });
+    assert_serialization_failure(unfinished);
+    assert!(site.scratch().journal().exists());
+    let short = Duration::from_millis(200);
+    let config = site.host().config().lock_timeout(short);
+    let manager = || EfsConnectionManager::new(&config).expect("a manager");
+    let error = manager().pool(1).expect_err("the lock is held");
+    let is_busy =
+        matches!(&error, ConnectError::Lock(busy @ LockError::Busy { .. }) if busy.is_retryable());
+    assert!(is_busy, "{error:?}");
+    let error = Pool::builder()
+        .connection_timeout(short * 5)
+        .build(manager());
+    let error = error.expect_err("the lock is held").to_string();
+    assert!(
+        error.contains("is being written by `another host`"),
+        "{error}"
+    );
+
+    site.remove_item();
+    let pool = manager().pool(1).expect("a pool");
+    assert_eq!(insert(&mut get(&pool), 2), Ok(1));
+    site.assert_nothing_left();
+    assert_eq!(committed(&site), [2]);
+}
+
 #[test]
 fn a_manager_may_be_used_without_a_pool() {
     let site = Site::with_table();
