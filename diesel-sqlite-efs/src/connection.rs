@@ -1,7 +1,7 @@
 //! The connection: Diesel's traits over `SqliteConnection`, opened through the VFS.
 
 mod cursor;
-mod diagnosis;
+pub(crate) mod diagnosis;
 mod open;
 mod passed_on;
 mod session;

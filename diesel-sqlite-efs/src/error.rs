@@ -15,10 +15,11 @@ use thiserror::Error;
 pub enum StoreError {
     /// The credentials do not allow the action on the table.
     #[error(
-        "access denied to {action}: {message}; allow dynamodb:PutItem and dynamodb:DeleteItem on the lock table"
+        "access denied to {action}: {message}; allow {} on the lock table",
+        to_allow(action)
     )]
     AccessDenied {
-        /// `dynamodb:PutItem` or `dynamodb:DeleteItem`.
+        /// `dynamodb:PutItem` or `dynamodb:DeleteItem`; of the program `efs-sqlite` also others.
         action: &'static str,
         /// What the service said.
         message: String,
@@ -112,6 +113,14 @@ pub enum StoreError {
     },
 }
 
+/// What has to be allowed where this action was refused: the lock needs both of its two.
+fn to_allow(action: &'static str) -> &'static str {
+    match action {
+        "dynamodb:PutItem" | "dynamodb:DeleteItem" => "dynamodb:PutItem and dynamodb:DeleteItem",
+        other => other,
+    }
+}
+
 impl StoreError {
     /// Whether the same request may well succeed a moment later: throttling, a server error, a
     /// lost answer. False for what only a person can mend (permissions, table, credentials, an
@@ -182,7 +191,7 @@ impl fmt::Display for HolderInfo {
 }
 
 /// A time of the Unix epoch, shown as `2026-11-22T08:25:00Z`.
-struct Utc(f64);
+pub(crate) struct Utc(pub(crate) f64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

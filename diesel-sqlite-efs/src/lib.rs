@@ -36,6 +36,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `bundled` | yes | SQLite compiled in; without it the system's is linked, 3.34.1 or newer |
+//! | `cli` | no | the program `efs-sqlite`: examines a database and its lock, runs migrations |
 //! | `migrations` | no | `EfsSqliteConnection::run_migrations`, all pending ones under one lease |
 //! | `r2d2` | no | connection pools: [`EfsConnectionManager`], and Diesel's `ConnectionManager` |
 //! | `tracing` | no | lock events under the target `diesel_sqlite_efs::lock` |
@@ -52,6 +53,9 @@
 //! 6. `lease/`: acquire, hold, confirm, release.
 //! 7. `store/`: each as one conditional `PutItem` or `DeleteItem`.
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod client;
 mod clock;
 mod config;

@@ -40,7 +40,7 @@ fn directory_of(path: &Path) -> PathBuf {
 
 /// SQLite takes no lock for reading before it has looked at a write-ahead log, whatever mode the
 /// database is in.
-fn leftover_log(path: &Path) -> Option<String> {
+pub(crate) fn leftover_log(path: &Path) -> Option<String> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let log = PathBuf::from(log);
@@ -53,7 +53,7 @@ fn leftover_log(path: &Path) -> Option<String> {
 }
 
 /// What keeps this process from reading and writing the database and from creating its journal.
-pub(super) fn obstacle(path: &Path) -> Option<String> {
+pub(crate) fn obstacle(path: &Path) -> Option<String> {
     let directory = directory_of(path);
     match directory.metadata() {
         _ if path.is_dir() => {

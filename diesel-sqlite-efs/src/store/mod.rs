@@ -1,6 +1,6 @@
 //! What the lock protocol asks of a store: one conditional write and one conditional delete.
 
-mod dynamodb;
+pub(crate) mod dynamodb;
 mod local;
 mod memory;
 

@@ -3,6 +3,8 @@
 mod ffi;
 mod files;
 pub(crate) mod gate;
+#[cfg(feature = "cli")]
+pub(crate) mod inspect;
 mod journal;
 mod key_file;
 pub(crate) mod netfs;

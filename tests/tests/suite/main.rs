@@ -2,6 +2,7 @@
 
 mod answers;
 mod clocks;
+mod command_line;
 mod deadlines;
 mod diesel_traits;
 mod driver;

@@ -75,6 +75,9 @@ pub(super) struct Answered<T, E> {
     pub(super) result: Result<T, SdkError<E>>,
     /// The answer's `Date`.
     pub(super) date: Option<SystemTime>,
+    /// The URL that was asked.
+    #[cfg(feature = "cli")]
+    pub(super) sent_to: Option<String>,
     /// How the attempt before this one failed, if it may have been applied nevertheless.
     pub(super) lost: Option<StoreError>,
 }
@@ -90,6 +93,12 @@ impl Endpoint {
 
     pub(super) fn table(&self) -> &str {
         &self.table
+    }
+
+    /// The Region, once a request was made.
+    #[cfg(feature = "cli")]
+    pub(super) fn region(&self) -> Option<String> {
+        (self.connected.get()).map(|connected| connected.region.clone())
     }
 
     /// Sends a request, and sends it once more, on a new connection, if no answer came.
@@ -111,8 +120,14 @@ impl Endpoint {
             let request = send(generation.client.clone(), observer.clone());
             let failure = match attempt(request, &observer, deadline).await {
                 Ok(result) => {
-                    let date = observer.seen().date;
-                    return Ok(Answered { result, date, lost });
+                    let seen = observer.seen();
+                    return Ok(Answered {
+                        result,
+                        date: seen.date,
+                        #[cfg(feature = "cli")]
+                        sent_to: seen.sent_to.clone(),
+                        lost,
+                    });
                 }
                 Err(failure) => failure,
             };

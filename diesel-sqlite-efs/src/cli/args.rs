@@ -1,0 +1,186 @@
+//! What can be asked for on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use super::failure::Failure;
+
+/// SQLite on a network file system under a DynamoDB lock: looks at it, and works on it by hand
+///
+/// DATABASE is what the application gives to its connection: a path, a `file:` or `sqlite://` URL,
+/// with settings as parameters. What it does not say comes from the environment
+/// (SQLITE_LOCK_DYNAMODB_TABLE and the others); region, credentials and endpoint from where the
+/// AWS SDK looks for them.
+#[derive(Debug, Parser)]
+#[command(name = "efs-sqlite", bin_name = "efs-sqlite", version, propagate_version = true, after_long_help = EXIT_STATUS)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done; nothing is wrong
+  1  something is wrong: the report or the error says what
+  2  wrong arguments or settings; nothing was tried
+  3  another holds the lock, or the lock table is busy for now: the same again later is safe
+  4  not known whether it was done: look before trying again";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Examines file system, database, lock table and clock, and changes nothing
+    Doctor(Doctor),
+    /// Shows who holds the lock; exit status 3 if somebody does
+    Status(Status),
+    /// Deletes the lock item of a writer that is gone, after asking
+    Unlock(Unlock),
+    /// Creates the lock table, or makes sure that it is as it has to be
+    CreateTable(CreateTable),
+    /// Runs and reverts migrations under the lock
+    Migrate(Migrate),
+    /// Runs SQLite's integrity_check and foreign_key_check under the lock
+    Check(Database),
+    /// Prints a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints a manual page (roff)
+    Man {
+        /// The page of this command; the program's, if none is named
+        command: Option<String>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Database {
+    /// The database: a path or URL, exactly as the application gives it
+    ///
+    /// The default lock key is made of the path as it is written, so another way of writing it is
+    /// another lock. Without the argument the environment variable DATABASE_URL is taken.
+    #[arg(value_name = "DATABASE", env = "DATABASE_URL")]
+    url: Option<String>,
+}
+
+impl Database {
+    /// # Errors
+    /// If neither the argument nor the variable gives it.
+    pub(super) fn url(&self) -> Result<&str, Failure> {
+        let missing = || {
+            Failure::Usage("no database is named; give DATABASE, or set DATABASE_URL".to_owned())
+        };
+        self.url.as_deref().ok_or_else(missing)
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    pub(super) database: Database,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) database: Database,
+
+    /// Keep looking, twice a second, and count how often each holder was seen
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub(super) duration: Option<Duration>,
+
+    /// Print it as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Unlock {
+    #[command(flatten)]
+    pub(super) database: Database,
+
+    /// Do not ask
+    #[arg(long, short)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct CreateTable {
+    /// The database whose settings name the table, if --table does not
+    #[arg(value_name = "DATABASE", env = "DATABASE_URL")]
+    pub(super) url: Option<String>,
+
+    /// The table's name or ARN
+    #[arg(long, value_name = "NAME")]
+    pub(super) table: Option<String>,
+
+    /// How long to wait until a new table is active
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub(super) timeout: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Migrate {
+    /// The directory of migrations [default: `migrations` here or in a directory above]
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        env = "MIGRATION_DIRECTORY",
+        global = true
+    )]
+    pub(super) migration_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(super) action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Runs all pending migrations under one lease
+    Run(Database),
+    /// Reverts the last migration, or the last so many
+    Revert(Revert),
+    /// Reverts the last migration and runs it again, or the last so many
+    Redo(Revert),
+    /// Lists pending migrations; exit status 1 if there are any
+    Pending(Database),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Revert {
+    #[command(flatten)]
+    pub(super) database: Database,
+
+    /// How many migrations
+    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) number: u32,
+
+    /// All that have been run
+    #[arg(long, short, conflicts_with = "number")]
+    pub(super) all: bool,
+}
+
+/// Seconds, whole or with a decimal point, up to a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    (seconds.filter(|seconds| (0.0..=86_400.0).contains(seconds)))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "give seconds from 0 to 86400, such as `10` or `0.5`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

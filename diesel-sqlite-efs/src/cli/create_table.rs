@@ -1,0 +1,114 @@
+//! `efs-sqlite create-table`: the lock table as it has to be.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::args::CreateTable;
+use super::failure::{Failure, Outcome};
+use super::output::Output;
+use crate::config::{EfsConfig, StoreChoice};
+use crate::error::ConfigError;
+use crate::store::DynamoDbLockStore;
+use crate::store::dynamodb::admin::{TableFacts, TimeToLive};
+
+/// How often a new table is looked at.
+const PERIOD: Duration = Duration::from_millis(500);
+
+pub(super) fn run(args: &CreateTable, output: &Output) -> Result<Outcome, Failure> {
+    let table = table(args)?;
+    let store = DynamoDbLockStore::new(&table);
+    let is_new = store.create_table()?;
+    output.line(&if is_new {
+        format!("table {table}: created, key pk (S), on-demand")
+    } else {
+        format!("table {table}: exists")
+    })?;
+    let facts = wait_until_active(&store, &table, args.timeout)?;
+    if let Some(problem) = wrong_key(&facts) {
+        return Err(Failure::Broken(format!(
+            "table {table}: {problem}; give the lock a table of its own"
+        )));
+    }
+    output.line(&format!("table {table}: key pk (S), active"))?;
+    match store.time_to_live()? {
+        TimeToLive::On(attribute) if attribute == "expires_at" => {}
+        TimeToLive::On(attribute) => {
+            return Err(Failure::Broken(format!(
+                "table {table}: its TTL attribute is `{attribute}`, not `expires_at`; switch it \
+                 off, wait an hour, and run this again"
+            )));
+        }
+        TimeToLive::Ending => {
+            return Err(Failure::Busy(format!(
+                "table {table}: TTL is being switched off; run this again in an hour"
+            )));
+        }
+        TimeToLive::Off => store.enable_time_to_live()?,
+    }
+    output.line(&format!("table {table}: TTL on expires_at"))?;
+    Ok(Outcome::Done)
+}
+
+/// What is wrong with a table's primary key, if anything is.
+pub(super) fn wrong_key(facts: &TableFacts) -> Option<String> {
+    match &facts.key[..] {
+        [(name, kind)] if name == "pk" && kind == "S" => None,
+        key => {
+            let parts: Vec<_> = (key.iter())
+                .map(|(name, kind)| format!("{name} ({kind})"))
+                .collect();
+            Some(format!(
+                "its primary key is {}; a lock needs pk (S) and no sort key",
+                parts.join(" and ")
+            ))
+        }
+    }
+}
+
+fn table(args: &CreateTable) -> Result<String, Failure> {
+    let config = match (&args.table, &args.url) {
+        // Only the table is asked for.
+        (Some(table), _) => EfsConfig::new("database").lock_table(table),
+        (None, Some(url)) => EfsConfig::from_url(url)?,
+        (None, None) => EfsConfig::new("database"),
+    };
+    let error = match config.resolve() {
+        Ok(settings) => match settings.store {
+            StoreChoice::DynamoDb { table } => return Ok(table),
+            StoreChoice::Local | StoreChoice::Custom(_) => ConfigError::NoTable,
+        },
+        Err(error) => error,
+    };
+    Err(match error {
+        ConfigError::NoTable => Failure::Usage(
+            "no table is named: give --table NAME, or a DATABASE whose settings name one"
+                .to_owned(),
+        ),
+        ConfigError::InvalidValue { value, problem, .. } if args.table.is_some() => {
+            Failure::Usage(format!("invalid value `{value}` for --table: {problem}"))
+        }
+        error => error.into(),
+    })
+}
+
+fn wait_until_active(
+    store: &DynamoDbLockStore,
+    table: &str,
+    patience: Duration,
+) -> Result<TableFacts, Failure> {
+    let end = Instant::now() + patience;
+    loop {
+        let facts = store.describe()?;
+        if facts.is_active {
+            return Ok(facts);
+        }
+        if Instant::now() >= end {
+            return Err(Failure::Busy(format!(
+                "table {table}: its status is {} after {} s; run this again later",
+                facts.status,
+                patience.as_secs_f64()
+            )));
+        }
+        thread::sleep(PERIOD);
+    }
+}

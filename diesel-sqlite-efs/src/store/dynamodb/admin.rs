@@ -1,0 +1,514 @@
+//! Requests that the lock protocol does not need: for people who set up, examine or mend a lock.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
+    MultiRegionConsistency, ReturnValuesOnConditionCheckFailure as ReturnOnRefusal,
+    ScalarAttributeType, TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
+};
+
+use super::{DynamoDbLockStore, FREE, deadline, seen_item};
+use crate::error::StoreError;
+use crate::store::SeenItem;
+
+/// What one request may take, its repetition on a new connection included.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Holds for no item and for no missing one: such a put can only be refused.
+const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
+
+/// The lock item as it stands, whoever wrote it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StoredItem(HashMap<String, AttributeValue>);
+
+impl StoredItem {
+    /// What the lock makes of it.
+    ///
+    /// # Errors
+    /// [`StoreError::MalformedItem`], if no lock client has written it.
+    pub(crate) fn seen(&self) -> Result<SeenItem, StoreError> {
+        let missing = || StoreError::MalformedItem {
+            attribute: "pk",
+            problem: "the item has no attributes".to_owned(),
+        };
+        seen_item(&self.0).ok_or_else(missing)?
+    }
+
+    /// Its attributes as they are, sorted by name: for an item that nobody understands.
+    pub(crate) fn attributes(&self) -> Vec<(String, String)> {
+        let text = |value: &AttributeValue| match value {
+            AttributeValue::S(text) | AttributeValue::N(text) => text.clone(),
+            other => format!("{other:?}"),
+        };
+        let attributes = self.0.iter();
+        let mut attributes: Vec<_> = attributes
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect();
+        attributes.sort();
+        attributes
+    }
+
+    /// Holds for this very item: these values, and what is absent still absent. The commit record
+    /// is among them, because a commit may leave the other two as they were.
+    fn unchanged(&self) -> (String, HashMap<String, AttributeValue>) {
+        let mut values = HashMap::new();
+        let parts = ["lock_id", "expires_at", "committed"].map(|name| match self.0.get(name) {
+            Some(value) => {
+                values.insert(format!(":{name}"), value.clone());
+                format!("{name} = :{name}")
+            }
+            None => format!("attribute_not_exists({name})"),
+        });
+        (parts.join(" AND "), values)
+    }
+}
+
+/// What stands at a key.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Standing {
+    Nothing,
+    Item(StoredItem),
+    /// There is an item, but the service does not return what it refused for.
+    Untold,
+}
+
+/// An answer, and how it came.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) standing: Standing,
+    /// The service's clock, to the second.
+    pub(crate) date: Option<SystemTime>,
+    /// This host's clock before the request and after its answer.
+    pub(crate) sent: SystemTime,
+    pub(crate) received: SystemTime,
+    pub(crate) took: Duration,
+    /// The URL that was asked.
+    pub(crate) endpoint: Option<String>,
+}
+
+/// A request that shows an item and changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// A deletion on condition that there is no item: there is nothing that it could delete.
+    Delete,
+    /// A put on a condition that never holds.
+    Put,
+    /// A consistent read, for which the lock itself needs no permission.
+    Get,
+}
+
+/// What became of [`DynamoDbLockStore::delete_exactly`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Deletion {
+    Deleted,
+    /// It is another item by now; nothing was deleted.
+    Changed,
+    /// There was none any more.
+    Gone,
+}
+
+/// A table, as far as it matters to a lock.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TableFacts {
+    pub(crate) status: String,
+    pub(crate) is_active: bool,
+    /// Attribute and type of the primary key: partition key, then sort key, if any.
+    pub(crate) key: Vec<(String, String)>,
+    pub(crate) is_on_demand: bool,
+    /// Copies in other Regions that may differ from this one for a while.
+    pub(crate) has_lagging_replicas: bool,
+}
+
+/// Which attribute makes the table delete items by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TimeToLive {
+    Off,
+    /// It is being switched on or is on.
+    On(String),
+    /// It is being switched off, which takes up to an hour.
+    Ending,
+}
+
+impl DynamoDbLockStore {
+    /// What stands at `key`, by whichever request is permitted.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; of the requests, if none is permitted, the first one's.
+    pub(crate) fn look(&self, key: &str) -> Result<Look, StoreError> {
+        let denied = match self.look_by(Way::Delete, key) {
+            Err(error @ StoreError::AccessDenied { .. }) => error,
+            other => return other,
+        };
+        for way in [Way::Put, Way::Get] {
+            match self.look_by(way, key) {
+                Err(StoreError::AccessDenied { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(denied)
+    }
+
+    /// What stands at `key`, by this request.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; trying again is safe.
+    pub(crate) fn look_by(&self, way: Way, key: &str) -> Result<Look, StoreError> {
+        let (sent, started) = (SystemTime::now(), Instant::now());
+        let (standing, date, endpoint) = match way {
+            Way::Delete => self.look_by_deleting(key)?,
+            Way::Put => self.look_by_putting(key)?,
+            Way::Get => self.look_by_getting(key)?,
+        };
+        Ok(Look {
+            standing,
+            date,
+            sent,
+            received: SystemTime::now(),
+            took: started.elapsed(),
+            endpoint,
+        })
+    }
+
+    fn look_by_deleting(&self, key: &str) -> Result<LookParts, StoreError> {
+        let (endpoint, key, deadline) = (self.endpoint.clone(), text(key), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = (client.delete_item().table_name(endpoint.table()))
+                        .key("pk", key.clone())
+                        .condition_expression(FREE)
+                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            let standing = match &answered.result {
+                Ok(_) => Standing::Nothing,
+                Err(error) => match error.as_service_error() {
+                    Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
+                        standing(refused.item())
+                    }
+                    _ => return Err(endpoint.service_error("dynamodb:DeleteItem", error, None)),
+                },
+            };
+            Ok((standing, answered.date, answered.sent_to))
+        })
+    }
+
+    fn look_by_putting(&self, key: &str) -> Result<LookParts, StoreError> {
+        // Expired from the beginning, should an emulator take no notice of conditions.
+        let item = HashMap::from([
+            ("pk".to_owned(), text(key)),
+            ("lock_id".to_owned(), text("never stored")),
+            ("expires_at".to_owned(), AttributeValue::N("0".to_owned())),
+        ]);
+        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = (client.put_item().table_name(endpoint.table()))
+                        .set_item(Some(item.clone()))
+                        .condition_expression(NEVER)
+                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            let standing = match &answered.result {
+                Ok(_) => {
+                    let message = "it took no notice of a condition and cannot keep a lock; use \
+                                   DynamoDB, or another emulator";
+                    return Err(StoreError::Misconfigured {
+                        message: message.to_owned(),
+                    });
+                }
+                Err(error) => match error.as_service_error() {
+                    // Here an answer without an item may mean that there is none.
+                    Some(PutItemError::ConditionalCheckFailedException(refused)) => {
+                        match standing(refused.item()) {
+                            Standing::Untold => Standing::Nothing,
+                            told => told,
+                        }
+                    }
+                    _ => return Err(endpoint.service_error("dynamodb:PutItem", error, None)),
+                },
+            };
+            Ok((standing, answered.date, answered.sent_to))
+        })
+    }
+
+    fn look_by_getting(&self, key: &str) -> Result<LookParts, StoreError> {
+        let (endpoint, key, deadline) = (self.endpoint.clone(), text(key), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = (client.get_item().table_name(endpoint.table()))
+                        .key("pk", key.clone())
+                        .consistent_read(true);
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            let standing = match answered.result {
+                Ok(output) => match output.item {
+                    Some(item) if !item.is_empty() => Standing::Item(StoredItem(item)),
+                    _ => Standing::Nothing,
+                },
+                Err(error) => {
+                    return Err(endpoint.service_error("dynamodb:GetItem", &error, None));
+                }
+            };
+            Ok((standing, answered.date, answered.sent_to))
+        })
+    }
+
+    /// Deletes the item at `key` if it is still this one, to the value of each attribute that the
+    /// lock goes by.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; trying again is safe.
+    pub(crate) fn delete_exactly(
+        &self,
+        key: &str,
+        item: &StoredItem,
+    ) -> Result<Deletion, StoreError> {
+        let (condition, values) = item.unchanged();
+        let values = Some(values).filter(|values| !values.is_empty());
+        let (endpoint, key, deadline) = (self.endpoint.clone(), text(key), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = (client.delete_item().table_name(endpoint.table()))
+                        .key("pk", key.clone())
+                        // Where there is no item all absences hold, and nothing is deleted.
+                        .condition_expression(format!("attribute_exists(pk) AND {condition}"))
+                        .set_expression_attribute_values(values.clone())
+                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            let error = match &answered.result {
+                Ok(_) => return Ok(Deletion::Deleted),
+                Err(error) => error,
+            };
+            match error.as_service_error() {
+                Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
+                    Ok(match standing(refused.item()) {
+                        Standing::Item(_) => Deletion::Changed,
+                        // By us, if an answer was lost, or by its holder.
+                        Standing::Nothing | Standing::Untold => Deletion::Gone,
+                    })
+                }
+                _ => Err(endpoint.service_error("dynamodb:DeleteItem", error, answered.lost)),
+            }
+        })
+    }
+
+    /// Creates the table with the key that a lock needs, paid by request; `false` if there is one
+    /// of that name, whatever its key.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; trying again is safe.
+    pub(crate) fn create_table(&self) -> Result<bool, StoreError> {
+        let build = |error: aws_sdk_dynamodb::error::BuildError| StoreError::Misconfigured {
+            message: error.to_string(),
+        };
+        let attribute = AttributeDefinition::builder()
+            .attribute_name("pk")
+            .attribute_type(ScalarAttributeType::S)
+            .build()
+            .map_err(build)?;
+        let key = KeySchemaElement::builder()
+            .attribute_name("pk")
+            .key_type(KeyType::Hash)
+            .build()
+            .map_err(build)?;
+        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = (client.create_table().table_name(endpoint.table()))
+                        .attribute_definitions(attribute.clone())
+                        .key_schema(key.clone())
+                        .billing_mode(BillingMode::PayPerRequest);
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            let error = match &answered.result {
+                Ok(_) => return Ok(true),
+                Err(error) => error,
+            };
+            match error.as_service_error() {
+                // Also where our own first request was applied and its answer lost.
+                Some(CreateTableError::ResourceInUseException(_)) => Ok(answered.lost.is_some()),
+                _ => Err(endpoint.service_error("dynamodb:CreateTable", error, answered.lost)),
+            }
+        })
+    }
+
+    /// The table as it is.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; `AccessDenied` of an action that the lock itself does without.
+    pub(crate) fn describe(&self) -> Result<TableFacts, StoreError> {
+        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = client.describe_table().table_name(endpoint.table());
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            match answered.result {
+                Ok(output) => Ok(TableFacts::from(output.table.unwrap_or_else(|| {
+                    // The service describes what it has found.
+                    TableDescription::builder().build()
+                }))),
+                Err(error) => Err(endpoint.service_error("dynamodb:DescribeTable", &error, None)),
+            }
+        })
+    }
+
+    /// Whether the table deletes expired items.
+    ///
+    /// # Errors
+    /// As [`describe`](Self::describe).
+    pub(crate) fn time_to_live(&self) -> Result<TimeToLive, StoreError> {
+        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = client.describe_time_to_live().table_name(endpoint.table());
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            let output = match answered.result {
+                Ok(output) => output,
+                Err(error) => {
+                    let action = "dynamodb:DescribeTimeToLive";
+                    return Err(endpoint.service_error(action, &error, None));
+                }
+            };
+            let described = output.time_to_live_description;
+            let attribute = described
+                .as_ref()
+                .and_then(|ttl| ttl.attribute_name.clone());
+            Ok(
+                match described.as_ref().and_then(|ttl| ttl.time_to_live_status()) {
+                    Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) => {
+                        TimeToLive::On(attribute.unwrap_or_default())
+                    }
+                    Some(TimeToLiveStatus::Disabling) => TimeToLive::Ending,
+                    _ => TimeToLive::Off,
+                },
+            )
+        })
+    }
+
+    /// Lets the table delete items some time after their `expires_at`.
+    ///
+    /// # Errors
+    /// As [`describe`](Self::describe).
+    pub(crate) fn enable_time_to_live(&self) -> Result<(), StoreError> {
+        let specification = TimeToLiveSpecification::builder()
+            .enabled(true)
+            .attribute_name("expires_at")
+            .build()
+            .map_err(|error| StoreError::Misconfigured {
+                message: error.to_string(),
+            })?;
+        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
+        self.wait(deadline, async move {
+            let answered = endpoint
+                .call(deadline, |client, observer| {
+                    let request = (client.update_time_to_live().table_name(endpoint.table()))
+                        .time_to_live_specification(specification.clone());
+                    request.customize().interceptor(observer).send()
+                })
+                .await?;
+            match answered.result {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    Err(endpoint.service_error("dynamodb:UpdateTimeToLive", &error, answered.lost))
+                }
+            }
+        })
+    }
+
+    /// The Region, once a request was made.
+    pub(crate) fn region(&self) -> Option<String> {
+        self.endpoint.region()
+    }
+}
+
+type LookParts = (Standing, Option<SystemTime>, Option<String>);
+
+impl From<TableDescription> for TableFacts {
+    fn from(table: TableDescription) -> Self {
+        let type_of = |name: &str| {
+            let mut definitions = table.attribute_definitions().iter();
+            let found = definitions.find(|definition| definition.attribute_name() == name);
+            found.map_or_else(String::new, |definition| {
+                definition.attribute_type().as_str().to_owned()
+            })
+        };
+        let mut key: Vec<_> = table.key_schema().iter().collect();
+        key.sort_by_key(|element| *element.key_type() != KeyType::Hash);
+        let billing = (table.billing_mode_summary()).and_then(|summary| summary.billing_mode());
+        Self {
+            status: (table.table_status())
+                .map_or_else(|| "unknown".to_owned(), |status| status.as_str().to_owned()),
+            is_active: table.table_status() == Some(&TableStatus::Active),
+            key: (key.iter())
+                .map(|element| {
+                    let name = element.attribute_name();
+                    (name.to_owned(), type_of(name))
+                })
+                .collect(),
+            is_on_demand: billing == Some(&BillingMode::PayPerRequest),
+            has_lagging_replicas: !table.replicas().is_empty()
+                && table.multi_region_consistency() != Some(&MultiRegionConsistency::Strong),
+        }
+    }
+}
+
+/// What a refused condition tells of the item that stands there.
+fn standing(item: Option<&HashMap<String, AttributeValue>>) -> Standing {
+    match item {
+        Some(item) if !item.is_empty() => Standing::Item(StoredItem(item.clone())),
+        _ => Standing::Untold,
+    }
+}
+
+fn text(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_condition_of_a_deletion_names_all_that_the_lock_goes_by() {
+        let mut attributes = HashMap::from([
+            ("pk".to_owned(), text("a")),
+            ("lock_id".to_owned(), text("b")),
+            (
+                "expires_at".to_owned(),
+                AttributeValue::N("1.50".to_owned()),
+            ),
+        ]);
+        let (condition, values) = StoredItem(attributes.clone()).unchanged();
+        assert_eq!(
+            condition,
+            "lock_id = :lock_id AND expires_at = :expires_at AND attribute_not_exists(committed)"
+        );
+        assert_eq!(values[":expires_at"], AttributeValue::N("1.50".to_owned()));
+        assert_eq!(values.len(), 2, "DynamoDB refuses values that are not used");
+        attributes.insert("committed".to_owned(), text("01020304"));
+        let (condition, _) = StoredItem(attributes).unchanged();
+        assert!(condition.ends_with("AND committed = :committed"));
+    }
+}

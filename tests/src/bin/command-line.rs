@@ -1,0 +1,8 @@
+//! The program `efs-sqlite`, built with this package so that its tests can run it: cargo does not
+//! build the programs of a dependency.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    diesel_sqlite_efs::cli::main()
+}
