@@ -2,17 +2,20 @@
 
 mod cursor;
 pub(crate) mod diagnosis;
+mod listing;
 mod open;
 mod passed_on;
 mod session;
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use diesel::connection::{
     AnsiTransactionManager, CacheSize, Connection, ConnectionSealed, DefaultLoadingMode,
-    Instrumentation, LoadConnection, MultiConnectionHelper, SimpleConnection,
-    TransactionDepthChange, TransactionManager, TransactionManagerStatus, WithMetadataLookup,
+    Instrumentation, InstrumentationEvent, LoadConnection, MultiConnectionHelper, SimpleConnection,
+    StrQueryHelper, TransactionDepthChange, TransactionManager, TransactionManagerStatus,
+    WithMetadataLookup,
 };
 use diesel::dsl::{Find, Update};
 use diesel::expression::{MixedAggregates, QueryMetadata, ValidGrouping, is_aggregate};
@@ -25,8 +28,9 @@ use diesel::sql_types::TypeMetadata;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
 pub use self::cursor::EfsCursor;
+use self::listing::Listing;
 pub(crate) use self::open::Opener;
-use self::session::Session;
+use self::session::{Pin, Session};
 use crate::config::EfsConfig;
 use crate::error::{ConnectError, LockError};
 use crate::stats::LockStats;
@@ -80,6 +84,7 @@ pub struct EfsSqliteConnection {
     /// Dropped first: closing it ends a transaction and releases its lease.
     inner: SqliteConnection,
     session: Session,
+    listing: Option<Listing>,
 }
 
 impl EfsSqliteConnection {
@@ -108,7 +113,11 @@ impl EfsSqliteConnection {
 
     pub(crate) fn open(opener: &Opener) -> Result<Self, ConnectError> {
         let (inner, session) = opener.open()?;
-        Ok(Self { inner, session })
+        Ok(Self {
+            inner,
+            session,
+            listing: None,
+        })
     }
 
     /// Runs a transaction begun with `BEGIN IMMEDIATE`: the lock is taken before it begins,
@@ -232,28 +241,8 @@ impl EfsSqliteConnection {
             // Waiting with a read lock held would keep the holder from committing.
             return Err(diesel::result::Error::AlreadyInTransaction.into());
         }
-        let _pin = self.session.pin(None)?;
+        let _pin = self.pin(None)?;
         f(self)
-    }
-
-    /// Brings the database's schema up to date: runs the migrations of `source` that it lacks, all
-    /// of them under one lease, and returns their versions.
-    ///
-    /// Which ones are pending is read twice: first without the lock, so that nothing is asked of
-    /// DynamoDB when there are none, and again under it. Of many processes that start at once on a
-    /// new version, one applies the migrations, and the others wait and find none left to apply.
-    /// The lease is renewed while they run, up to the setting `lock_max_hold`.
-    ///
-    /// # Errors
-    /// What a migration fails with, and the errors of [`with_write_lock`](Self::with_write_lock).
-    /// Those that are retryable (see the type's [errors](Self#errors)) may be tried again; a
-    /// migration that failed is not recorded, and what it had done in a transaction is undone.
-    #[cfg(feature = "migrations")]
-    pub fn run_migrations(
-        &mut self,
-        source: impl diesel::migration::MigrationSource<Sqlite>,
-    ) -> diesel::migration::Result<Vec<diesel::migration::MigrationVersion<'static>>> {
-        crate::migrations::run(self, source)
     }
 
     /// No statement waits for locks beyond this moment, and no write is begun that cannot end
@@ -322,16 +311,28 @@ impl EfsSqliteConnection {
         &mut self,
         f: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
     ) -> QueryResult<T> {
+        self.tell_wait(None);
         self.session.begin_statement()?;
         let result = f(&mut self.inner);
-        self.session.finish_statement(result)
+        let result = self.session.finish_statement(result);
+        self.tell_wait(result.as_ref().err());
+        self.explain(result)
     }
 
     /// Runs what begins or commits a transaction.
     pub(crate) fn run_control(&mut self, sql: &str) -> QueryResult<()> {
+        if sql == "COMMIT" {
+            let listing = self.listing.take();
+            self.listing = listing.and_then(|listing| listing.committing(&mut self.inner));
+        }
         self.session.begin_control();
         let result = self.inner.batch_execute(sql);
-        self.session.finish_control(result)
+        let result = self.session.finish_control(result);
+        if result.is_err() {
+            self.listing = None;
+        }
+        self.tell_wait(result.as_ref().err());
+        result
     }
 
     /// Runs a rollback: what a lost lease makes of its last steps is no longer of interest.
@@ -350,6 +351,84 @@ impl EfsSqliteConnection {
             let _ = status.change_transaction_depth(change);
         }
         self.session.depth_changed();
+        let depth = (self.session.transaction().depth()).map_or(0, NonZeroU32::get);
+        let listing = self.listing.take();
+        self.listing = listing.and_then(|listing| match (change, depth) {
+            (TransactionDepthChange::IncreaseDepth, 1) => listing.begun(),
+            (TransactionDepthChange::DecreaseDepth, 0) => listing.ended(),
+            _ => Some(listing),
+        });
+    }
+
+    /// Takes the lease, waiting for it, not beyond `limit` if there is one, and keeps it until the
+    /// pin is dropped.
+    pub(crate) fn pin(&mut self, limit: Option<Instant>) -> QueryResult<Pin> {
+        let result = self.session.pin(limit);
+        self.tell_wait(result.as_ref().err());
+        result
+    }
+
+    /// As [`pin`](Self::pin), and asks now and then, while it waits, whether the lease is still
+    /// wanted; none if it is not.
+    #[cfg(feature = "migrations")]
+    pub(crate) fn pin_while(
+        &mut self,
+        mut wanted: impl FnMut(&mut Self) -> bool,
+    ) -> QueryResult<Option<Pin>> {
+        let gate = self.session.shared_gate();
+        let result = Session::pin_while(gate, || wanted(self));
+        let result = result.map_err(|error| self.session.lock_failed(error));
+        self.tell_wait(result.as_ref().err());
+        result
+    }
+
+    #[cfg(feature = "migrations")]
+    pub(crate) fn is_in_transaction(&mut self) -> bool {
+        self.session.transaction().depth().is_some()
+    }
+
+    /// What is done next is not the migration harness's doing.
+    #[cfg(feature = "migrations")]
+    pub(crate) fn forget_listing(&mut self) {
+        self.listing = None;
+    }
+
+    /// The lock's key; `None` for a database without one.
+    #[cfg(feature = "migrations")]
+    pub(crate) fn lock_key(&self) -> Option<String> {
+        Some(self.session.gate()?.lock_name().key.clone())
+    }
+
+    /// Tells Diesel's instrumentation how long was waited for the lock, if at all: as a query of
+    /// its own, since there is no event for it. Told afterwards, as SQLite waits in the middle of a
+    /// statement, where the instrumentation is in use.
+    fn tell_wait(&mut self, error: Option<&diesel::result::Error>) {
+        let Some((waited, key)) = self.session.take_waited() else {
+            return;
+        };
+        let text = format!(
+            "-- waited {} ms for the write lock `{key}`",
+            waited.time.as_millis()
+        );
+        let query = StrQueryHelper::new(&text);
+        let instrumentation = self.inner.instrumentation();
+        instrumentation.on_connection_event(InstrumentationEvent::start_query(&query));
+        instrumentation.on_connection_event(InstrumentationEvent::finish_query(
+            &query,
+            error.filter(|_| waited.in_vain),
+        ));
+    }
+
+    /// Tells a race for a migration from other failures.
+    fn explain<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
+        let Some(listing) = self.listing.take() else {
+            return result;
+        };
+        let result = result.map_err(|error| listing.explain(error, &mut self.inner));
+        // Outside a transaction one statement may be the harness's, no more.
+        let in_transaction = self.session.transaction().depth().is_some();
+        self.listing = in_transaction.then_some(listing);
+        result
     }
 
     pub(crate) fn session(&mut self) -> &mut Session {
@@ -429,6 +508,10 @@ impl LoadConnection<DefaultLoadingMode> for EfsSqliteConnection {
         T: Query + QueryFragment<Sqlite> + QueryId + 'query,
         Sqlite: QueryMetadata<T::SqlType>,
     {
+        self.tell_wait(None);
+        if self.session.transaction().depth().is_none() {
+            self.listing = self.listing.take().and_then(Listing::loaded);
+        }
         self.session.begin_statement()?;
         match LoadConnection::load(&mut self.inner, source) {
             Ok(rows) => Ok(EfsCursor::new(rows, &mut self.session)),
@@ -459,7 +542,9 @@ impl MultiConnectionHelper for EfsSqliteConnection {
 
 impl MigrationConnection for EfsSqliteConnection {
     fn setup(&mut self) -> QueryResult<usize> {
-        diesel::sql_query(CREATE_MIGRATIONS_TABLE).execute(self)
+        let created = diesel::sql_query(CREATE_MIGRATIONS_TABLE).execute(self)?;
+        self.listing = Listing::begin(&mut self.inner);
+        Ok(created)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Lock events for `tracing`; nothing at all without the feature.
+//! Events and spans for `tracing`; nothing at all without the feature.
 //!
-//! All have the target `diesel_sqlite_efs::lock` and the fields `key` and `holder`; none holds SQL
-//! or values.
+//! The page docs/observability.md lists them all, with their levels and fields: names and fields
+//! are stable. None holds SQL or values.
 
 use std::time::Duration;
 
@@ -31,12 +31,63 @@ macro_rules! event {
     };
 }
 
+macro_rules! span {
+    ($name:literal, $parent:expr, $speaker:expr) => {{
+        #[cfg(feature = "tracing")]
+        let span = LockSpan(tracing::span!(
+            target: "diesel_sqlite_efs::lock",
+            parent: &$parent.0,
+            tracing::Level::DEBUG,
+            $name,
+            key = $speaker.key,
+            holder = $speaker.holder
+        ));
+        #[cfg(not(feature = "tracing"))]
+        let span = {
+            let _ = ($parent, $speaker.key, $speaker.holder);
+            LockSpan()
+        };
+        span
+    }};
+}
+
+/// A span of `tracing`; it ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct LockSpan(#[cfg(feature = "tracing")] tracing::Span);
+
+impl LockSpan {
+    /// The span that the caller is in.
+    pub(crate) fn current() -> Self {
+        Self(
+            #[cfg(feature = "tracing")]
+            tracing::Span::current(),
+        )
+    }
+
+    /// The events of `f` belong to this span.
+    pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "tracing")]
+        let _entered = self.0.enter();
+        f()
+    }
+}
+
 #[cfg_attr(not(feature = "tracing"), allow(dead_code))]
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Speaker<'_> {
+    /// While an acquisition waits.
+    pub(crate) fn wait_span(self, parent: &LockSpan) -> LockSpan {
+        span!("lock.wait", parent, self)
+    }
+
+    /// From a lease's grant to the end of its release.
+    pub(crate) fn held_span(self, parent: &LockSpan) -> LockSpan {
+        span!("lock.held", parent, self)
+    }
+
     pub(crate) fn waiting(self, attempt: u32, held_by: Option<&HolderInfo>) {
         let held_by = held_by.map(ToString::to_string);
         event!(
@@ -121,5 +172,54 @@ impl Speaker<'_> {
 
     pub(crate) fn renewal_failed(self, error: &str) {
         event!(WARN, "lock.renewal_failed", self, error = error);
+    }
+}
+
+/// Who migrates what: the key that is locked, if any, and the migration's name.
+#[cfg(feature = "migrations")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MigrationSpeaker<'a> {
+    pub(crate) key: Option<&'a str>,
+    pub(crate) migration: &'a str,
+    /// `up` or `down`.
+    pub(crate) direction: &'static str,
+}
+
+#[cfg(feature = "migrations")]
+macro_rules! migration_event {
+    ($level:ident, $name:literal, $speaker:expr $(, $field:ident = $value:expr)*) => {
+        #[cfg(feature = "tracing")]
+        tracing::event!(
+            name: $name,
+            target: "diesel_sqlite_efs::migration",
+            tracing::Level::$level,
+            key = $speaker.key,
+            migration = $speaker.migration,
+            direction = $speaker.direction,
+            $($field = $value,)*
+            $name
+        );
+        #[cfg(not(feature = "tracing"))]
+        let _ = ($speaker.key, $speaker.migration, $speaker.direction, $(&$value,)*);
+    };
+}
+
+#[cfg(feature = "migrations")]
+impl MigrationSpeaker<'_> {
+    pub(crate) fn started(self) {
+        migration_event!(INFO, "migration.started", self);
+    }
+
+    pub(crate) fn applied(self, took: Duration) {
+        migration_event!(INFO, "migration.applied", self, took_ms = millis(took));
+    }
+
+    pub(crate) fn reverted(self, took: Duration) {
+        migration_event!(INFO, "migration.reverted", self, took_ms = millis(took));
+    }
+
+    /// Why is in the error that the caller gets: it may quote SQL.
+    pub(crate) fn failed(self, took: Duration) {
+        migration_event!(ERROR, "migration.failed", self, took_ms = millis(took));
     }
 }

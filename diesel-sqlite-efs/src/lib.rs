@@ -37,9 +37,9 @@
 //! |---|---|---|
 //! | `bundled` | yes | SQLite compiled in; without it the system's is linked, 3.34.1 or newer |
 //! | `cli` | no | the program `efs-sqlite`: examines a database and its lock, runs migrations |
-//! | `migrations` | no | `EfsSqliteConnection::run_migrations`, all pending ones under one lease |
-//! | `r2d2` | no | connection pools: [`EfsConnectionManager`], and Diesel's `ConnectionManager` |
-//! | `tracing` | no | lock events under the target `diesel_sqlite_efs::lock` |
+//! | `migrations` | no | `EfsSqliteConnection::run_migrations` and its kin, each call under one lease |
+//! | `r2d2` | no | connection pools: `EfsConnectionManager`, and Diesel's `ConnectionManager` |
+//! | `tracing` | no | events and spans of the lock and of migrations, under `diesel_sqlite_efs::lock` and `::migration` |
 //!
 //! # Follow one write
 //! Each file is met once, in this order, and back again:
@@ -82,7 +82,7 @@ pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, Stor
 pub use lease::Lease;
 #[cfg(feature = "r2d2")]
 pub use pool::EfsConnectionManager;
-pub use stats::LockStats;
+pub use stats::{LockStats, process_lock_stats};
 pub use store::{
     DeleteAnswer, DynamoDbLockStore, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer,
     PutCondition, SeenItem,

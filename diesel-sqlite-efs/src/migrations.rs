@@ -1,26 +1,153 @@
-//! Migrations under the lock.
+//! Migrations under the lock: Diesel's harness, run as a whole under one lease.
+
+use std::time::Instant;
 
 use diesel::migration::{Migration, MigrationSource, MigrationVersion, Result};
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
 use diesel::sqlite::Sqlite;
-use diesel_migrations::MigrationHarness;
+use diesel_migrations::{MigrationError, MigrationHarness};
 
 use crate::connection::EfsSqliteConnection;
+use crate::events::MigrationSpeaker;
+use crate::transaction::is_retryable;
 
-/// Runs what is pending, under one lease; asks for none if nothing is.
-pub(crate) fn run<S: MigrationSource<Sqlite>>(
-    conn: &mut EfsSqliteConnection,
-    source: S,
-) -> Result<Vec<MigrationVersion<'static>>> {
-    if !is_anything_pending(conn, &source)? {
-        return Ok(Vec::new());
+/// Migrations, each call under one lease. The page docs/migrations.md shows them at work.
+///
+/// They have the names of `diesel_migrations::MigrationHarness` and come before it where a method
+/// is called on an `EfsSqliteConnection` itself. Code that is generic over the harness, or calls it
+/// on a pooled connection, gets Diesel's own methods, which take the lock for each migration by
+/// itself: put [`with_write_lock`](Self::with_write_lock) around them.
+///
+/// All of them:
+/// - read what there is to do first without the lock, so that no lease is taken and no request sent
+///   if there is nothing, and read it again with the lock in hand;
+/// - wait for the lock for the setting `lock_timeout` (see
+///   [`set_lock_timeout`](Self::set_lock_timeout)), and look meanwhile whether another process has
+///   done the work;
+/// - renew the lease while migrations run, up to the setting `lock_max_hold`;
+/// - run each migration in a transaction of its own, unless its `metadata.toml` says
+///   `run_in_transaction = false`: such a migration runs under the lease as well, but what it did
+///   before it failed stays;
+/// - tell of each migration with the `tracing` events `migration.started`, `migration.applied`,
+///   `migration.reverted` and `migration.failed`.
+///
+/// Inside a transaction they take no lease of their own: the transaction does when it first writes.
+///
+/// # Errors
+/// What a migration fails with; the errors of [`with_write_lock`](Self::with_write_lock), each
+/// boxed as Diesel's. Those that are retryable (see the type's [errors](Self#errors)) may be tried
+/// again. A migration that failed is not recorded, and what it had done in its transaction is
+/// undone; those before it stay.
+impl EfsSqliteConnection {
+    /// Brings the database's schema up to date: runs the migrations of `source` that it lacks, and
+    /// returns their versions.
+    ///
+    /// Of many processes that start at once on a new version, one applies the migrations, and the
+    /// others wait and find none left to apply.
+    ///
+    /// # Errors
+    /// What a migration fails with, and those of [`with_write_lock`](Self::with_write_lock).
+    pub fn run_migrations(
+        &mut self,
+        source: impl MigrationSource<Sqlite>,
+    ) -> Result<Vec<MigrationVersion<'static>>> {
+        let applied = under_lock(
+            self,
+            |conn| is_anything_pending(conn, &source),
+            |harness| owned(harness.run_pending_migrations(Borrowed(&source))),
+        )?;
+        Ok(applied.unwrap_or_default())
     }
-    let versions = conn.with_write_lock(|conn| {
-        let versions = conn.run_pending_migrations(Borrowed(&source))?;
-        Ok::<_, Failure>(versions.iter().map(MigrationVersion::as_owned).collect())
-    });
-    versions.map_err(|Failure(error)| error)
+
+    /// The same as [`run_migrations`](Self::run_migrations), by the harness's name.
+    ///
+    /// # Errors
+    /// As [`run_migrations`](Self::run_migrations).
+    pub fn run_pending_migrations(
+        &mut self,
+        source: impl MigrationSource<Sqlite>,
+    ) -> Result<Vec<MigrationVersion<'static>>> {
+        self.run_migrations(source)
+    }
+
+    /// Runs the first of the migrations that the database lacks.
+    ///
+    /// # Errors
+    /// `diesel_migrations::MigrationError::NoMigrationRun` if it lacks none; otherwise as
+    /// [`run_migrations`](Self::run_migrations).
+    pub fn run_next_migration(
+        &mut self,
+        source: impl MigrationSource<Sqlite>,
+    ) -> Result<MigrationVersion<'static>> {
+        let applied = under_lock(
+            self,
+            |conn| is_anything_pending(conn, &source),
+            |harness| Ok(harness.run_next_migration(Borrowed(&source))?.as_owned()),
+        )?;
+        applied.ok_or_else(|| MigrationError::NoMigrationRun.into())
+    }
+
+    /// Reverts the migration that was applied last.
+    ///
+    /// # Errors
+    /// `diesel_migrations::MigrationError::NoMigrationRun` if none is applied;
+    /// `MigrationError::UnknownMigrationVersion` if `source` does not have it; otherwise as
+    /// [`run_migrations`](Self::run_migrations).
+    pub fn revert_last_migration(
+        &mut self,
+        source: impl MigrationSource<Sqlite>,
+    ) -> Result<MigrationVersion<'static>> {
+        let reverted = under_lock(self, is_anything_applied, |harness| {
+            harness.revert_last_migration(Borrowed(&source))
+        })?;
+        reverted.ok_or_else(|| MigrationError::NoMigrationRun.into())
+    }
+
+    /// Reverts all migrations, the last first, and returns their versions.
+    ///
+    /// # Errors
+    /// `MigrationError::UnknownMigrationVersion` if `source` does not have one that is applied;
+    /// otherwise as [`run_migrations`](Self::run_migrations).
+    pub fn revert_all_migrations(
+        &mut self,
+        source: impl MigrationSource<Sqlite>,
+    ) -> Result<Vec<MigrationVersion<'static>>> {
+        let reverted = under_lock(self, is_anything_applied, |harness| {
+            owned(harness.revert_all_migrations(Borrowed(&source)))
+        })?;
+        Ok(reverted.unwrap_or_default())
+    }
+}
+
+/// Does `work` under one lease; not at all if nothing needs to be done, now or after a wait.
+fn under_lock<T>(
+    conn: &mut EfsSqliteConnection,
+    mut needed: impl FnMut(&mut EfsSqliteConnection) -> Result<bool>,
+    work: impl FnOnce(&mut Told<'_>) -> Result<T>,
+) -> Result<Option<T>> {
+    match needed(conn) {
+        Ok(false) => return Ok(None),
+        // Somebody writes just now: with the lock in hand it can be read.
+        Err(error) if !may_try_again(&*error) => return Err(error),
+        Ok(true) | Err(_) => {}
+    }
+    let _pin = if conn.is_in_transaction() {
+        None
+    } else {
+        // What cannot be read now is wanted: it fails again, with the lock in hand.
+        match conn.pin_while(|conn| !matches!(needed(conn), Ok(false)))? {
+            Some(pin) => Some(pin),
+            None => return Ok(None),
+        }
+    };
+    let result = work(&mut Told(conn));
+    conn.forget_listing();
+    result.map(Some)
+}
+
+fn may_try_again(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    (error.downcast_ref::<diesel::result::Error>()).is_some_and(is_retryable)
 }
 
 /// Reads only: Diesel would create its table of migrations for the answer.
@@ -28,13 +155,91 @@ fn is_anything_pending<S: MigrationSource<Sqlite>>(
     conn: &mut EfsSqliteConnection,
     source: &S,
 ) -> Result<bool> {
-    let has_table = diesel::dsl::sql::<Bool>(
-        "SELECT count(*) FROM sqlite_master WHERE name = '__diesel_schema_migrations'",
-    );
-    if has_table.get_result(conn)? {
+    if has_migrations_table(conn)? {
         conn.has_pending_migration(Borrowed(source))
     } else {
         Ok(!source.migrations()?.is_empty())
+    }
+}
+
+fn is_anything_applied(conn: &mut EfsSqliteConnection) -> Result<bool> {
+    let has_rows =
+        diesel::dsl::sql::<Bool>("SELECT EXISTS (SELECT 1 FROM __diesel_schema_migrations)");
+    Ok(has_migrations_table(conn)? && has_rows.get_result(conn)?)
+}
+
+fn has_migrations_table(conn: &mut EfsSqliteConnection) -> QueryResult<bool> {
+    let has_table = diesel::dsl::sql::<Bool>(
+        "SELECT count(*) FROM sqlite_master WHERE name = '__diesel_schema_migrations'",
+    );
+    has_table.get_result(conn)
+}
+
+fn owned(versions: Result<Vec<MigrationVersion<'_>>>) -> Result<Vec<MigrationVersion<'static>>> {
+    Ok(versions?.iter().map(MigrationVersion::as_owned).collect())
+}
+
+/// Diesel hides the error of a migration's statement in a text. Where the lock is the cause, callers
+/// are to see the error itself: its kind says whether to try again.
+fn unhidden(conn: &EfsSqliteConnection, error: BoxedError) -> BoxedError {
+    match conn.last_lock_error() {
+        Some(cause)
+            if !error.is::<diesel::result::Error>()
+                && error.to_string().ends_with(&cause.to_string()) =>
+        {
+            diesel::result::Error::from(cause.clone()).into()
+        }
+        _ => error,
+    }
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Diesel's harness, with an event for each migration.
+struct Told<'a>(&'a mut EfsSqliteConnection);
+
+impl Told<'_> {
+    fn tell(
+        &mut self,
+        migration: &dyn Migration<Sqlite>,
+        direction: &'static str,
+        change: impl FnOnce(&mut EfsSqliteConnection) -> Result<MigrationVersion<'static>>,
+    ) -> Result<MigrationVersion<'static>> {
+        let (key, name) = (self.0.lock_key(), migration.name().to_string());
+        let speaker = MigrationSpeaker {
+            key: key.as_deref(),
+            migration: &name,
+            direction,
+        };
+        let began = Instant::now();
+        speaker.started();
+        let result = change(self.0);
+        match &result {
+            Ok(_) if direction == "up" => speaker.applied(began.elapsed()),
+            Ok(_) => speaker.reverted(began.elapsed()),
+            Err(_) => speaker.failed(began.elapsed()),
+        }
+        result.map_err(|error| unhidden(self.0, error))
+    }
+}
+
+impl MigrationHarness<Sqlite> for Told<'_> {
+    fn run_migration(
+        &mut self,
+        migration: &dyn Migration<Sqlite>,
+    ) -> Result<MigrationVersion<'static>> {
+        self.tell(migration, "up", |conn| conn.run_migration(migration))
+    }
+
+    fn revert_migration(
+        &mut self,
+        migration: &dyn Migration<Sqlite>,
+    ) -> Result<MigrationVersion<'static>> {
+        self.tell(migration, "down", |conn| conn.revert_migration(migration))
+    }
+
+    fn applied_migrations(&mut self) -> Result<Vec<MigrationVersion<'static>>> {
+        self.0.applied_migrations()
     }
 }
 
@@ -44,20 +249,5 @@ struct Borrowed<'a, S>(&'a S);
 impl<S: MigrationSource<Sqlite>> MigrationSource<Sqlite> for Borrowed<'_, S> {
     fn migrations(&self) -> Result<Vec<Box<dyn Migration<Sqlite>>>> {
         self.0.migrations()
-    }
-}
-
-/// Whatever a migration fails with, as the error of a closure under the lock.
-struct Failure(Box<dyn std::error::Error + Send + Sync>);
-
-impl From<diesel::result::Error> for Failure {
-    fn from(error: diesel::result::Error) -> Self {
-        Self(Box::new(error))
-    }
-}
-
-impl From<Box<dyn std::error::Error + Send + Sync>> for Failure {
-    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
-        Self(error)
     }
 }

@@ -1,9 +1,14 @@
-//! Counters of what the lock cost a connection.
+//! Counters of what the lock cost a connection, and all of them together.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What the write lock has cost, since the connection (or the client) was made.
+/// What the write lock has cost: a connection since it was opened
+/// ([`EfsSqliteConnection::lock_stats`](crate::EfsSqliteConnection::lock_stats)), a client since it
+/// was made ([`DynamoDbLockClient::stats`](crate::DynamoDbLockClient::stats)), or the process
+/// since it began ([`process_lock_stats`]).
+///
+/// Numbers only grow, so that the difference of two readings tells what happened in between.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockStats {
@@ -36,9 +41,35 @@ pub struct LockStats {
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<LockStats>);
 
+/// All connections and lock clients of this process, those that are gone included.
+static PROCESS: LazyLock<Counters> = LazyLock::new(Counters::default);
+
+/// What the write lock has cost this process: all its connections and lock clients together, those
+/// that are closed included.
+///
+/// For a metric of the whole process; cheap enough to be read at any time, from any thread.
+///
+/// ```
+/// use std::time::Duration;
+/// use diesel_sqlite_efs::process_lock_stats;
+///
+/// let before = process_lock_stats();
+/// # let store = std::sync::Arc::new(diesel_sqlite_efs::InMemoryLockStore::new());
+/// # let client = diesel_sqlite_efs::DynamoDbLockClient::with_store(store);
+/// client.acquire("nightly-report", Duration::from_secs(3))?.release()?;
+/// assert_eq!(process_lock_stats().acquisitions - before.acquisitions, 1);
+/// # Ok::<(), diesel_sqlite_efs::LockError>(())
+/// ```
+pub fn process_lock_stats() -> LockStats {
+    PROCESS.get()
+}
+
 impl Counters {
-    pub(crate) fn count(&self, change: impl FnOnce(&mut LockStats)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Counts for this connection and for the process.
+    pub(crate) fn count(&self, change: impl Fn(&mut LockStats)) {
+        for counters in [self, &PROCESS] {
+            change(&mut counters.0.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     pub(crate) fn get(&self) -> LockStats {

@@ -85,7 +85,7 @@ impl EfsTransactionManager {
     {
         Self::refuse_nesting(conn)?;
         {
-            let _until_reserved = conn.session().pin(limit)?;
+            let _until_reserved = conn.pin(limit)?;
             Self::begin(conn, begin)?;
         }
         Self::finish(conn, f)

@@ -8,7 +8,7 @@ use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use super::diagnosis::diagnose;
 use crate::error::LockError;
 use crate::transaction::{TransactionState, is_retryable};
-use crate::vfs::gate::Gate;
+use crate::vfs::gate::{Gate, Waited};
 
 /// The connection's side of the lock.
 #[derive(Debug)]
@@ -59,6 +59,32 @@ impl Session {
             lock: gate.lock_name().clone(),
             source,
         })
+    }
+
+    /// The lock's key and how long was waited for it since this was last asked, if at all.
+    pub(crate) fn take_waited(&self) -> Option<(Waited, &str)> {
+        let gate = self.gate()?;
+        Some((gate.take_waited()?, &gate.lock_name().key))
+    }
+
+    /// Acquires the lease and holds it until the pin is dropped, unless it is no longer wanted
+    /// while this waits for it.
+    #[cfg(feature = "migrations")]
+    pub(crate) fn pin_while(
+        gate: Option<Arc<Gate>>,
+        wanted: impl FnMut() -> bool,
+    ) -> Result<Option<Pin>, LockError> {
+        let pinned = match &gate {
+            Some(gate) => gate.pin_while(wanted)?,
+            None => true,
+        };
+        Ok(pinned.then_some(Pin(gate)))
+    }
+
+    /// The gate, to be used while the connection runs statements.
+    #[cfg(feature = "migrations")]
+    pub(crate) fn shared_gate(&self) -> Option<Arc<Gate>> {
+        self.gate.clone()
     }
 
     /// Acquires the lease, waiting for it, not beyond `limit` if there is one, and holds it until
@@ -204,7 +230,7 @@ impl Session {
         self.transaction.abort(cause, retryable);
     }
 
-    fn lock_failed(&mut self, error: LockError) -> Error {
+    pub(crate) fn lock_failed(&mut self, error: LockError) -> Error {
         self.remember(error.clone());
         error.into()
     }

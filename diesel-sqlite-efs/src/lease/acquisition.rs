@@ -11,6 +11,7 @@ use super::queue::{Queue, Turn};
 use super::{AtRelease, Desk, Held, ItemDraft, Lease, Sent, State};
 use crate::clock::Moment;
 use crate::error::{HolderInfo, LockError, StoreError};
+use crate::events::LockSpan;
 use crate::store::{JournalId, PutAnswer, PutCondition, SeenItem};
 
 /// One acquisition, however many attempts it takes.
@@ -23,6 +24,8 @@ pub(crate) struct Acquisition {
     queue: Arc<Queue>,
     turn: Option<Turn>,
     lock_id: String,
+    /// The caller's span, which the spans of the acquisition and its lease belong to.
+    caller: LockSpan,
     begun: Instant,
     attempts: u32,
     waited: bool,
@@ -64,6 +67,7 @@ impl Acquisition {
             desk,
             turn: None,
             lock_id: Uuid::new_v4().to_string(),
+            caller: LockSpan::current(),
             begun: Instant::now(),
             attempts: 0,
             waited: false,
@@ -96,6 +100,11 @@ impl Acquisition {
 
     /// Waits for the lease, first in this process's line, then at the store.
     pub(crate) fn wait(&mut self, patience: Patience) -> Result<Lease, LockError> {
+        let span = self.desk.speaker().wait_span(&self.caller);
+        span.in_scope(|| self.count_wait(patience))
+    }
+
+    fn count_wait(&mut self, patience: Patience) -> Result<Lease, LockError> {
         if !self.waited {
             self.waited = true;
             self.desk.counters.count(|stats| stats.waits += 1);
@@ -283,6 +292,7 @@ impl Acquisition {
     ) -> Result<Attempt, StoreError> {
         let recorded = taken_from.as_ref().and_then(|item| item.committed);
         let held = Held {
+            span: self.desk.speaker().held_span(&self.caller),
             desk: self.desk.clone(),
             lock_id: self.lock_id.clone(),
             acquired_at: sent.item.acquired_at,
@@ -313,12 +323,14 @@ impl Acquisition {
             stats.acquisitions += 1;
             stats.takeovers += u64::from(taken_from.is_some());
         });
-        if let Some(from) = &taken_from {
-            self.desk.speaker().taken_over(&HolderInfo::from(from));
-        }
-        self.desk
-            .speaker()
-            .acquired(self.attempts, self.begun.elapsed());
+        lease.held.span.in_scope(|| {
+            if let Some(from) = &taken_from {
+                self.desk.speaker().taken_over(&HolderInfo::from(from));
+            }
+            self.desk
+                .speaker()
+                .acquired(self.attempts, self.begun.elapsed());
+        });
         Ok(Attempt::Granted(lease))
     }
 }

@@ -16,7 +16,7 @@ use self::queue::Turn;
 use self::shared::Shared;
 use crate::clock::{Clock, Moment};
 use crate::error::{HolderInfo, LockError, LockName, StoreError, panic_message};
-use crate::events::Speaker;
+use crate::events::{LockSpan, Speaker};
 use crate::stats::Counters;
 use crate::store::{
     DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition, SeenItem,
@@ -192,6 +192,7 @@ pub struct Lease {
 /// What the holder and the renewing thread share.
 #[derive(Debug)]
 pub(crate) struct Held {
+    span: LockSpan,
     desk: Desk,
     lock_id: String,
     acquired_at: u64,
@@ -393,7 +394,7 @@ impl Held {
             state.lost = Some(reason.to_owned());
             self.desk.counters.count(|stats| stats.losses += 1);
             let held = self.desk.clock.now().elapsed_since(self.begun);
-            self.desk.speaker().lost(held, reason);
+            (self.span).in_scope(|| self.desk.speaker().lost(held, reason));
         }
     }
 
@@ -507,7 +508,7 @@ impl Held {
         let sent = match self.put_again(recorded, recorded, Some(span), left) {
             Ok(sent) => sent,
             Err(source) => {
-                self.desk.speaker().renewal_failed(&source.to_string());
+                (self.span).in_scope(|| self.desk.speaker().renewal_failed(&source.to_string()));
                 return Err(self.desk.store_error(source));
             }
         };
@@ -520,7 +521,7 @@ impl Held {
                 state.span = sent.span;
                 self.desk.counters.count(|stats| stats.renewals += 1);
                 let held = self.desk.clock.now().elapsed_since(self.begun);
-                self.desk.speaker().renewed(held);
+                (self.span).in_scope(|| self.desk.speaker().renewed(held));
             }
         }
         self.check(&mut state)
@@ -555,7 +556,7 @@ impl Held {
                     }
                     self.desk.counters.count(|stats| stats.confirmations += 1);
                     let took = self.desk.clock.now().elapsed_since(started);
-                    self.desk.speaker().confirmed(took);
+                    (self.span).in_scope(|| self.desk.speaker().confirmed(took));
                     return Ok(match self.check(&mut state) {
                         Ok(()) => Confirmed::InTime,
                         Err(_) => Confirmed::TooLate,
@@ -615,12 +616,14 @@ impl Held {
             };
             match result {
                 Ok(given_back) => {
-                    self.desk.speaker().released(held);
+                    (self.span).in_scope(|| self.desk.speaker().released(held));
                     return Ok(given_back);
                 }
                 Err(error) if attempt < Lease::RELEASE_ATTEMPTS && error.is_transient() => {}
                 Err(source) => {
-                    self.desk.speaker().release_failed(&source.to_string());
+                    (self.span).in_scope(|| {
+                        self.desk.speaker().release_failed(&source.to_string());
+                    });
                     return Err(LockError::NotReleased {
                         lock: self.desk.name.clone(),
                         source,

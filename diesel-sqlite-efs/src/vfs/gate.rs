@@ -89,6 +89,8 @@ struct State {
     error: Option<LockError>,
     /// The last lease could not be given back.
     not_released: Option<LockError>,
+    /// How long was waited for the lease since that was last asked.
+    waited: Option<Waited>,
     forbidden: Option<ConfigError>,
     format: Option<FileFormat>,
     rolled_back: bool,
@@ -156,6 +158,14 @@ pub(crate) enum Purpose {
     Recovery,
 }
 
+/// A wait for the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waited {
+    pub(crate) time: Duration,
+    /// It was given up.
+    pub(crate) in_vain: bool,
+}
+
 /// The answer is SQLITE_BUSY; why is remembered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Busy;
@@ -205,6 +215,7 @@ impl Gate {
                 cache_is_suspect: false,
                 error: None,
                 not_released: None,
+                waited: None,
                 forbidden: None,
                 format: None,
                 rolled_back: false,
@@ -456,6 +467,24 @@ impl Gate {
     /// Acquires the lease ahead of a transaction, waiting for it, not beyond `limit` if there is
     /// one, and keeps it until [`unpin`](Self::unpin).
     pub(crate) fn pin(&self, limit: Option<Instant>) -> Result<(), LockError> {
+        self.pin_in_rounds(limit, None, || true).map(drop)
+    }
+
+    /// As [`pin`](Self::pin), and asks now and then, while it waits, whether the lease is still
+    /// wanted; not pinned if it is not.
+    #[cfg(feature = "migrations")]
+    pub(crate) fn pin_while(&self, wanted: impl FnMut() -> bool) -> Result<bool, LockError> {
+        /// Long against a request, short for who waits for somebody else's migration.
+        const ROUND: Duration = Duration::from_millis(250);
+        self.pin_in_rounds(None, Some(ROUND), wanted)
+    }
+
+    fn pin_in_rounds(
+        &self,
+        limit: Option<Instant>,
+        round: Option<Duration>,
+        wanted: impl FnMut() -> bool,
+    ) -> Result<bool, LockError> {
         let mut state = self.state();
         if let Some(hold) = &state.hold {
             if let Some(loss) = hold.lease.loss() {
@@ -469,17 +498,14 @@ impl Gate {
             let mut patience = state.patience(self.max_attempts);
             patience.until = limit.map_or(patience.until, |limit| limit.min(patience.until));
             drop(state);
-            let mut acquisition = self.client.begin(&self.lock.key);
-            let give_up_after = patience.until.saturating_duration_since(Instant::now());
-            let result = match acquisition.try_once(give_up_after) {
-                Ok(Attempt::Granted(lease)) => Ok(lease),
-                Ok(Attempt::Refused { .. }) => acquisition.wait(patience),
-                Err(error) if error.is_retryable() => acquisition.wait(patience),
-                Err(error) => Err(error),
-            };
+            let result = self.acquire(patience, round, wanted);
             state = self.state();
             match result {
-                Ok(lease) => state.take_up(self.client.keep(lease), Tenure::Parked),
+                Ok(Some(lease)) => state.take_up(self.client.keep(lease), Tenure::Parked),
+                Ok(None) => {
+                    state.until = None;
+                    return Ok(false);
+                }
                 Err(error) => {
                     state.error = Some(error.clone());
                     return Err(error);
@@ -488,7 +514,49 @@ impl Gate {
             state.until = None;
         }
         state.pins += 1;
-        Ok(())
+        Ok(true)
+    }
+
+    /// The lease, or none if it is no longer wanted, which is asked after each round of waiting.
+    fn acquire(
+        &self,
+        patience: Patience,
+        round: Option<Duration>,
+        mut wanted: impl FnMut() -> bool,
+    ) -> Result<Option<Lease>, LockError> {
+        let mut acquisition = self.client.begin(&self.lock.key);
+        let give_up_after = patience.until.saturating_duration_since(Instant::now());
+        match acquisition.try_once(give_up_after) {
+            Ok(Attempt::Granted(lease)) => return Ok(Some(lease)),
+            Err(error) if !error.is_retryable() => return Err(error),
+            Ok(Attempt::Refused { .. }) | Err(_) => {}
+        }
+        loop {
+            let end_of_round = match (round, patience.max_attempts) {
+                (Some(round), None) => patience.until.min(Instant::now() + round),
+                // Each round ends with an attempt: where they are counted there is but one.
+                _ => patience.until,
+            };
+            let began = Instant::now();
+            let result = acquisition.wait(Patience {
+                until: end_of_round,
+                ..patience
+            });
+            self.state().has_waited(began, result.is_err());
+            match result {
+                Ok(lease) => return Ok(Some(lease)),
+                Err(error) if !error.is_retryable() => return Err(error),
+                Err(error) => {
+                    acquisition.step_aside();
+                    if !wanted() {
+                        return Ok(None);
+                    }
+                    if end_of_round >= patience.until {
+                        return Err(error);
+                    }
+                }
+            }
+        }
     }
 
     /// Whether a write that is begun now can end before the deadline.
@@ -826,6 +894,14 @@ impl State {
         self.cache_is_suspect = true;
         self.is_broken = true;
         self.error.get_or_insert(error);
+    }
+
+    fn has_waited(&mut self, began: Instant, in_vain: bool) {
+        let before = self.waited.map_or(Duration::ZERO, |waited| waited.time);
+        self.waited = Some(Waited {
+            time: before + began.elapsed(),
+            in_vain,
+        });
     }
 
     /// The wait goes on: SQLite's file locks may still be in the way.

@@ -1,63 +1,151 @@
-//! Lock events reach `tracing`, with holder, key, attempt and duration, and never with SQL values.
+//! Events and spans reach `tracing` as docs/observability.md lists them, and never with SQL values.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel_sqlite_efs::{Clock, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use diesel_sqlite_efs::{
+    Clock, DeleteAnswer, DynamoDbLockClient, EfsConfig, EfsSqliteConnection, InMemoryLockStore,
+    LockItem, LockStore, Moment, PutAnswer, PutCondition, SeenItem, StoreError,
+};
+use integration::process::wait_until;
 use integration::scratch::Scratch;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
+use tracing_core::span::Current;
 
-type TestResult = Result<(), Box<dyn Error>>;
+use crate::worker::LONG;
 
-/// An event's fields by name, its own name under `event`.
+type TestResult = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// An event's or a span's fields by name; its own name is under `event`, and its target, its level
+/// and the span that it belongs to under `.target`, `.level` and `.span`.
 pub(crate) type Fields = BTreeMap<String, String>;
 
-/// Keeps the lock events of all tests; each looks for those with its own key.
+/// Keeps the events and spans of all tests; each looks for those with its own key.
 #[derive(Default)]
-pub(crate) struct Recorder(Mutex<Vec<Fields>>);
+pub(crate) struct Recorder {
+    events: Mutex<Vec<Fields>>,
+    spans: Mutex<Vec<(&'static Metadata<'static>, Fields)>>,
+}
 
 struct Shared(&'static Recorder);
 
+thread_local! {
+    /// The spans that this thread is in.
+    static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Recorder {
+    fn spans(&self) -> MutexGuard<'_, Vec<(&'static Metadata<'static>, Fields)>> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of a span of this crate's.
+    fn span_name(&self, id: u64) -> Option<String> {
+        let at = usize::try_from(id).ok()?.checked_sub(1)?;
+        let spans = self.spans();
+        let (metadata, _) = spans.get(at)?;
+        Some(metadata.name().to_owned())
+    }
+
+    /// What is common to events and spans.
+    fn collect(&self, metadata: &Metadata<'_>, parent: Option<u64>) -> Collect {
+        let mut fields = Fields::new();
+        fields.insert("event".to_owned(), metadata.name().to_owned());
+        fields.insert(".target".to_owned(), metadata.target().to_owned());
+        fields.insert(".level".to_owned(), metadata.level().to_string());
+        if let Some(parent) = parent.and_then(|id| self.span_name(id)) {
+            fields.insert(".span".to_owned(), parent);
+        }
+        Collect(fields)
+    }
+}
+
+struct Collect(Fields);
+
+impl Visit for Collect {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.to_owned());
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+}
+
 impl Subscriber for Shared {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("diesel_sqlite_efs")
+        metadata.target().starts_with("diesel_sqlite_efs") || metadata.target() == CALLER
     }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let parent = match (span.parent(), span.is_contextual()) {
+            (Some(parent), _) => Some(parent.into_u64()),
+            (None, true) => entered(),
+            (None, false) => None,
+        };
+        let mut fields = self.0.collect(span.metadata(), parent);
+        span.record(&mut fields);
+        let mut spans = self.0.spans();
+        spans.push((span.metadata(), fields.0));
+        Id::from_u64(spans.len() as u64)
+    }
+    fn current_span(&self) -> Current {
+        let Some(id) = entered() else {
+            return Current::none();
+        };
+        let metadata = self.0.spans()[id as usize - 1].0;
+        Current::new(Id::from_u64(id), metadata)
     }
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, event: &Event<'_>) {
-        struct Collect(Fields);
-        impl Visit for Collect {
-            fn record_str(&mut self, field: &Field, value: &str) {
-                self.0.insert(field.name().to_owned(), value.to_owned());
-            }
-            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-                self.0.insert(field.name().to_owned(), format!("{value:?}"));
-            }
-        }
-        let name = event.metadata().name().to_owned();
-        let mut fields = Collect(Fields::from([("event".to_owned(), name)]));
+        let mut fields = self.0.collect(event.metadata(), entered());
         event.record(&mut fields);
-        let mut events = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.0.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.push(fields.0);
     }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
+    fn enter(&self, span: &Id) {
+        ENTERED.with_borrow_mut(|entered| entered.push(span.into_u64()));
+    }
+    fn exit(&self, span: &Id) {
+        ENTERED.with_borrow_mut(|entered| {
+            let at = entered.iter().rposition(|id| *id == span.into_u64());
+            entered.remove(at.expect("a span that was entered"));
+        });
+    }
+}
+
+/// The target of the spans that tests open around what they do.
+const CALLER: &str = "caller";
+
+fn entered() -> Option<u64> {
+    ENTERED.with_borrow(|entered| entered.last().copied())
 }
 
 /// The events so far with this key, in order.
 pub(crate) fn events_of(key: &str) -> Vec<Fields> {
-    let events = recorder().0.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_ours = |event: &&Fields| event.get("key").is_some_and(|of| of == key);
-    events.iter().filter(is_ours).cloned().collect()
+    let events = (recorder().events.lock()).unwrap_or_else(PoisonError::into_inner);
+    with_key(&events, key)
+}
+
+/// The spans so far with this key, in order.
+fn spans_of(key: &str) -> Vec<Fields> {
+    let spans: Vec<_> = (recorder().spans().iter())
+        .map(|(_, fields)| fields.clone())
+        .collect();
+    with_key(&spans, key)
+}
+
+fn with_key(told: &[Fields], key: &str) -> Vec<Fields> {
+    let is_ours = |told: &&Fields| told.get("key").is_some_and(|of| of == key);
+    told.iter().filter(is_ours).cloned().collect()
 }
 
 pub(crate) fn recorder() -> &'static Recorder {
@@ -162,5 +250,201 @@ fn waiting_taking_over_and_losing_are_told_with_who_held_it() -> TestResult {
         "{:?}",
         events[4]
     );
+    Ok(())
+}
+
+/// What the page lists for one event or span.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    target: String,
+    level: String,
+    required: BTreeSet<String>,
+    optional: BTreeSet<String>,
+}
+
+/// The rows of the table below a heading of docs/observability.md, by their first column.
+fn listed(heading: &str) -> BTreeMap<String, Listed> {
+    const PAGE: &str = include_str!("../../../docs/observability.md");
+    let section = PAGE
+        .split("\n## ")
+        .find(|section| section.starts_with(heading))
+        .expect("the section");
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let columns: Vec<_> = row.split('|').map(str::trim).collect();
+        let mut listed = Listed {
+            target: columns[2].trim_matches('`').to_owned(),
+            level: columns[3].to_owned(),
+            required: BTreeSet::new(),
+            optional: BTreeSet::new(),
+        };
+        for field in columns[4].split(' ') {
+            match field.strip_suffix('?') {
+                Some(field) => listed.optional.insert(field.trim_matches('`').to_owned()),
+                None => listed.required.insert(field.trim_matches('`').to_owned()),
+            };
+        }
+        (columns[1].trim_matches('`').to_owned(), listed)
+    })
+    .collect()
+}
+
+/// That what was told stands on the page, with target, level and fields, and that all that stands
+/// there was told.
+#[track_caller]
+fn assert_as_listed(told: &[Fields], heading: &str) {
+    let page = listed(heading);
+    for fields in told {
+        let name = &fields["event"];
+        let listed = (page.get(name)).unwrap_or_else(|| panic!("{name} is not on the page"));
+        assert_eq!(
+            (&fields[".target"], &fields[".level"]),
+            (&listed.target, &listed.level),
+            "{name}"
+        );
+        let own =
+            |field: &&String| !field.starts_with('.') && *field != "event" && *field != "message";
+        let found: BTreeSet<String> = fields.keys().filter(own).cloned().collect();
+        assert!(found.is_superset(&listed.required), "{name}: {found:?}");
+        let known: BTreeSet<_> = listed.required.union(&listed.optional).cloned().collect();
+        assert!(found.is_subset(&known), "{name}: {found:?}");
+    }
+    let told: BTreeSet<_> = told.iter().map(|fields| fields["event"].clone()).collect();
+    let on_the_page: BTreeSet<_> = page.into_keys().collect();
+    assert_eq!(told, on_the_page);
+}
+
+/// A lock table that can be made to fail.
+#[derive(Debug, Default)]
+struct Failing {
+    table: InMemoryLockStore,
+    fails: AtomicBool,
+}
+
+impl Failing {
+    fn check(&self) -> Result<(), StoreError> {
+        match self.fails.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(StoreError::Timeout {
+                endpoint: "nowhere".to_owned(),
+                after: Duration::from_millis(1),
+            }),
+        }
+    }
+}
+
+impl LockStore for Failing {
+    fn put(
+        &self,
+        item: &LockItem,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutAnswer, StoreError> {
+        self.check()?;
+        self.table.put(item, condition, give_up_after)
+    }
+
+    fn delete(
+        &self,
+        key: &str,
+        lock_id: &str,
+        give_up_after: Duration,
+    ) -> Result<DeleteAnswer, StoreError> {
+        self.check()?;
+        self.table.delete(key, lock_id, give_up_after)
+    }
+
+    fn table(&self) -> &str {
+        "failing"
+    }
+}
+
+#[test]
+fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
+    const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
+    recorder();
+    let key = "events-on-the-page";
+    let store = Arc::new(Failing::default());
+    let scratch = Scratch::new()?;
+    let config = EfsConfig::new(scratch.database())
+        .lock_store(store.clone())
+        .lock_key(key);
+    let mut conn = EfsSqliteConnection::connect(&config)?;
+    conn.run_migrations(MIGRATIONS)?;
+    conn.revert_last_migration(MIGRATIONS)?;
+    diesel::sql_query("CREATE TABLE counter (n INTEGER)").execute(&mut conn)?;
+    assert!(conn.run_migrations(MIGRATIONS).is_err(), "the table exists");
+
+    let client = DynamoDbLockClient::with_store(store.clone());
+    let expired = SeenItem {
+        lock_id: "somebody".to_owned(),
+        expires_at: "2".to_owned(),
+        holder: None,
+        acquired_at: None,
+        committed: None,
+    };
+    store.table.set_item(key, Some(expired));
+    let lease = client.acquire(key, Duration::ZERO)?;
+    assert!(client.acquire(key, Duration::from_millis(1)).is_err());
+    lease.renew()?;
+    store.fails.store(true, Ordering::SeqCst);
+    assert!(lease.renew().is_err());
+    assert!(lease.release().is_err());
+    store.fails.store(false, Ordering::SeqCst);
+    store.table.set_item(key, None);
+    let lease = client.acquire(key, Duration::ZERO)?;
+    store.table.set_item(key, None);
+    assert!(lease.renew().is_err());
+    drop(lease);
+
+    assert_as_listed(&events_of(key), "Events");
+    assert_as_listed(&spans_of(key), "Spans");
+    // What all other tests of this process have told so far is no more than that.
+    let events = (recorder().events.lock()).unwrap_or_else(PoisonError::into_inner);
+    let page = listed("Events");
+    let unlisted = (events.iter()).find(|event| !page.contains_key(&event["event"]));
+    assert_eq!(unlisted, None);
+    Ok(())
+}
+
+#[test]
+fn waits_and_leases_are_spans_of_whoever_asked() -> TestResult {
+    recorder();
+    let key = "spans-of-whoever-asked";
+    let store = Arc::new(InMemoryLockStore::new());
+    let client = DynamoDbLockClient::with_store(store).lease_duration(Duration::from_secs(2));
+    let held = client.acquire(key, Duration::ZERO)?;
+    let request = tracing::info_span!(target: CALLER, "request");
+    request.in_scope(|| assert!(client.acquire(key, Duration::from_millis(1)).is_err()));
+    held.release()?;
+    let lease = request.in_scope(|| client.acquire(key, Duration::ZERO))?;
+    // Renewed on another thread.
+    wait_until(LONG, "the lease is renewed", || client.stats().renewals > 0);
+    lease.release()?;
+
+    let spans: Vec<_> = spans_of(key);
+    let told: Vec<_> = (spans.iter())
+        .map(|span| {
+            (
+                span["event"].as_str(),
+                span.get(".span").map(String::as_str),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("lock.held", None),
+            ("lock.wait", Some("request")),
+            ("lock.held", Some("request"))
+        ]
+    );
+    for event in events_of(key) {
+        let span = match event["event"].as_str() {
+            "lock.waiting" => "lock.wait",
+            _ => "lock.held",
+        };
+        assert_eq!(event[".span"], span, "{event:?}");
+    }
     Ok(())
 }

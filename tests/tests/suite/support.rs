@@ -73,6 +73,12 @@ impl Site {
         move || table.set_item(&key, Some(foreign_item()))
     }
 
+    /// Frees the lease, whoever has it.
+    pub(crate) fn freeing(&self) -> impl FnOnce() + Send + use<> {
+        let (table, key) = (self.table.clone(), self.key());
+        move || table.set_item(&key, None)
+    }
+
     pub(crate) fn scratch(&self) -> &Scratch {
         &self.scratch
     }
@@ -85,7 +91,7 @@ impl Site {
         assert!(!journal.exists(), "the rollback journal is still there");
     }
 
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!("database#{}", self.scratch.database().display())
     }
 }

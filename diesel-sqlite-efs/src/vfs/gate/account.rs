@@ -33,6 +33,11 @@ impl Gate {
         self.state().not_released.take()
     }
 
+    /// How long was waited for the lease since this was last asked, if at all.
+    pub(crate) fn take_waited(&self) -> Option<Waited> {
+        self.state().waited.take()
+    }
+
     /// Whether ATTACH may open a file of this name; `None` if it is not a literal.
     ///
     /// A second file that is written in one transaction would need a lease of its own and a

@@ -21,8 +21,10 @@ impl Gate {
             Some(Block::Lease(mut acquisition)) => {
                 let patience = state.patience(self.max_attempts);
                 drop(state);
+                let began = Instant::now();
                 let result = acquisition.wait(patience);
                 let mut state = self.state();
+                state.has_waited(began, result.is_err());
                 match result {
                     Ok(lease) => {
                         state.take_up(self.client.keep(lease), Tenure::Parked);
@@ -54,7 +56,10 @@ impl Gate {
                     *attempts += poll.pauses;
                 }
                 state.error = Some(error);
-                self.pause(state, RECOVERY_POLL)
+                let began = Instant::now();
+                let again = self.pause(state, RECOVERY_POLL);
+                self.state().has_waited(began, !again);
+                again
             }
             Some(Block::File) | None => {
                 state.error = None;

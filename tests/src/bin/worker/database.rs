@@ -13,8 +13,8 @@ use diesel::sql_types::{Nullable, Text};
 use diesel::sqlite::Sqlite;
 use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection};
 
-use crate::Options;
 use crate::console::{Answer, Console, Failure, is_retryable};
+use crate::{Options, migrations};
 
 /// The counter is the number of entries, and the balances add up to 8000.
 pub(crate) const LEDGER: &str =
@@ -61,6 +61,9 @@ fn open(config: &EfsConfig) -> Result<EfsSqliteConnection, Failure> {
 
 fn run(conn: &mut EfsSqliteConnection, command: &str, console: &mut Console) -> Answer {
     let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+    if let Some(answer) = migrations::run(conn, verb, rest) {
+        return answer;
+    }
     let result = match verb {
         "execute" => sql_query(rest).execute(conn).map(|rows| rows.to_string()),
         "batch" => conn.batch_execute(rest).map(|()| String::new()),

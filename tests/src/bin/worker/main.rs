@@ -7,6 +7,7 @@
 mod client;
 mod console;
 mod database;
+mod migrations;
 mod plain;
 
 use std::collections::HashMap;

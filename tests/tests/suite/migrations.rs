@@ -1,0 +1,433 @@
+//! Migrations under the lock: one process applies them, whoever dies or races.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use diesel::connection::{BoxableConnection, Connection, SimpleConnection};
+use diesel::migration::{
+    Migration, MigrationMetadata, MigrationName, MigrationSource, MigrationVersion, Result,
+};
+use diesel::result::{DatabaseErrorKind, Error};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel_migrations::{
+    EmbeddedMigrations, FileBasedMigrations, HarnessWithOutput, MigrationError, MigrationHarness,
+    embed_migrations,
+};
+use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, LockError};
+use integration::process::wait_until;
+use integration::proxy::{Action, Rule};
+
+use crate::support::{Call, Site, connect, execute, numbers};
+use crate::worker::{LONG, Process, Stage, proxy};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
+/// The same, for processes.
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");
+const COUNT: usize = 2;
+const RECORDED: &str = "query SELECT count(*) FROM __diesel_schema_migrations";
+
+#[test]
+fn of_twenty_processes_on_an_empty_file_one_applies_and_none_fails() {
+    let stage = Stage::new("migrations-twenty");
+    let mut processes: Vec<Process> = (0..20).map(|_| stage.open("lock_timeout=60")).collect();
+    for process in &mut processes {
+        process.tell(&format!("migrate {DIRECTORY}"));
+    }
+    let answers: Vec<_> = processes.iter().map(Process::answer).collect();
+    let applied: Vec<usize> = (answers.into_iter())
+        .map(|answer| answer.expect("no failure").parse().expect("a number"))
+        .collect();
+    let own: Vec<_> = applied.iter().filter(|applied| **applied > 0).collect();
+    assert_eq!(own, [&COUNT], "one has applied them all");
+    for process in &mut processes {
+        assert_eq!(process.ok(RECORDED), COUNT.to_string());
+    }
+    drop(processes);
+    stage.assert_whole();
+}
+
+#[test]
+fn through_diesels_own_harness_nothing_is_applied_twice_and_who_loses_is_told_why() {
+    let stage = Stage::new("migrations-plainly");
+    let mut processes: Vec<Process> = (0..8).map(|_| stage.open("lock_timeout=60")).collect();
+    for process in &mut processes {
+        process.tell(&format!("migrate-plainly {DIRECTORY}"));
+    }
+    for process in &processes {
+        if let Err(failure) = process.answer() {
+            let told = failure.retryable || failure.message.contains("another process has applied");
+            assert!(told, "{failure:?}");
+        }
+    }
+    for process in &mut processes {
+        process.ok(&format!("migrate-plainly {DIRECTORY}"));
+        assert_eq!(process.ok(RECORDED), COUNT.to_string());
+    }
+    drop(processes);
+    stage.assert_whole();
+}
+
+#[test]
+fn a_migration_killed_at_its_commit_point_is_undone_and_applied_by_the_next() {
+    // The puts of a run: the lease, the table of migrations, and each migration's commit.
+    for (killed_at, left) in [(3, COUNT), (4, COUNT - 1)] {
+        let stage = Stage::new(&format!("migrations-killed-{killed_at}"));
+        let proxy = proxy();
+        let mut process = stage.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
+        let commit = proxy.rule(Rule::put(Action::Hold).from(killed_at));
+        process.tell(&format!("migrate {DIRECTORY}"));
+        commit.wait_for_hits(1, LONG);
+        process.kill();
+        let (_, journal) = stage.files();
+        let first_byte = journal.expect("a journal").first().copied();
+        assert_ne!(first_byte, Some(0), "the journal is hot");
+
+        let migrate = format!("migrate {DIRECTORY}");
+        // What the dead one's lease is worth is for DynamoDB's clock to say; here for the test.
+        stage.table.delete(&stage.key()).expect("the item goes");
+        let mut next = stage.open("");
+        assert_eq!(next.ok(&migrate), left.to_string());
+        assert_eq!(next.ok(RECORDED), COUNT.to_string());
+        assert_eq!(next.ok("query SELECT count(*) FROM account"), "8");
+        drop(next);
+        stage.assert_whole();
+    }
+}
+
+#[test]
+fn while_a_dead_processs_lease_runs_the_error_names_it_and_may_be_tried_again() {
+    let stage = Stage::new("migrations-dead");
+    let proxy = proxy();
+    let mut process = stage.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
+    let mut next = stage.open("lock_timeout=1");
+    let commit = proxy.rule(Rule::put(Action::Hold).from(3));
+    process.tell(&format!("migrate {DIRECTORY}"));
+    commit.wait_for_hits(1, LONG);
+    process.kill();
+    let failure = next.fails(&format!("migrate {DIRECTORY}"));
+    assert!(failure.retryable, "{failure:?}");
+    assert!(failure.message.contains("`the-dead-one`"), "{failure:?}");
+    stage.table.delete(&stage.key()).expect("the item goes");
+    next.ok(&format!("migrate {DIRECTORY}"));
+    drop(next);
+    stage.assert_whole();
+}
+
+#[test]
+fn with_nothing_to_do_no_lease_is_taken_and_no_request_sent() {
+    let site = Site::new();
+    let host = site.host();
+    let mut conn = host.connect();
+    // Nothing to revert on an empty file.
+    assert!(is_no_migration_run(conn.revert_last_migration(MIGRATIONS)));
+    assert_eq!(
+        conn.revert_all_migrations(MIGRATIONS).expect("none").len(),
+        0
+    );
+    assert_eq!(host.store.take_calls(), []);
+    conn.run_migrations(MIGRATIONS).expect("migrations");
+    host.store.take_calls();
+    assert_eq!(conn.run_migrations(MIGRATIONS).expect("none").len(), 0);
+    assert_eq!(
+        conn.run_pending_migrations(MIGRATIONS).expect("none").len(),
+        0
+    );
+    assert!(is_no_migration_run(conn.run_next_migration(MIGRATIONS)));
+    assert_eq!(host.store.take_calls(), []);
+}
+
+fn is_no_migration_run<T>(result: Result<T>) -> bool {
+    let error = result.err().expect("an error");
+    matches!(error.downcast_ref(), Some(MigrationError::NoMigrationRun))
+}
+
+#[test]
+fn running_reverting_and_running_again_take_one_lease_each() {
+    let site = Site::new();
+    let host = site.host();
+    let mut conn = host.connect();
+    let mut in_one_lease = |change: fn(&mut EfsSqliteConnection) -> usize| {
+        let changed = change(&mut conn);
+        let calls = host.store.take_calls();
+        let leases = (calls.iter()).filter(|call| **call != Call::Confirm);
+        assert!(leases.eq([&Call::Acquire, &Call::Release]), "{calls:?}");
+        changed
+    };
+    let next = in_one_lease(|conn| {
+        conn.run_next_migration(MIGRATIONS).expect("a migration");
+        1
+    });
+    let rest = in_one_lease(|conn| {
+        let applied = conn.run_pending_migrations(MIGRATIONS);
+        applied.expect("migrations").len()
+    });
+    assert_eq!(next + rest, COUNT);
+    // Redo.
+    in_one_lease(|conn| {
+        conn.with_write_lock(|conn| {
+            let reverted = conn.revert_last_migration(MIGRATIONS)?;
+            assert_eq!(conn.run_migrations(MIGRATIONS)?, [reverted]);
+            Result::Ok(1)
+        })
+        .expect("a migration")
+    });
+    let reverted = in_one_lease(|conn| {
+        let reverted = conn.revert_all_migrations(MIGRATIONS);
+        reverted.expect("migrations").len()
+    });
+    assert_eq!(reverted, COUNT);
+    // Diesel's harness with output, in a lease that it does not know of.
+    let applied = in_one_lease(|conn| {
+        conn.with_write_lock(|conn| {
+            let mut output = Vec::new();
+            let mut harness = HarnessWithOutput::new(conn, &mut output);
+            let applied = harness.run_pending_migrations(MIGRATIONS)?.len();
+            let output = String::from_utf8(output)?;
+            assert_eq!(output.matches("Running migration").count(), applied);
+            Result::Ok(applied)
+        })
+        .expect("migrations")
+    });
+    assert_eq!(applied, COUNT);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn what_is_pending_is_read_again_under_the_lock() {
+    let site = Site::new();
+    let host = site.host();
+    let mut conn = host.connect();
+    let mut other = site.host().connect();
+    host.store.before(Call::Acquire, move || {
+        other.run_migrations(MIGRATIONS).expect("the lock is free");
+    });
+    assert_eq!(conn.run_migrations(MIGRATIONS).expect("none").len(), 0);
+    host.store.assert_fault_was_reached();
+    site.assert_nothing_left();
+}
+
+#[test]
+fn who_waits_for_the_lock_leaves_once_another_has_applied_them() {
+    let site = Site::new();
+    let host = site.host();
+    let mut conn = connect(&host.config().lock_timeout(LONG));
+    site.give_lease_to_another();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| conn.run_migrations(MIGRATIONS).expect("none").len());
+        wait_until(LONG, "somebody waits", || {
+            host.store.take_calls().contains(&Call::Acquire)
+        });
+        // Holds the lease, as far as the waiting one can see.
+        let path = site.scratch().database().to_str().expect("a path");
+        let mut holder = SqliteConnection::establish(path).expect("a connection");
+        holder
+            .batch_execute("PRAGMA busy_timeout = 20000")
+            .expect("a setting");
+        holder
+            .run_pending_migrations(MIGRATIONS)
+            .expect("migrations");
+        assert_eq!(waiting.join().expect("no panic"), 0);
+    });
+    assert!(site.item().is_some(), "the lease was another's all along");
+}
+
+/// One migration, written in Rust.
+#[derive(Clone)]
+struct Scripted {
+    run: fn(&mut EfsSqliteConnection) -> Result<()>,
+}
+
+struct Named(&'static str);
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl MigrationName for Named {
+    fn version(&self) -> MigrationVersion<'_> {
+        MigrationVersion::from(self.0)
+    }
+}
+
+struct InTransaction;
+
+impl MigrationMetadata for InTransaction {}
+
+impl Migration<Sqlite> for Scripted {
+    fn run(&self, conn: &mut dyn BoxableConnection<Sqlite>) -> Result<()> {
+        let conn = conn.downcast_mut().expect("our connection");
+        (self.run)(conn)
+    }
+    fn revert(&self, _: &mut dyn BoxableConnection<Sqlite>) -> Result<()> {
+        Ok(())
+    }
+    fn metadata(&self) -> &dyn MigrationMetadata {
+        &InTransaction
+    }
+    fn name(&self) -> &dyn MigrationName {
+        &Named("20260101000000")
+    }
+}
+
+impl MigrationSource<Sqlite> for Scripted {
+    fn migrations(&self) -> Result<Vec<Box<dyn Migration<Sqlite>>>> {
+        Ok(vec![Box::new(self.clone())])
+    }
+}
+
+#[test]
+fn a_long_migration_keeps_its_lease_by_renewal() {
+    let site = Site::with_table();
+    let mut conn = connect(&site.host().config().lock_expiration(Duration::from_secs(2)));
+    let long = Scripted {
+        run: |conn| {
+            execute(conn, "INSERT INTO t (n) VALUES (1)")?;
+            wait_until(LONG, "the lease is renewed twice", || {
+                conn.lock_stats().renewals >= 2
+            });
+            Ok(())
+        },
+    };
+    conn.run_migrations(long).expect("the migration");
+    let stats = conn.lock_stats();
+    assert_eq!((stats.acquisitions, stats.losses), (1, 0));
+    site.assert_nothing_left();
+}
+
+#[test]
+fn a_migration_that_loses_its_lease_is_undone_and_its_error_may_be_tried_again() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = host.connect();
+    let losing = Scripted {
+        run: |conn| {
+            execute(conn, "INSERT INTO t (n) VALUES (1)")?;
+            Ok(())
+        },
+    };
+    // The table of migrations is there already: the next to be confirmed is the migration.
+    conn.applied_migrations().expect("none");
+    host.store.before(Call::Confirm, site.stealing());
+    let error = conn
+        .run_migrations(losing.clone())
+        .expect_err("the lease is lost");
+    host.store.assert_fault_was_reached();
+    let error = error.downcast_ref::<Error>();
+    let retryable = matches!(
+        error,
+        Some(Error::DatabaseError(
+            DatabaseErrorKind::SerializationFailure,
+            _
+        ))
+    );
+    assert!(retryable, "{error:?}");
+    assert!(matches!(
+        conn.last_lock_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    site.remove_item();
+    assert_eq!(numbers(&mut conn, "SELECT count(*) FROM t"), Ok(vec![0]));
+    assert_eq!(conn.run_migrations(losing).expect("now").len(), 1);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn migrations_outside_a_transaction_run_under_the_lease() {
+    let site = Site::with_table();
+    let directory = site.scratch().file("migrations");
+    for (name, sql, metadata) in [
+        (
+            "2026-01-01-000000_fill",
+            "INSERT INTO t (n) SELECT 1 FROM (SELECT 1 UNION SELECT 2)",
+            "",
+        ),
+        (
+            "2026-01-02-000000_vacuum",
+            "VACUUM",
+            "run_in_transaction = false",
+        ),
+        ("2026-01-03-000000_more", "INSERT INTO t (n) VALUES (3)", ""),
+    ] {
+        let directory = directory.join(name);
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("up.sql"), sql).expect("a file");
+        if !metadata.is_empty() {
+            fs::write(directory.join("metadata.toml"), metadata).expect("a file");
+        }
+    }
+    let source = || FileBasedMigrations::from_path(&directory).expect("migrations");
+    let host = site.host();
+    for mut conn in [host.connect(), connect(&EfsConfig::new(":memory:"))] {
+        if conn.lock_stats().requests == 0 {
+            conn.batch_execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")
+                .expect("a table");
+        }
+        host.store.take_calls();
+        let applied = conn.run_migrations(source()).expect("migrations");
+        assert_eq!(applied.len(), 3);
+        let calls = host.store.take_calls();
+        let acquired = calls.iter().filter(|call| **call == Call::Acquire).count();
+        assert!(acquired <= 1, "{calls:?}");
+        assert_eq!(numbers(&mut conn, "SELECT count(*) FROM t"), Ok(vec![3]));
+    }
+    site.assert_nothing_left();
+}
+
+#[test]
+fn inside_a_test_transaction_they_run_as_with_diesels_connection() {
+    let site = Site::new();
+    for config in [site.host().config(), EfsConfig::new(":memory:")] {
+        let mut conn = connect(&config);
+        conn.test_transaction(|conn| {
+            let applied = conn.run_pending_migrations(MIGRATIONS).expect("migrations");
+            assert_eq!(applied.len(), COUNT);
+            conn.revert_all_migrations(MIGRATIONS).expect("migrations");
+            diesel::QueryResult::Ok(())
+        });
+        assert_eq!(
+            numbers(&mut conn, "SELECT count(*) FROM sqlite_schema"),
+            Ok(vec![0])
+        );
+    }
+    site.assert_nothing_left();
+}
+
+#[test]
+fn a_race_for_a_migration_is_told_from_a_mistake() {
+    const RACE: &str = "another process has applied or reverted migrations";
+    let site = Site::new();
+    let (mut conn, mut other) = (site.host().connect(), site.host().connect());
+    let pending = conn.pending_migrations(MIGRATIONS).expect("migrations");
+    other.run_migrations(MIGRATIONS).expect("migrations");
+    let error = conn.run_migration(&pending[0]).expect_err("a table exists");
+    let text = error.to_string();
+    assert!(
+        text.contains(RACE) && text.contains("already exists"),
+        "{text}"
+    );
+    // Once told, what fails is the caller's own.
+    let error = execute(&mut conn, "CREATE TABLE counter (n)").expect_err("a table exists");
+    assert!(!error.to_string().contains(RACE), "{error}");
+
+    // Nobody has migrated in between: a mistake remains one.
+    other.revert_all_migrations(MIGRATIONS).expect("migrations");
+    other
+        .batch_execute("CREATE TABLE question (id)")
+        .expect("a table");
+    let pending = conn.pending_migrations(MIGRATIONS).expect("migrations");
+    let error = conn.run_migration(&pending[0]).expect_err("a table exists");
+    assert!(!error.to_string().contains(RACE), "{error}");
+
+    // The second of several migrations, applied by another since the first.
+    other.batch_execute("DROP TABLE question").expect("a table");
+    let pending = conn.pending_migrations(MIGRATIONS).expect("migrations");
+    conn.run_migration(&pending[0])
+        .expect("nobody is in the way");
+    other.run_migrations(MIGRATIONS).expect("migrations");
+    let error = conn.run_migration(&pending[1]).expect_err("a table exists");
+    assert!(error.to_string().contains(RACE), "{error}");
+    site.assert_nothing_left();
+}
