@@ -3,6 +3,9 @@
 //! Here and not in the crate itself: the examples use features and packages that only the tests
 //! have, and the pages are not part of the published package.
 
+#[doc = include_str!("../../docs/async.md")]
+mod asynchronous {}
+
 #[doc = include_str!("../../docs/migrations.md")]
 mod migrations {}
 

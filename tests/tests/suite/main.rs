@@ -1,6 +1,7 @@
 //! What the crate promises, tested from outside: one binary, a module for each promise.
 
 mod answers;
+mod async_runtimes;
 mod clocks;
 mod command_line;
 mod deadlines;

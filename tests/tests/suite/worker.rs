@@ -158,6 +158,14 @@ impl Process {
         self.worker.wait(LONG).expect("the worker ends")
     }
 
+    /// Closes its input and waits for its orderly end.
+    #[track_caller]
+    pub(crate) fn finish(mut self) {
+        self.worker.close_stdin();
+        let status = self.worker.wait(LONG).expect("the worker ends");
+        assert!(status.success(), "the worker ended with {status}");
+    }
+
     /// Stops it where it stands.
     pub(crate) fn pause(&self) {
         self.worker.pause().expect("the worker can be stopped");

@@ -9,6 +9,7 @@ mod console;
 mod database;
 mod migrations;
 mod plain;
+mod runtime;
 
 use std::collections::HashMap;
 use std::env;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use console::Console;
 use diesel_sqlite_efs::{Clock, Moment};
 
-const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead|behind|stepping]\n       \
+const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead|behind|stepping] [runtime=PLACE]\n       \
     worker plain PATH\n       \
     worker client TABLE [lease=SECONDS] [max-hold=SECONDS] [holder=NAME] \
     [runtime=current-thread|multi-thread]";
@@ -39,7 +40,10 @@ fn main() -> ExitCode {
     let options = Options(options);
     let mut console = Console;
     match mode.as_str() {
-        "database" => database::serve(&target, &options, &mut console),
+        "database" => match runtime::Place::named(options.get("runtime")) {
+            Ok(place) => place.run(move || database::serve(&target, &options, &mut Console)),
+            Err(error) => console.answer(Err(error)),
+        },
         "plain" => plain::serve(&target, &mut console),
         "client" => client::serve(target, &options, &mut console),
         _ => {
