@@ -14,13 +14,17 @@ use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use diesel_sqlite_efs::EfsSqliteConnection;
 
+use crate::schema::counter;
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
 const TASKS: i64 = 20;
 
-diesel::table! {
-    counter (id) {
-        id -> BigInt,
-        value -> BigInt,
+mod schema {
+    diesel::table! {
+        counter (id) {
+            id -> BigInt,
+            value -> BigInt,
+        }
     }
 }
 
@@ -84,7 +88,7 @@ mod blocking {
     use diesel::prelude::*;
     use diesel_sqlite_efs::EfsSqliteConnection;
 
-    use super::counter;
+    use crate::schema::counter;
 
     /// Reads, then writes: so the lock is taken first.
     pub(super) fn count(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
