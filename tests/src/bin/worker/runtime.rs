@@ -17,7 +17,7 @@ pub(crate) enum Place {
     /// A worker thread, as in any task.
     WorkerThread,
     /// A worker thread that has said that it will block.
-    BlockInPlace,
+    Blocking,
     /// A thread for blocking work.
     SpawnBlocking,
 }
@@ -29,7 +29,7 @@ impl Place {
             Some("current-thread") => Ok(Self::CurrentThread),
             Some("multi-thread") => Ok(Self::MultiThread),
             Some("worker-thread") => Ok(Self::WorkerThread),
-            Some("block-in-place") => Ok(Self::BlockInPlace),
+            Some("block-in-place") => Ok(Self::Blocking),
             Some("spawn-blocking") => Ok(Self::SpawnBlocking),
             Some(other) => Err(Failure::other(format!("unknown runtime `{other}`"))),
         }
@@ -47,7 +47,7 @@ impl Place {
                 let runtime = multi_thread();
                 runtime.block_on(runtime.spawn(async { work() }))
             }
-            Self::BlockInPlace => {
+            Self::Blocking => {
                 let runtime = multi_thread();
                 runtime.block_on(runtime.spawn(async { block_in_place(work) }))
             }
