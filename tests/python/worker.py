@@ -6,12 +6,15 @@ without a command, says that it is ready. The process ends with its standard inp
 
     worker.py DATABASE [timeout=SECONDS] [close=never]
 
+`open PATH TABLE` goes on with another database and lock table, as starting takes long.
+
 The lock is configured by the package's own environment variables (`SQLITE_LOCK_DYNAMODB_TABLE`,
 `SQLITE_LOCK_EXPIRATION`, `SQLITE_LOCK_MAX_ATTEMPTS`), the store by boto3's. As at the end of a request
 in Django, the connection is closed after each command and each transaction, unless `close=never`.
 """
 
 import logging
+import os
 import sys
 import time
 
@@ -47,11 +50,17 @@ def main():
     # Every refused attempt is a warning.
     logging.disable(logging.CRITICAL)
     django.setup()
-    from django.db import connection
+    from django.db import connection, connections
 
     closes = options.get("close") != "never"
     answer("ok open")
     for command in commands():
+        if command.startswith("open "):
+            _, database, os.environ["SQLITE_LOCK_DYNAMODB_TABLE"] = command.split(" ")
+            connections.settings["default"]["NAME"] = database
+            del connections["default"]
+            answer("ok open")
+            continue
         answer(result_of(lambda: run(connection, command)))
         if closes:
             end_request(connection)

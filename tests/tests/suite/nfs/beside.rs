@@ -1,9 +1,10 @@
 //! What plain SQLite and the Python package do in the same cases: observed and told, not asserted.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Once;
+use std::process::{self, Command};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use integration::process::NoLine;
@@ -82,30 +83,44 @@ fn the_python_package_under_load() {
 }
 
 impl Peer {
-    fn open(self, site: &Site, host: &str) -> Process {
-        match self {
-            Self::PlainSqlite => {
-                let mut process = site.open_plain(host);
-                process.ok("query PRAGMA busy_timeout = 60000");
-                process
-            }
+    fn open(self, site: &Site, host: &str) -> Hand {
+        let mut process = match self {
+            Self::PlainSqlite => site.open_plain(host),
             Self::PythonPackage => {
-                provide_python(site);
+                let packages = provide_python(site);
+                let script = format!("{packages}/worker.py");
                 let environment = [
-                    ("PYTHONPATH", PACKAGES),
+                    ("PYTHONPATH", packages),
                     ("SQLITE_LOCK_EXPIRATION", "20"),
                     ("SQLITE_LOCK_MAX_ATTEMPTS", "1000"),
                 ];
                 let path = site.path();
-                let program = ["python3", SCRIPT, &path, "timeout=60"];
+                let program = ["python3", &script, &path, "timeout=60"];
                 site.start(host, &site.proxy.endpoint(), &environment, &program)
             }
+        };
+        match self {
+            Self::PlainSqlite => {
+                process.ok("query PRAGMA busy_timeout = 60000");
+            }
+            // The first lock is when boto is loaded.
+            Self::PythonPackage => {
+                process.tell("immediate");
+                let begun = process.answer_within(3 * VERY_LONG);
+                assert!(matches!(begun, Ok(Ok(_))), "{begun:?}");
+                process.ok("rollback");
+            }
+        }
+        Hand {
+            process,
+            number: site.process_on(host),
         }
     }
 
     fn loses(self, host: &str, trouble: Trouble) {
+        let mut crew = Crew::default();
         each_case(|point, successor| {
-            let seen = self.lose_and_find(host, trouble, point, successor);
+            let seen = self.lose_and_find(&mut crew, host, trouble, point, successor);
             println!(
                 "{self:?} | {host} {trouble:?} | {point:?} | successor {successor:?} | {seen} | {}",
                 seen.verdict(successor)
@@ -116,6 +131,7 @@ impl Peer {
     /// As the case of this crate: a writer is lost in mid-transaction and comes back.
     fn lose_and_find(
         self,
+        crew: &mut Crew,
         host: &str,
         trouble: Trouble,
         point: Point,
@@ -123,21 +139,21 @@ impl Peer {
     ) -> Seen {
         let site = Site::new();
         site.open_plain("B").ok(FURNISH);
-        let mut holder = self.open(&site, host);
-        holder.ok("immediate");
+        let mut holder = crew.enlist(self, &site, host);
+        holder.process.ok("immediate");
         let stopped = (match point {
             Point::BeforeCommit => None,
             Point::Committing => Some(Call::PagesSynced),
             Point::Committed => Some(Call::JournalDeleted),
         })
-        .map(|call| StandingStill::at(&site, host, call));
-        let mut other = self.open(&site, "B");
+        .map(|call| StandingStill::at(&site, host, &holder.number, call));
+        let mut other = crew.enlist(self, &site, "B");
         // For half a minute its name cache says that there is no journal.
-        assert_eq!(other.ok(READ), OLD);
+        assert_eq!(other.process.ok(READ), OLD);
         let looked = Instant::now();
-        holder.ok(WRITE);
+        holder.process.ok(WRITE);
         if let Some(stopped) = &stopped {
-            holder.tell("commit");
+            holder.process.tell("commit");
             stopped.wait();
         }
         let lost = Lost::begin(&site, host, trouble);
@@ -149,15 +165,15 @@ impl Peer {
         match successor {
             Successor::Idle => {}
             Successor::Commits => {
-                seen.successor_read = Some(told(&mut other, READ));
-                seen.successor_told = Some(told(&mut other, OVERWRITE));
+                seen.successor_read = Some(told(&mut other.process, READ));
+                seen.successor_told = Some(told(&mut other.process, OVERWRITE));
             }
             Successor::StaysOpen => {
-                let begun = told(&mut other, "immediate");
+                let begun = told(&mut other.process, "immediate");
                 if begun.is_ok() {
-                    seen.successor_read = Some(told(&mut other, READ));
+                    seen.successor_read = Some(told(&mut other.process, READ));
                     // Its outcome is the commit's.
-                    let _ = told(&mut other, OVERWRITE);
+                    let _ = told(&mut other.process, OVERWRITE);
                 } else {
                     seen.successor_told = Some(begun);
                 }
@@ -172,14 +188,16 @@ impl Peer {
             drop(lost);
         }
         if stopped.is_none() {
-            holder.tell("commit");
+            holder.process.tell("commit");
         }
-        seen.told = Some(Told::of(holder.answer_within(VERY_LONG)));
+        seen.told = Some(Told::of(holder.process.answer_within(VERY_LONG)));
         if successor == Successor::StaysOpen && seen.successor_told.is_none() {
-            seen.successor_told = Some(told(&mut other, "commit"));
+            seen.successor_told = Some(told(&mut other.process, "commit"));
         }
-        seen.other_reads = Some(told(&mut other, READ));
-        drop((holder, other));
+        seen.other_reads = Some(told(&mut other.process, READ));
+        drop(stopped);
+        crew.dismiss(self, host, holder);
+        crew.dismiss(self, "B", other);
         seen.audit(&site);
         seen
     }
@@ -194,22 +212,25 @@ impl Peer {
             let site = Site::new();
             site.open_plain("A").ok(FURNISH);
             let mut holder = self.open(&site, "A");
-            holder.ok("immediate");
-            let stopped = StandingStill::at(&site, "A", call);
+            holder.process.ok("immediate");
+            let stopped = StandingStill::at(&site, "A", &holder.number, call);
             let mut other = self.open(&site, "B");
             // For half a minute its name cache says that there is no journal.
-            assert_eq!(other.ok(READ), OLD);
+            assert_eq!(other.process.ok(READ), OLD);
             let looked = Instant::now();
-            holder.ok(WRITE);
-            holder.tell("commit");
+            holder.process.ok(WRITE);
+            holder.process.tell("commit");
             stopped.wait();
-            site.run(&["exec", "S", "kill", "-KILL", &stopped.process]);
-            holder.kill();
+            site.run(&["exec", "S", "kill", "-KILL", &holder.number]);
+            holder.process.kill();
             let mut seen = Seen {
                 looked: looked.elapsed(),
-                successor_read: Some(told(&mut other, READ)),
-                successor_told: Some(told(&mut other, "execute UPDATE item SET filler = ''")),
-                other_reads: Some(told(&mut other, READ)),
+                successor_read: Some(told(&mut other.process, READ)),
+                successor_told: Some(told(
+                    &mut other.process,
+                    "execute UPDATE item SET filler = ''",
+                )),
+                other_reads: Some(told(&mut other.process, READ)),
                 ..Seen::default()
             };
             drop(other);
@@ -227,7 +248,7 @@ impl Peer {
             let site = Site::on(mount);
             site.open_plain("A").ok("create-ledger");
             let hosts = ["A", "A", "A", "B", "B", "B"];
-            let mut processes = hosts.map(|host| self.open(&site, host));
+            let mut processes = hosts.map(|host| self.open(&site, host).process);
             for (number, process) in processes.iter_mut().enumerate() {
                 process.tell(&match number % 3 {
                     2 => "read-ledger 40".to_owned(),
@@ -256,12 +277,39 @@ impl Peer {
     }
 }
 
-/// Where the Python package and its worker are on the hosts.
-const PACKAGES: &str = "/opt/efs-python";
-const SCRIPT: &str = "/opt/efs-worker.py";
-/// What it can do without, of 100 MB; boto's descriptions of all services but DynamoDB.
-const UNUSED: [&str; 7] = [
-    "__pycache__",
+/// A process and its number on its host.
+struct Hand {
+    process: Process,
+    number: String,
+}
+
+/// Processes by their hosts that go on from case to case: Python takes long to start.
+#[derive(Default)]
+struct Crew(HashMap<String, Hand>);
+
+impl Crew {
+    /// A process with a new connection to the site's database.
+    fn enlist(&mut self, peer: Peer, site: &Site, host: &str) -> Hand {
+        match self.0.remove(host) {
+            Some(mut hand) => {
+                hand.process
+                    .ok(&format!("open {} {}", site.path(), site.table.name()));
+                hand
+            }
+            None => peer.open(site, host),
+        }
+    }
+
+    /// Keeps it for the next case, if it is able to go on.
+    fn dismiss(&mut self, peer: Peer, host: &str, mut hand: Hand) {
+        if peer == Peer::PythonPackage && told(&mut hand.process, "query SELECT 1").is_ok() {
+            self.0.insert(host.to_owned(), hand);
+        }
+    }
+}
+
+/// What the Python package can do without, of 100 MB; boto's descriptions of all services but DynamoDB.
+const UNUSED: [&str; 6] = [
     "pip*",
     "setuptools*",
     "LC_MESSAGES",
@@ -270,35 +318,48 @@ const UNUSED: [&str; 7] = [
     "botocore/data/d[!y]*/*",
 ];
 
-/// Installs the Python package here, once, and hands it to the hosts without what is not used.
-fn provide_python(site: &Site) {
-    static PROVIDED: Once = Once::new();
-    PROVIDED.call_once(|| {
+/// Installs the Python package here, once, and hands it to the hosts with its worker; returns where
+/// it is there.
+fn provide_python(site: &Site) -> &'static str {
+    static PROVIDED: OnceLock<String> = OnceLock::new();
+    PROVIDED.get_or_init(|| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
-        let target = (Path::new(env!("CARGO_BIN_EXE_worker")).ancestors())
-            .find(|directory| directory.join("CACHEDIR.TAG").is_file())
-            .expect("the target directory");
-        let directory = target.join("python-package");
-        let installed = (Command::new(sources.join("install.sh")).arg(&directory)).status();
-        assert!(installed.expect("install.sh runs").success());
-        let archive = directory.join("packages.tar.gz");
-        let packed = Command::new("tar")
-            .arg("-czf")
-            .arg(&archive)
-            .arg("-C")
-            .arg(packages_in(&directory))
-            .args(UNUSED.map(|pattern| format!("--exclude={pattern}")))
-            .arg(".")
-            .status();
-        assert!(packed.expect("tar runs").success());
+        let archive = pack_python(&sources);
+        let there = format!("/work/python-{}", process::id());
         for host in ["S", "C"] {
-            let there = format!("{PACKAGES}.tar.gz");
-            site.put(&archive.to_string_lossy(), host, &there);
-            site.put(&sources.join("worker.py").to_string_lossy(), host, SCRIPT);
-            let unpack = format!("mkdir -p {PACKAGES} && tar -xzf {there} -C {PACKAGES}");
+            let packed = format!("{there}.tar.gz");
+            site.put(&archive.to_string_lossy(), host, &packed);
+            let unpack = format!("mkdir {there} && tar -xzf {packed} -C {there}");
             site.run(&["exec", host, &unpack]);
+            let script = sources.join("worker.py");
+            site.put(
+                &script.to_string_lossy(),
+                host,
+                &format!("{there}/worker.py"),
+            );
         }
-    });
+        there
+    })
+}
+
+fn pack_python(sources: &Path) -> PathBuf {
+    let target = (Path::new(env!("CARGO_BIN_EXE_worker")).ancestors())
+        .find(|directory| directory.join("CACHEDIR.TAG").is_file())
+        .expect("the target directory");
+    let directory = target.join("python-package");
+    let installed = (Command::new(sources.join("install.sh")).arg(&directory)).status();
+    assert!(installed.expect("install.sh runs").success());
+    let archive = directory.join(format!("packages-{}.tar.gz", process::id()));
+    let packed = Command::new("tar")
+        .arg("-czf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(packages_in(&directory))
+        .args(UNUSED.map(|pattern| format!("--exclude={pattern}")))
+        .arg(".")
+        .status();
+    assert!(packed.expect("tar runs").success());
+    archive
 }
 
 /// `lib/python3.*/site-packages`
@@ -392,18 +453,23 @@ impl Seen {
     fn verdict(&self, successor: Successor) -> &'static str {
         let acknowledged = self.told.as_ref().is_some_and(Told::is_ok);
         let successor_acknowledged = self.successor_told.as_ref().is_some_and(Told::is_ok);
-        let undone = self.successor_read == Some(Told::Done(OLD.to_owned()));
+        let successor_read =
+            |state: &str| self.successor_read == Some(Told::Done(state.to_owned()));
         let refused = matches!(self.told, Some(Told::Failed(_)));
         if self.is_torn() {
             "TORN"
         } else if successor_acknowledged && !self.is(NEXT) {
             "THE SUCCESSOR'S COMMIT IS LOST"
-        } else if acknowledged && undone {
+        } else if matches!(self.successor_told, Some(Told::Failed(_))) && self.is(NEXT) {
+            "THE SUCCESSOR'S WAS REFUSED, YET IS THERE"
+        } else if acknowledged && successor_read(OLD) {
             "ACKNOWLEDGED, YET ROLLED BACK"
         } else if acknowledged && !successor_acknowledged && !self.is(NEW) {
             "ACKNOWLEDGED, YET LOST"
         } else if refused && successor == Successor::Idle && self.is(NEW) {
             "REFUSED, YET THERE"
+        } else if refused && successor_read(NEW) {
+            "REFUSED, YET READ AND BUILT UPON"
         } else {
             "agrees"
         }

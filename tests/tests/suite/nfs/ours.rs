@@ -121,10 +121,11 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
         site.furnish("A");
         let store = proxy();
         let mut holder = site.open("A", &store, LEASE);
+        let number = site.process_on("A");
         let mut other = site.open("B", &site.proxy, PATIENT);
         holder.ok("immediate");
-        let earlier =
-            (action.is_none()).then(|| StandingStill::at(&site, "A", Call::SomePagesWritten));
+        let earlier = (action.is_none())
+            .then(|| StandingStill::at(&site, "A", &number, Call::SomePagesWritten));
         assert_eq!(other.ok(READ), OLD);
         holder.ok(WRITE);
         let confirmation = action.map(|action| store.rule(Rule::put(action)));
@@ -136,7 +137,7 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
             confirmation.wait_for_hits(1, VERY_LONG);
         }
         assert!(site.has_journal());
-        site.run(&["exec", "A", "kill", "-KILL", &site.process_on("A")]);
+        site.run(&["exec", "A", "kill", "-KILL", &number]);
         holder.kill();
         let found = other.ok(READ);
         let at = match (is_recorded, &earlier) {

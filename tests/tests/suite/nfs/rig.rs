@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::env;
 use std::path::PathBuf;
-use std::process::Command;
-use std::sync::Once;
+use std::process::{self, Command};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration::dynamodb::{AttributeValue, LockTable, env_for};
@@ -18,9 +18,6 @@ use crate::worker::{Process, proxy};
 pub(super) const VERY_LONG: Duration = Duration::from_secs(120);
 /// After this time without a sign of life the server gives a client's file locks to others.
 const NFS_LEASE: Duration = Duration::from_secs(10);
-/// Where worker processes are on all hosts.
-const WORKER: &str = "/usr/local/bin/worker";
-
 /// The lease under test: short to wait for, long for a slow host.
 pub(super) const LEASE: &str = "lock_expiration=20&lock_timeout=60";
 /// For whoever comes after.
@@ -61,7 +58,7 @@ impl Mount {
 /// One database on the mount.
 pub(super) struct Site {
     rig: PathBuf,
-    table: LockTable,
+    pub(super) table: LockTable,
     name: String,
     mount: Mount,
     /// For processes that are in no trouble.
@@ -78,7 +75,6 @@ impl Site {
     }
 
     pub(super) fn on(mount: Mount) -> Self {
-        static WORKERS: Once = Once::new();
         let rig = env::var_os("EFS_NFS_RIG").expect("EFS_NFS_RIG names the rig's program");
         let number = SITES.replace(SITES.get() + 1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("later");
@@ -91,11 +87,6 @@ impl Site {
             mount,
             proxy: proxy(),
         };
-        WORKERS.call_once(|| {
-            for host in ["S", "C"] {
-                site.put(env!("CARGO_BIN_EXE_worker"), host, WORKER);
-            }
-        });
         if mount == Mount::WithoutLocks {
             for host in ["A", "B"] {
                 site.mount_without_locks(host);
@@ -123,6 +114,18 @@ impl Site {
             String::from_utf8_lossy(&output.stderr)
         );
         text
+    }
+
+    /// Where the binary `worker` is on all hosts, for this run of the suite alone.
+    fn worker(&self) -> &'static str {
+        static WORKER: OnceLock<String> = OnceLock::new();
+        WORKER.get_or_init(|| {
+            let path = format!("/work/worker-{}", process::id());
+            for host in ["S", "C"] {
+                self.put(env!("CARGO_BIN_EXE_worker"), host, &path);
+            }
+            path
+        })
     }
 
     pub(super) fn put(&self, file: &str, host: &str, path: &str) {
@@ -163,7 +166,7 @@ impl Site {
             self.table.name()
         );
         let base_vfs = format!("base-vfs={base_vfs}");
-        let program = [WORKER, "database", &url, &base_vfs];
+        let program = [self.worker(), "database", &url, &base_vfs];
         self.start(host, &proxy.endpoint(), &[], &program)
     }
 
@@ -173,7 +176,7 @@ impl Site {
             "S" => self.exported(),
             _ => self.path(),
         };
-        let program = [WORKER, "plain", &path];
+        let program = [self.worker(), "plain", &path];
         self.start(host, &self.proxy.endpoint(), &[], &program)
     }
 
@@ -332,25 +335,27 @@ pub(super) struct StandingStill<'a> {
     site: &'a Site,
     host: &'a str,
     pub(super) process: String,
+    /// The number of the process that watches it.
+    strace: String,
     log: String,
 }
 
 impl<'a> StandingStill<'a> {
-    /// Has the process that was started last on that host stop there, in its next commit.
-    pub(super) fn at(site: &'a Site, host: &'a str, call: Call) -> Self {
+    /// Has the process of that number stop there, in its next commit.
+    pub(super) fn at(site: &'a Site, host: &'a str, process: &str, call: Call) -> Self {
         let (calls, number, file) = match call {
             Call::SomePagesWritten => ("write,pwrite64", 5, site.path()),
             Call::PagesSynced => ("fsync,fdatasync", 1, site.path()),
             Call::JournalDeleted => ("unlink", 1, format!("{}-journal", site.path())),
         };
-        let process = site.process_on(host);
         let (log, attached) = (site.note("strace"), site.note("attached"));
         let stop = format!("inject={calls}:signal=SIGSTOP:when={number}");
         let calls = format!("trace={calls}");
         let command = [
             "exec", "-b", &attached, host, "strace", "-o", &log, "-P", &file,
         ];
-        site.run(&[&command[..], &["-e", &calls, "-e", &stop, "-p", &process]].concat());
+        let strace =
+            site.run(&[&command[..], &["-e", &calls, "-e", &stop, "-p", process]].concat());
         wait_until(VERY_LONG, "strace is attached", || {
             site.run(&["exec", host, &format!("cat {attached}; true")])
                 .contains("attached")
@@ -358,7 +363,8 @@ impl<'a> StandingStill<'a> {
         Self {
             site,
             host,
-            process,
+            process: process.to_owned(),
+            strace: strace.trim().to_owned(),
             log,
         }
     }
@@ -376,5 +382,13 @@ impl<'a> StandingStill<'a> {
         let host = if self.host == "C" { "C" } else { "S" };
         self.site
             .run(&["exec", host, "kill", "-CONT", &self.process]);
+    }
+}
+
+impl Drop for StandingStill<'_> {
+    /// The process goes on without being watched, unless it has ended.
+    fn drop(&mut self) {
+        let end = format!("kill {}; true", self.strace);
+        self.site.run(&["exec", self.host, &end]);
     }
 }
