@@ -246,11 +246,18 @@ impl Load {
             site.run(&["nfsd", "restart"]);
         }
         let mut acknowledged = 0;
-        for (process, host) in processes.iter().zip(self.hosts) {
+        for (process, host) in processes.iter_mut().zip(self.hosts) {
             let answer = process.answer().expect("no error but retryable ones");
+            // What the last retry was for.
+            let last = process.ask("last-lock-error");
+            let last = last.err().map(|failure| format!("; {}", failure.message));
             println!(
-                "ours | load, {:?} {}{}, restart {} | {host}: {answer}",
-                self.mount, self.base_vfs, self.parameters, self.restart
+                "ours | load, {:?} {}{}, restart {} | {host}: {answer}{}",
+                self.mount,
+                self.base_vfs,
+                self.parameters,
+                self.restart,
+                last.unwrap_or_default()
             );
             assert!(
                 !answer.contains("whole") || answer.contains(" 0 torn"),
