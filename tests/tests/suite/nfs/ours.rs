@@ -236,6 +236,11 @@ impl Load {
         let mut processes: Vec<Process> = (proxies.iter().zip(self.hosts))
             .map(|(store, host)| site.open_over(self.base_vfs, host, store, &parameters))
             .collect();
+        // Setting up the store's client takes an emulated host long.
+        for process in &mut processes {
+            process.ok("immediate");
+            process.ok("rollback");
+        }
         for (number, process) in processes.iter_mut().enumerate() {
             process.tell(&match number % 3 {
                 2 => "read-ledger 40".to_owned(),
