@@ -462,6 +462,10 @@ impl Seen {
         self.there == format!("`{state}`")
     }
 
+    fn successor_has_read(&self, state: &str) -> bool {
+        self.successor_read == Some(Told::Done(state.to_owned()))
+    }
+
     fn is_torn(&self) -> bool {
         self.integrity != "`ok`" || ![OLD, NEW, NEXT].iter().any(|state| self.is(state))
     }
@@ -470,8 +474,6 @@ impl Seen {
     fn verdict(&self, successor: Successor) -> &'static str {
         let acknowledged = self.told.as_ref().is_some_and(Told::is_ok);
         let successor_acknowledged = self.successor_told.as_ref().is_some_and(Told::is_ok);
-        let successor_read =
-            |state: &str| self.successor_read == Some(Told::Done(state.to_owned()));
         let refused = matches!(self.told, Some(Told::Failed(_)));
         if self.is_torn() {
             "TORN"
@@ -479,13 +481,13 @@ impl Seen {
             "THE SUCCESSOR'S COMMIT IS LOST"
         } else if matches!(self.successor_told, Some(Told::Failed(_))) && self.is(NEXT) {
             "THE SUCCESSOR'S WAS REFUSED, YET IS THERE"
-        } else if acknowledged && successor_read(OLD) {
+        } else if acknowledged && self.successor_has_read(OLD) {
             "ACKNOWLEDGED, YET ROLLED BACK"
         } else if acknowledged && !successor_acknowledged && !self.is(NEW) {
             "ACKNOWLEDGED, YET LOST"
         } else if refused && successor == Successor::Idle && self.is(NEW) {
             "REFUSED, YET THERE"
-        } else if refused && successor_read(NEW) {
+        } else if refused && self.successor_has_read(NEW) {
             "REFUSED, YET READ AND BUILT UPON"
         } else {
             "agrees"
@@ -496,6 +498,11 @@ impl Seen {
     fn verdict_of_kill(&self, call: Call) -> &'static str {
         if self.is_torn() {
             "TORN"
+        } else if ![OLD, NEW]
+            .iter()
+            .any(|state| self.successor_has_read(state))
+        {
+            "A READ WAS TORN"
         } else if call == Call::JournalDeleted && !self.is(NEW) {
             "COMMITTED, YET LOST"
         } else {
