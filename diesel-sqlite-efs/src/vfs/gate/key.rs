@@ -35,6 +35,7 @@ impl Gate {
                 return Ok(());
             }
             // Somebody else may have been faster.
+            files.journal.refresh_name();
             let found = files.key_file.look(self.own_lock());
             state.key_file_is_settled = found.map_err(LockError::Config)? == Found::Ours;
             return Ok(());
