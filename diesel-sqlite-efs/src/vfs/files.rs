@@ -99,12 +99,22 @@ pub(super) fn metadata(path: &Path) -> io::Result<Metadata> {
     call(Call::Look, || path.metadata())
 }
 
+/// Of an open file.
+pub(super) fn metadata_of(file: &File) -> io::Result<Metadata> {
+    call(Call::Look, || file.metadata())
+}
+
 /// Asks the server for an open file's size and times, whatever this host remembers of them: what
 /// lies beyond a remembered end would not be read.
 pub(super) fn refresh_size(file: &File) -> io::Result<()> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
     call(Call::Look, || {
-        statx(file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME)?;
+        statx(
+            file,
+            "",
+            flags,
+            StatxFlags::SIZE | StatxFlags::MTIME | StatxFlags::CTIME,
+        )?;
         Ok(())
     })
 }

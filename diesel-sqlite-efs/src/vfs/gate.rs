@@ -405,7 +405,8 @@ impl Gate {
         let Some(recorded) = recorded else {
             return Ok(false);
         };
-        let standing = journal.standing().map_err(unreadable)?;
+        let found = journal.find().map_err(unreadable)?;
+        let standing = found.standing();
         let is_finished = matches!(standing, Standing::Hot(id) if recorded == Some(id));
         if matches!(standing, Standing::Hot(_)) && !is_finished && database_is_empty {
             self.confirm_emptiness()?;
@@ -417,11 +418,17 @@ impl Gate {
                     state.lost(loss.clone());
                     return Err(loss);
                 }
-                journal.remove().map_err(|error| {
+                let removed = journal.remove_found(&found).map_err(|error| {
                     self.file_error(format!(
                         "the rollback journal of a finished transaction cannot be removed: {error}"
                     ))
                 })?;
+                if !removed {
+                    drop(state);
+                    let reason = "another journal stands beside the database by now";
+                    self.supplanted(reason);
+                    return Err(self.lease_lost(reason));
+                }
                 false
             }
             Standing::Hot(id) => {
@@ -629,36 +636,40 @@ impl Gate {
         self.state().journal_id.get_or_insert(id);
     }
 
-    /// A journal stands where this transaction's was to be created. Whether it was removed: a
-    /// leftover that never became hot is, once the store has confirmed that we hold the lease.
+    /// A journal stands where this transaction's was to be created: it makes way if it is a
+    /// leftover that never became hot.
+    ///
+    /// It is one if it stood there before the store confirmed that we hold the lease, and still
+    /// does afterwards. What a machine whose clocks stood still finds after the answer alone may be
+    /// the journal of its successor.
     pub(crate) fn remove_cold_leftover(&self) -> Result<(), Refused> {
         self.fence()?;
+        let Some(journal) = self.journal() else {
+            return Err(Refused);
+        };
+        let unreadable = |error| {
+            self.file_failed(format!("the rollback journal cannot be examined: {error}"));
+            Refused
+        };
+        let found = journal.find().map_err(unreadable)?;
         if self.commit == CommitMode::Confirmed {
             self.ask_store(None)?;
             // The answer may have come after the lease's end.
             self.fence()?;
         }
-        let Some(journal) = self.journal() else {
-            return Err(Refused);
-        };
-        // Looked at after the store has confirmed: what stands there now is what is removed.
-        match journal.standing() {
-            Ok(Standing::Absent | Standing::Cold) => {}
-            Ok(Standing::Hot(_)) => {
-                self.supplanted("another writer's journal stands beside the database");
-                return Err(Refused);
-            }
-            Err(error) => {
-                let reason = format!("the rollback journal cannot be examined: {error}");
+        let removed = match found.standing() {
+            Standing::Absent | Standing::Cold => journal.remove_found(&found).map_err(|error| {
+                let reason = format!("a leftover rollback journal cannot be removed: {error}");
                 self.file_failed(reason);
-                return Err(Refused);
-            }
+                Refused
+            })?,
+            Standing::Hot(_) => false,
+        };
+        if !removed {
+            self.supplanted("another writer's journal stands beside the database");
+            return Err(Refused);
         }
-        journal.remove().map_err(|error| {
-            let reason = format!("a leftover rollback journal cannot be removed: {error}");
-            self.file_failed(reason);
-            Refused
-        })
+        Ok(())
     }
 
     /// This transaction's journal was created, empty: whether the database is still as it was

@@ -3,6 +3,7 @@
 //! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
 
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::files;
@@ -43,6 +44,35 @@ impl Standing {
                 Self::Hot(journal_id(&whole))
             }
         }
+    }
+}
+
+/// A file at the journal's path, told from any other that has stood or will stand there, and from
+/// itself before it was written to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    standing: Standing,
+    /// None if there is no file at all.
+    identity: Option<Identity>,
+}
+
+/// Inode numbers are used again at once, and an empty journal has no nonce: hence the time.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    inode: u64,
+    /// When it was changed last: seconds and nanoseconds.
+    changed: (i64, i64),
+    header: Vec<u8>,
+}
+
+impl Found {
+    const NOTHING: Self = Self {
+        standing: Standing::Absent,
+        identity: None,
+    };
+
+    pub(super) fn standing(&self) -> Standing {
+        self.standing
     }
 }
 
@@ -91,17 +121,36 @@ impl Journal {
     fn look(&self, afresh: bool) -> io::Result<Standing> {
         match self.header(afresh) {
             Ok(header) => Ok(Standing::of(&header)),
-            // Also of a file that was deleted after it was opened.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle
-                ) =>
-            {
-                Ok(Standing::Absent)
-            }
+            Err(error) if is_absence(&error) => Ok(Standing::Absent),
             Err(error) => Err(error),
         }
+    }
+
+    /// Looks at what stands at the path now, for [`remove_found`](Self::remove_found).
+    pub(super) fn find(&self) -> io::Result<Found> {
+        self.refresh_name();
+        match self.identify() {
+            Ok(identity) => Ok(Found {
+                standing: Standing::of(&identity.header),
+                identity: Some(identity),
+            }),
+            Err(error) if is_absence(&error) => Ok(Found::NOTHING),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn identify(&self) -> io::Result<Identity> {
+        let file = files::open(&self.path)?;
+        if self.network {
+            files::refresh_size(&file)?;
+        }
+        // Before the content: what is written in between shows when it is looked at again.
+        let metadata = files::metadata_of(&file)?;
+        Ok(Identity {
+            inode: metadata.ino(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            header: files::read(file, 16)?,
+        })
     }
 
     /// As much of the first 16 bytes as there is.
@@ -113,13 +162,37 @@ impl Journal {
         files::read(file, 16)
     }
 
+    /// Removes what was found, durably; false, and nothing is removed, if something else stands
+    /// there by now.
+    ///
+    /// A file that is found both before and after the store has confirmed the lease is nobody's:
+    /// a successor would have had to put its own in its place. What remains is the moment between
+    /// the last look and the removal.
+    pub(super) fn remove_found(&self, found: &Found) -> io::Result<bool> {
+        if self.find()? != *found {
+            return Ok(false);
+        }
+        if found.identity.is_some() {
+            self.remove()?;
+        }
+        Ok(true)
+    }
+
     /// Removes the file, durably; its absence is no error.
-    pub(super) fn remove(&self) -> io::Result<()> {
+    fn remove(&self) -> io::Result<()> {
         match files::remove(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => files::sync(&files::open_directory(&self.directory)?),
         }
     }
+}
+
+/// There is no such file, or it was deleted after it was opened.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle
+    )
 }
 
 /// The nonce in a journal's header: bytes 12..16, after the magic and the page count.
@@ -148,8 +221,47 @@ mod tests {
         fs::write(&path, header).unwrap();
         let hot = Standing::Hot(JournalId([1, 2, 3, 4]));
         assert_eq!(journal.standing().unwrap(), hot);
-        journal.remove().unwrap();
-        journal.remove().unwrap();
+        let found = journal.find().unwrap();
+        assert_eq!(found.standing(), hot);
+        assert!(journal.remove_found(&found).unwrap());
         assert_eq!(journal.standing().unwrap(), Standing::Absent);
+    }
+
+    #[test]
+    fn what_was_found_is_removed_and_nothing_else_of_its_name() {
+        let path = std::env::temp_dir().join(format!("efs-found-{}", std::process::id()));
+        let journal = Journal::new(path.clone(), false);
+        let nothing = journal.find().unwrap();
+        assert_eq!(nothing.standing(), Standing::Absent);
+        assert!(journal.remove_found(&nothing).unwrap());
+
+        fs::write(&path, b"").unwrap();
+        assert!(!journal.remove_found(&nothing).unwrap());
+        let empty = journal.find().unwrap();
+        assert!(journal.remove_found(&empty).unwrap());
+        assert_eq!(journal.find().unwrap(), nothing);
+        assert!(!journal.remove_found(&empty).unwrap());
+
+        // Another of the same content, which may well have the same inode number. Not at the same
+        // time: clocks of file systems are coarse.
+        let time = |found: &Found| found.identity.as_ref().map(|identity| identity.changed);
+        loop {
+            fs::write(&path, b"").unwrap();
+            if time(&journal.find().unwrap()) != time(&empty) {
+                break;
+            }
+            fs::remove_file(&path).unwrap();
+        }
+        assert!(!journal.remove_found(&empty).unwrap());
+        let mut header = [0; 512];
+        header[12..16].copy_from_slice(&[1, 2, 3, 4]);
+        fs::write(&path, header).unwrap();
+        let cold = journal.find().unwrap();
+        header[15] = 5;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, header).unwrap();
+        assert!(!journal.remove_found(&cold).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), header);
+        fs::remove_file(&path).unwrap();
     }
 }

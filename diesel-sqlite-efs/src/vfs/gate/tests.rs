@@ -1,7 +1,7 @@
 //! The decisions without SQLite: a gate is asked what SQLite would ask, in SQLite's order.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
@@ -25,7 +25,11 @@ pub(super) struct World {
     key_file: PathBuf,
     /// Renewal goes on in the background for so long.
     pub(super) max_hold: Duration,
+    /// What is done to the journal while the answer to the next put is on its way.
+    meanwhile: Meanwhile,
 }
+
+type Meanwhile = Arc<Mutex<Option<fn(&Path)>>>;
 
 impl World {
     pub(super) fn new() -> Self {
@@ -49,6 +53,7 @@ impl World {
             on_network: false,
             key_file: beside("-lock-key"),
             max_hold: Duration::from_secs(900),
+            meanwhile: Meanwhile::default(),
         }
     }
 
@@ -74,7 +79,7 @@ impl World {
     fn gate_of(&self, key: &str, settings: GateSettings) -> Gate {
         /// A store of its own for each host, so that they do not share a line.
         #[derive(Debug)]
-        struct Host(Arc<InMemoryLockStore>);
+        struct Host(Arc<InMemoryLockStore>, Meanwhile, PathBuf);
         impl LockStore for Host {
             fn put(
                 &self,
@@ -82,7 +87,11 @@ impl World {
                 condition: crate::PutCondition<'_>,
                 give_up_after: Duration,
             ) -> Result<crate::PutAnswer, crate::StoreError> {
-                self.0.put(item, condition, give_up_after)
+                let answer = self.0.put(item, condition, give_up_after);
+                if let Some(meanwhile) = self.1.lock().unwrap().take() {
+                    meanwhile(&self.2);
+                }
+                answer
             }
             fn delete(
                 &self,
@@ -96,7 +105,12 @@ impl World {
                 self.0.table()
             }
         }
-        let client = DynamoDbLockClient::with_store(Arc::new(Host(self.store.clone())))
+        let host = Host(
+            self.store.clone(),
+            self.meanwhile.clone(),
+            self.journal.clone(),
+        );
+        let client = DynamoDbLockClient::with_store(Arc::new(host))
             .lease_duration(LEASE)
             .max_hold(self.max_hold)
             .clock(self.clock.clone());
@@ -502,6 +516,49 @@ fn a_journal_beside_a_database_that_was_empty_a_while_ago_is_a_successors() {
     ));
     gate.unlocked();
     assert_eq!(world.item(), Some(item));
+}
+
+#[test]
+fn what_has_taken_the_place_of_a_leftover_meanwhile_is_not_removed() {
+    fn another(path: &Path) {
+        fs::remove_file(path).unwrap();
+        fs::write(path, [[0; 12].as_slice(), &[7; 4]].concat()).unwrap();
+    }
+    let world = World::new();
+    let gate = world.gate();
+    begin_writing(&gate);
+    world.write_journal(0, JournalId([9; 4]));
+    *world.meanwhile.lock().unwrap() = Some(another);
+    assert_eq!(gate.remove_cold_leftover(), Err(Refused));
+    assert_eq!(fs::read(&world.journal).unwrap()[12..], [7; 4]);
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    gate.unlocked();
+}
+
+#[test]
+fn what_has_taken_the_place_of_a_finished_journal_meanwhile_is_not_removed() {
+    fn another(path: &Path) {
+        fs::remove_file(path).unwrap();
+        fs::write(path, [[0xd9; 12].as_slice(), &[7; 4]].concat()).unwrap();
+    }
+    let world = World::new();
+    let gate = world.gate();
+    world.write_journal(0xd9, JournalId([9; 4]));
+    gate.claim(FIRST_WRITE).unwrap();
+    *world.meanwhile.lock().unwrap() = Some(another);
+    // Beside an empty database it is of no use, whoever has left it.
+    let read = FileVersion::default();
+    let admitted = gate.admit(read, FileState::Empty, FIRST_WRITE);
+    assert_eq!(admitted, Err(Busy));
+    assert!(world.journal.exists());
+    assert!(matches!(
+        gate.take_error(),
+        Some(LockError::LeaseLost { .. })
+    ));
+    gate.unlocked();
 }
 
 #[test]
