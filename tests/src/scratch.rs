@@ -18,12 +18,34 @@ impl Scratch {
     /// # Errors
     /// If the directory cannot be created.
     pub fn new() -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("efs-sqlite-").tempdir()?;
+        Ok(Self::of(Self::builder().tempdir()?))
+    }
+
+    /// The same in memory where there is such a file system: for many small cases, each of which
+    /// would wait for the disk.
+    ///
+    /// # Errors
+    /// If the directory cannot be created.
+    pub fn in_memory() -> io::Result<Self> {
+        match Self::builder().tempdir_in("/dev/shm") {
+            Ok(directory) => Ok(Self::of(directory)),
+            // Not everywhere is there one, and not everyone may write to it.
+            Err(_) => Self::new(),
+        }
+    }
+
+    fn builder() -> tempfile::Builder<'static, 'static> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("efs-sqlite-");
+        builder
+    }
+
+    fn of(directory: TempDir) -> Self {
         let database = directory.path().join("database.sqlite3");
-        Ok(Self {
+        Self {
             directory,
             database,
-        })
+        }
     }
 
     /// Where the test's database goes; nothing is there yet.

@@ -5,7 +5,8 @@
 //! the connection goes on. Further passes do so with other settings: on a network file system, with
 //! `lock_commit=clock`, with `lock_release=background`.
 //!
-//! `EVERY_POINT=long cargo test -p integration every_point` tries all there is, with more seeds;
+//! Each run tries a sample of the cases, by a seed that is printed; `EVERY_POINT_SEED=<seed>` repeats
+//! it. `EVERY_POINT=long cargo test -p integration every_point` tries all there is;
 //! `EVERY_POINT_CASE="<case>"` beside it repeats the case that a failure has named.
 
 mod world;
@@ -13,7 +14,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::env;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 
 use diesel::connection::{SimpleConnection, TransactionManager};
@@ -30,7 +31,7 @@ use crate::support::execute;
 
 #[test]
 fn every_point_of_a_small_transaction() {
-    let run = |conn: &mut EfsSqliteConnection| {
+    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
         execute(conn, "UPDATE t SET n = n + 100 WHERE id = 3").map(drop)
     };
     Scenario::new("small", furnished(), run)
@@ -40,7 +41,7 @@ fn every_point_of_a_small_transaction() {
 
 #[test]
 fn every_point_of_a_large_transaction() {
-    let run = |conn: &mut EfsSqliteConnection| {
+    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             execute(
@@ -55,7 +56,7 @@ fn every_point_of_a_large_transaction() {
 
 #[test]
 fn every_point_of_a_rollback() {
-    let run = |conn: &mut EfsSqliteConnection| {
+    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
         let result = conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             Err::<(), _>(Error::RollbackTransaction)
@@ -72,7 +73,7 @@ fn every_point_of_a_rollback() {
 
 #[test]
 fn every_point_of_a_transaction_with_a_savepoint() {
-    let run = |conn: &mut EfsSqliteConnection| {
+    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100 WHERE id < 5")?;
             let inner = conn.transaction(|conn| {
@@ -93,7 +94,7 @@ fn every_point_of_a_transaction_with_a_savepoint() {
 
 #[test]
 fn every_point_of_ddl() {
-    let run = |conn: &mut EfsSqliteConnection| {
+    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
         conn.transaction(|conn| {
             conn.batch_execute(
                 "CREATE TABLE u (id INTEGER PRIMARY KEY, v TEXT); \
@@ -108,13 +109,13 @@ fn every_point_of_ddl() {
 
 #[test]
 fn every_point_of_a_vacuum() {
-    let run = |conn: &mut EfsSqliteConnection| conn.batch_execute("VACUUM");
+    let run = |conn: &mut EfsSqliteConnection, _: &Host| conn.batch_execute("VACUUM");
     Scenario::new("vacuum", furnished(), run).explore();
 }
 
 #[test]
 fn every_point_of_the_first_transaction_of_an_empty_database() {
-    let run = |conn: &mut EfsSqliteConnection| {
+    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
         conn.transaction(|conn| {
             conn.batch_execute("CREATE TABLE first (v); INSERT INTO first VALUES (zeroblob(5000))")
         })
@@ -123,8 +124,9 @@ fn every_point_of_the_first_transaction_of_an_empty_database() {
 }
 
 /// Reads, which recovers, and writes.
-fn read_and_write(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
+fn read_and_write(conn: &mut EfsSqliteConnection, host: &Host) -> QueryResult<()> {
     Seen::by(conn, false)?;
+    host.settle();
     execute(conn, "UPDATE t SET n = n + 100 WHERE id > 8").map(drop)
 }
 
@@ -185,7 +187,7 @@ fn count_commit() -> Vec<Operation> {
     recorder.operations()
 }
 
-type Run = fn(&mut EfsSqliteConnection) -> QueryResult<()>;
+type Run = fn(&mut EfsSqliteConnection, &Host) -> QueryResult<()>;
 
 /// A transaction and what it begins with.
 struct Scenario {
@@ -216,14 +218,16 @@ struct Course {
 #[derive(Default)]
 struct Tally {
     points: usize,
+    /// All cases of the long form.
+    cases: usize,
     crashes: usize,
     pauses: usize,
     /// Of the pauses, those after which something else was to happen, by what did.
     after_pauses: BTreeMap<Then, usize>,
     faults: usize,
     outcomes: BTreeMap<Outcome, usize>,
-    /// Cases in a documented window, and how many of them did harm.
-    windows: BTreeMap<Window, (usize, usize)>,
+    /// Cases in a documented window, and how many of them did which harm.
+    windows: BTreeMap<Window, (usize, BTreeMap<Harm, usize>)>,
     broken: usize,
     failures: Vec<String>,
 }
@@ -285,10 +289,16 @@ const LATER: [Then; 4] = [
     },
 ];
 
+/// Which cases are tried in the short form: the same for all tests of a run.
+fn sample() -> usize {
+    static SAMPLE: LazyLock<usize> = LazyLock::new(|| match env::var("EVERY_POINT_SEED") {
+        Ok(seed) => seed.parse().expect("EVERY_POINT_SEED is a number"),
+        Err(_) => fastrand::usize(..1000),
+    });
+    *SAMPLE
+}
+
 const NOT_REACHED: &str = "the point was not reached";
-/// On a busy machine a release in the background may not be over when an impatient connection asks
-/// for the lock again.
-const MOST_ATTEMPTS: usize = 20;
 
 /// Where a failing case is told to stop: there is nothing to learn from thousands.
 const MOST_FAILURES: usize = 200;
@@ -336,6 +346,7 @@ impl Scenario {
     #[track_caller]
     fn explore(&self) {
         let long = env::var("EVERY_POINT").is_ok_and(|form| form == "long");
+        let sample = (!long).then(sample);
         let modes: &[Mode] = if long || self.in_all_modes {
             &Mode::ALL
         } else {
@@ -345,7 +356,7 @@ impl Scenario {
             let passes: Vec<_> = (modes.iter())
                 .map(|mode| {
                     let scenario = self.in_mode(*mode);
-                    scope.spawn(move || scenario.explore_in_its_mode(long))
+                    scope.spawn(move || scenario.explore_in_its_mode(sample))
                 })
                 .collect();
             (passes.into_iter())
@@ -361,33 +372,21 @@ impl Scenario {
     }
 
     /// Both passes; what failed.
-    fn explore_in_its_mode(&self, long: bool) -> Vec<String> {
+    fn explore_in_its_mode(&self, sample: Option<usize>) -> Vec<String> {
         let only = env::var("EVERY_POINT_CASE").ok();
-        // Where leases are released in the background, there may be a wait on the way: not in the
-        // shortest of some runs.
-        let counted = if self.mode == Mode::Background { 5 } else { 1 };
-        let course = (0..counted)
-            .map(|_| self.count())
-            .min_by_key(|course| course.operations.len())
-            .expect("at least one");
+        let course = self.count();
         let mut tally = Tally {
             points: course.operations.len(),
             ..Tally::default()
         };
         for point in 0..=course.operations.len() {
-            for disturbance in self.disturbances(&course, point, long) {
+            tally.cases += self.disturbances(&course, point, None).len();
+            for disturbance in self.disturbances(&course, point, sample) {
                 let label = format!("{}, {:?}: {point}, {disturbance:?}", self.name, self.mode);
                 if only.as_ref().is_some_and(|only| *only != label) {
                     continue;
                 }
-                let mut visited = self.visit(&course, point, disturbance, &mut tally);
-                for _ in 1..MOST_ATTEMPTS {
-                    if !matches!(&visited, Err(failure) if failure == NOT_REACHED) {
-                        break;
-                    }
-                    visited = self.visit(&course, point, disturbance, &mut tally);
-                }
-                if let Err(failure) = visited {
+                if let Err(failure) = self.visit(&course, point, disturbance, &mut tally) {
                     let operation = course.operations.get(point);
                     tally
                         .failures
@@ -398,7 +397,7 @@ impl Scenario {
                 }
             }
         }
-        tally.report(self.name, self.mode);
+        tally.report(self.name, self.mode, sample);
         tally.failures
     }
 
@@ -440,16 +439,26 @@ impl Scenario {
     }
 
     /// What is done at a point; the point after the last is the one after the acknowledgement.
-    fn disturbances(&self, course: &Course, point: usize, long: bool) -> Vec<Disturbance> {
-        let mut all = self.crashes(point, long);
+    ///
+    /// All there is without a `sample`; with one, some of it of each kind: others at each point, and
+    /// at the same point others in another sample.
+    fn disturbances(
+        &self,
+        course: &Course,
+        point: usize,
+        sample: Option<usize>,
+    ) -> Vec<Disturbance> {
+        let turn = sample.map(|sample| sample + point);
+        let mut all = self.crashes(point, turn);
         if let Some(operation) = course.operations.get(point) {
-            all.extend(Self::pauses(*operation, point, long).map(Disturbance::Pause));
-            all.extend(self.later_faults(point, long).map(Disturbance::Pause));
-            all.extend(Self::faults(*operation, point, long));
+            all.extend(Self::pauses(*operation, turn).map(Disturbance::Pause));
+            all.extend(self.later_faults(point, turn).map(Disturbance::Pause));
+            all.extend(Self::faults(*operation, turn));
         }
-        if self.mode != Mode::Plain && !long {
-            // A third of them, another third at each point.
-            let mut n = point;
+        if self.mode != Mode::Plain
+            && let Some(mut n) = turn
+        {
+            // A third of them.
             all.retain(|_| {
                 n += 1;
                 n.is_multiple_of(3)
@@ -458,37 +467,41 @@ impl Scenario {
         all
     }
 
-    fn crashes(&self, point: usize, long: bool) -> Vec<Disturbance> {
-        let mut all = vec![Crash::LosesUnsynced, Crash::KeepsAll];
-        let seeds = match (long, self.mode) {
-            (false, _) => 1,
-            (true, Mode::Plain) => 12,
-            (true, _) => 4,
+    fn crashes(&self, point: usize, turn: Option<usize>) -> Vec<Disturbance> {
+        let most = if self.mode == Mode::Plain { 12 } else { 4 };
+        let seeds = match turn {
+            None => 0..most,
+            Some(turn) => turn as u64 % most..turn as u64 % most + 1,
         };
-        all.extend((0..seeds).map(|n| Crash::Random((point as u64) << 8 | n)));
-        all.into_iter().map(Disturbance::Crash).collect()
+        let random = seeds.map(|n| Crash::Random((point as u64) << 8 | n));
+        [Crash::LosesUnsynced, Crash::KeepsAll]
+            .into_iter()
+            .chain(random)
+            .map(Disturbance::Crash)
+            .collect()
     }
 
-    fn pauses(operation: Operation, point: usize, long: bool) -> impl Iterator<Item = Pause> {
+    fn pauses(operation: Operation, turn: Option<usize>) -> impl Iterator<Item = Pause> {
         let is_change = !matches!(
             operation,
             Operation::Read(_) | Operation::Size(_) | Operation::Access | Operation::Unlock(_)
         );
         Pause::ways().enumerate().filter_map(move |(n, pause)| {
             let (n, k) = (n / 4, n % 4);
-            // The short form visits each point with all conducts, each in one way, or in two
-            // where something is about to change.
-            let second = is_change && (n + point + 1) % 4 == k;
-            (long || (n + point) % 4 == k || second).then_some(pause)
+            // A sample has each point with all conducts, each in one way, or in two where something
+            // is about to change.
+            let is_visited = turn
+                .is_none_or(|turn| (n + turn) % 4 == k || (is_change && (n + turn + 1) % 4 == k));
+            is_visited.then_some(pause)
         })
     }
 
-    /// Pauses after which something else happens: one or two at a point in the short form; in the
-    /// long form all ways to be paused, each followed by one thing, or by two with the defaults.
-    fn later_faults(&self, point: usize, long: bool) -> impl Iterator<Item = Pause> {
+    /// Pauses after which something else happens: all ways to be paused, each followed by one thing,
+    /// or by two with the defaults; one or two ways in a sample.
+    fn later_faults(&self, point: usize, turn: Option<usize>) -> impl Iterator<Item = Pause> {
         let each = if self.mode == Mode::Plain { 2 } else { 1 };
         Pause::ways().enumerate().flat_map(move |(n, pause)| {
-            let visited = long || (n + 7 * point).is_multiple_of(16);
+            let visited = turn.is_none_or(|turn| (n + 7 * turn).is_multiple_of(16));
             let first = n + n / 4 + point;
             (first..first + if visited { each } else { 0 }).map(move |k| Pause {
                 then: LATER[k % LATER.len()],
@@ -497,20 +510,20 @@ impl Scenario {
         })
     }
 
-    fn faults(operation: Operation, point: usize, long: bool) -> Vec<Disturbance> {
+    fn faults(operation: Operation, turn: Option<usize>) -> Vec<Disturbance> {
         let mut all = Vec::new();
         let once = Fault::of(operation).iter().map(|fault| (*fault, false));
         let lasting = [Fault::Stale, Fault::Full, Fault::Busy]
             .into_iter()
             .filter(|fault| match fault {
                 Fault::Full => Fault::of(operation).contains(fault),
-                Fault::Busy => long && Fault::of(operation).contains(fault),
+                Fault::Busy => turn.is_none() && Fault::of(operation).contains(fault),
                 _ => !Fault::of(operation).is_empty(),
             })
             .map(|fault| (fault, true));
         for (n, (fault, lasting)) in once.chain(lasting).enumerate() {
             for same_first in [false, true] {
-                if long || same_first == (n + point).is_multiple_of(2) {
+                if turn.is_none_or(|turn| same_first == (n + turn).is_multiple_of(2)) {
                     all.push(Disturbance::Fault {
                         fault,
                         lasting,
@@ -538,7 +551,7 @@ impl Scenario {
                 Err(error) => return (None, Err(error.to_string())),
             }
         }
-        let result = conn.as_mut().map_or(Ok(()), self.run);
+        let result = conn.as_mut().map_or(Ok(()), |conn| (self.run)(conn, host));
         host.recorder().set_over();
         (conn, result.map_err(|error| error.to_string()))
     }
@@ -573,22 +586,18 @@ impl Scenario {
         let host = world.holder(false);
         let (conn, result) = self.run_to_its_end(&host, Plan::Crash { at: point, leaves });
         let recorder = host.recorder();
-        let acknowledged = point == course.operations.len();
-        if acknowledged {
+        if recorder.reached() != course.operations.get(point).copied() {
+            return Err(format!("another operation: {:?}", recorder.reached()));
+        }
+        if recorder.reached().is_none() {
             result?;
             recorder.crash(leaves);
-        } else if recorder.reached() != Some(course.operations[point])
-            && self.mode == Mode::Background
-        {
-            // The release of a lease before was slow, and there was a wait for it.
-            return Err(NOT_REACHED.to_owned());
-        } else if recorder.reached() != Some(course.operations[point]) {
-            return Err(format!("another operation: {:?}", recorder.reached()));
         }
         drop(conn);
         let outcome = self.outcome_of_a_crash(course, &recorder.operations()[..point]);
         world.let_leases_end();
         self.check(course, &world, outcome, self.successors, 0)
+            .map_err(|wrong| wrong.text)
     }
 
     /// By what was done until then.
@@ -664,11 +673,9 @@ impl Scenario {
                 let window = Window::of(self, pause, reached, late, removed)?;
                 // Only there can the end of a successor's journal be taken away from it.
                 let window = window.filter(|_| self.mode == Mode::Clock);
-                let window = window.ok_or_else(|| {
-                    format!("the successor: {error}; the holder was told: {result:?}")
-                })?;
-                tally.window(window, true);
-                return Ok(());
+                let text = format!("the successor: {error}; the holder was told: {result:?}");
+                let window = window.ok_or_else(|| text.clone())?;
+                return tally.window(self.mode, window, Err(Harm::Successor.because(text)));
             }
             None => 0,
         };
@@ -693,16 +700,16 @@ impl Scenario {
         } else {
             self.go_on(conn, &host, tally)
         };
-        let checked = goes_on.and_then(|again| {
-            self.check(course, &world, told, self.successors + applied, again)
-                .map_err(|error| format!("{error}; the holder was told: {result:?}"))
-        });
+        let checked = goes_on
+            .and_then(|again| self.check(course, &world, told, self.successors + applied, again));
+        let told = |wrong: Wrong| Wrong {
+            text: format!("{}; the holder was told: {result:?}", wrong.text),
+            ..wrong
+        };
+        let checked = checked.map_err(told);
         match window {
-            None => checked,
-            Some(window) => {
-                tally.window(window, checked.is_err());
-                Ok(())
-            }
+            None => checked.map_err(|wrong| wrong.text),
+            Some(window) => tally.window(self.mode, window, checked),
         }
     }
 
@@ -743,7 +750,7 @@ impl Scenario {
                     self.check(course, &world, told, self.successors, again)
                 })
         };
-        result.map_err(|error| error + &told_text)
+        result.map_err(|wrong| wrong.text + &told_text)
     }
 
     /// The same connection writes again, or says that it is broken. How often it has written.
@@ -752,10 +759,10 @@ impl Scenario {
         conn: Option<EfsSqliteConnection>,
         host: &Host,
         tally: &mut Tally,
-    ) -> Result<i64, String> {
+    ) -> Result<i64, Wrong> {
         let mut conn = match conn {
             Some(conn) => conn,
-            None => (host.connect()).map_err(|error| format!("opening again: {error}"))?,
+            None => (host.connect()).map_err(|error| Wrong::told("opening again", &error))?,
         };
         if <EfsTransactionManager as TransactionManager<_>>::is_broken_transaction_manager(
             &mut conn,
@@ -765,8 +772,9 @@ impl Scenario {
         }
         conn.set_lock_timeout(std::time::Duration::from_secs(20));
         let new = self.template.is_new();
-        log(&mut conn, "h", new).map_err(|error| format!("the same connection: {error}"))?;
-        Seen::by(&mut conn, new).map_err(|error| format!("the same connection reads: {error}"))?;
+        log(&mut conn, "h", new).map_err(|error| Wrong::told("the same connection", &error))?;
+        Seen::by(&mut conn, new)
+            .map_err(|error| Wrong::told("the same connection reads", &error))?;
         Ok(1)
     }
 
@@ -778,38 +786,96 @@ impl Scenario {
         outcome: Outcome,
         successors: i64,
         again: i64,
-    ) -> Result<(), String> {
+    ) -> Result<(), Wrong> {
         let mut conn = (world.bystander().connect())
-            .map_err(|error| format!("another host cannot open it: {error}"))?;
+            .map_err(|error| Wrong::told("another host cannot open it", &error))?;
         let seen = Seen::by(&mut conn, world.new)
-            .map_err(|error| format!("another host reads: {error}"))?;
-        let right = match outcome {
-            Outcome::Applied => seen.rows == course.new,
-            Outcome::NotApplied => seen.rows == course.old,
-            Outcome::Unknown => seen.rows == course.old || seen.rows == course.new,
-        };
-        if !right {
-            let state = match &seen.rows {
-                rows if *rows == course.old => "is not there".to_owned(),
-                rows if *rows == course.new => "is there".to_owned(),
-                rows => format!("is there in part: {rows}"),
-            };
-            return Err(format!("expected {outcome:?}, the transaction {state}"));
-        }
-        if seen.successors != Ok(successors) || seen.again != again {
-            return Err(format!(
-                "expected {successors} successors and {again} more writes, found {:?} and {}",
-                seen.successors, seen.again
-            ));
-        }
+            .map_err(|error| Wrong::told("another host reads", &error))?;
         let integrity = diesel::dsl::sql::<Text>("PRAGMA integrity_check")
             .get_result::<String>(&mut conn)
-            .map_err(|error| format!("integrity_check: {error}"))?;
+            .map_err(|error| Wrong::told("integrity_check", &error))?;
+        log(&mut conn, "b", world.new)
+            .map_err(|error| Wrong::told("another host writes", &error))?;
+        world
+            .leftovers()
+            .map_err(|error| Harm::Lock.because(error))?;
         if integrity != "ok" {
-            return Err(format!("integrity_check: {integrity}"));
+            return Err(Harm::Torn.because(format!("integrity_check: {integrity}")));
         }
-        log(&mut conn, "b", world.new).map_err(|error| format!("another host writes: {error}"))?;
-        world.leftovers()
+        let state = match &seen.rows {
+            rows if *rows == course.old => "is not there",
+            rows if *rows == course.new => "is there",
+            rows => {
+                return Err(Harm::Torn.because(format!("the transaction is there in part: {rows}")));
+            }
+        };
+        let found = match seen.successors {
+            Ok(found) => found,
+            Err(part) => return Err(Harm::Torn.because(format!("successors in part: {part}"))),
+        };
+        let harm = match outcome {
+            Outcome::Applied if seen.rows != course.new => Some(Harm::Undone),
+            Outcome::NotApplied if seen.rows != course.old => Some(Harm::Kept),
+            _ => None,
+        };
+        if let Some(harm) = harm {
+            return Err(harm.because(format!("expected {outcome:?}, the transaction {state}")));
+        }
+        if found != successors {
+            let text = format!("expected {successors} successors, found {found}");
+            return Err(Harm::Successor.because(text));
+        }
+        if seen.again != again {
+            let text = format!("expected {again} more writes, found {}", seen.again);
+            return Err(Harm::Again.because(text));
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong after a case.
+#[derive(Debug)]
+struct Wrong {
+    harm: Harm,
+    text: String,
+}
+
+/// What kind of wrong it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Harm {
+    /// A transaction is there in part, or SQLite finds the file malformed.
+    Torn,
+    /// The holder's transaction is not there, although it was acknowledged.
+    Undone,
+    /// The holder's transaction is there, although it was reported as rolled back.
+    Kept,
+    /// A successor's transaction that was acknowledged is not there, or it could not know, or one
+    /// that was not is there.
+    Successor,
+    /// What the holder's connection has written later is not there.
+    Again,
+    /// Lock or journal are left, or somebody meets an error that does not speak of the database's
+    /// content.
+    Lock,
+}
+
+impl Harm {
+    fn because(self, text: String) -> Wrong {
+        Wrong { harm: self, text }
+    }
+}
+
+impl Wrong {
+    fn told(what: &str, error: &dyn std::error::Error) -> Self {
+        let text = format!("{what}: {error}");
+        // The last: of rows that are not there.
+        let of_content = ["malformed", "not a SQLite database", "Unexpected null"];
+        let harm = if of_content.iter().any(|error| text.contains(error)) {
+            Harm::Torn
+        } else {
+            Harm::Lock
+        };
+        harm.because(text)
     }
 }
 
@@ -827,6 +893,17 @@ enum Window {
 }
 
 impl Window {
+    /// What may come of it, by the manual. By the clock a late write may come together with a late
+    /// deletion.
+    fn harms(self, mode: Mode) -> &'static [Harm] {
+        match self {
+            Self::LateDeletion => &[Harm::Torn],
+            Self::LateWrite if mode != Mode::Clock => &[Harm::Torn, Harm::Kept, Harm::Successor],
+            Self::LateWrite => &[Harm::Torn, Harm::Kept, Harm::Undone, Harm::Successor],
+            Self::ByTheClock => &[Harm::Torn, Harm::Undone, Harm::Successor],
+        }
+    }
+
     /// The window that the case has hit; an error if what came late is more than the manual says.
     /// `removed`: the successor's journal is not there any more.
     fn of(
@@ -870,14 +947,30 @@ impl Window {
 }
 
 impl Tally {
-    fn window(&mut self, window: Window, harmed: bool) {
+    /// A case was in a window; an error if it did other harm than the manual says.
+    fn window(
+        &mut self,
+        mode: Mode,
+        window: Window,
+        checked: Result<(), Wrong>,
+    ) -> Result<(), String> {
         let (cases, harms) = self.windows.entry(window).or_default();
         *cases += 1;
-        *harms += usize::from(harmed);
+        let Err(wrong) = checked else {
+            return Ok(());
+        };
+        *harms.entry(wrong.harm).or_default() += 1;
+        if window.harms(mode).contains(&wrong.harm) {
+            return Ok(());
+        }
+        let Wrong { harm, text } = wrong;
+        Err(format!(
+            "{harm:?}, which {window:?} does not explain: {text}"
+        ))
     }
 
     /// Tells what was tried, past the capture of tests that pass.
-    fn report(&self, name: &str, mode: Mode) {
+    fn report(&self, name: &str, mode: Mode, sample: Option<usize>) {
         let later: Vec<_> = (self.after_pauses.iter())
             .map(|(then, cases)| match then {
                 Then::GoesOn => String::new(),
@@ -889,10 +982,11 @@ impl Tally {
             })
             .collect();
         let windows: Vec<_> = (self.windows.iter())
-            .map(|(window, (cases, harmed))| format!("{cases} {window:?} ({harmed} harmed)"))
+            .map(|(window, (cases, harms))| format!("{cases} {window:?} (of them {harms:?})"))
             .collect();
         let line = format!(
-            "every point | {name:<22} | {mode:<10} | {:>3} points | {:>5} crashes | {:>5} pauses, later {} | {:>4} faults | told {:?} | {} broken | in a window: {} | {} failures\n",
+            "every point | {name:<22} | {mode:<10} | {form} of {} cases | {:>3} points | {:>5} crashes | {:>5} pauses, later {} | {:>4} faults | told {:?} | {} broken | in a window: {} | {} failures\n",
+            self.cases,
             self.points,
             self.crashes,
             self.pauses,
@@ -911,6 +1005,10 @@ impl Tally {
             },
             self.failures.len(),
             mode = format!("{mode:?}"),
+            form = match sample {
+                None => "all".to_owned(),
+                Some(seed) => format!("seed {seed}: {}", self.crashes + self.pauses + self.faults),
+            },
         );
         // Nothing is lost if nobody listens.
         let _ = std::io::stderr().write_all(line.as_bytes());

@@ -78,7 +78,7 @@ impl World {
 
     pub(super) fn in_mode(template: &Template, mode: Mode) -> Arc<Self> {
         integration::recording::register();
-        let scratch = Scratch::new().expect("a directory");
+        let scratch = Scratch::in_memory().expect("a directory");
         fs::write(scratch.database(), &template.database).expect("a database");
         if let Some(journal) = &template.journal {
             fs::write(scratch.journal(), journal).expect("a journal");
@@ -128,6 +128,9 @@ impl World {
 
     /// A host that nothing happens to.
     pub(super) fn bystander(&self) -> Host {
+        // A thread of the crate may still have the store of a host that has crashed in hand, and
+        // its recorder with it.
+        Recorder::forget(OTHER, self.scratch.database());
         self.host(OTHER, self.clock.clone(), None)
     }
 
@@ -192,6 +195,16 @@ impl Host {
 
     pub(super) fn connect(&self) -> Result<EfsSqliteConnection, ConnectError> {
         EfsSqliteConnection::connect(&self.config)
+    }
+
+    /// Where leases are released in the background, waits until that is done, so that the next
+    /// transaction need not: unless the point was reached, from where on it is slow.
+    pub(super) fn settle(&self) {
+        if self.recorder().reached().is_none() {
+            // A connection that is closed waits for what its process has to release.
+            let other = self.config.clone().base_vfs(OTHER);
+            drop(EfsSqliteConnection::connect(&other).expect("a connection"));
+        }
     }
 
     /// Gives up soon where the lock is not to be had.
@@ -545,4 +558,16 @@ pub(super) fn furnished() -> Template {
     .expect("tables");
     drop(conn);
     world.into_template()
+}
+
+#[test]
+fn a_host_that_nothing_happens_to_is_not_taken_for_one_that_has_crashed() {
+    let world = World::new(&furnished());
+    let crashed = world.successor();
+    let conn = crashed.connect().expect("a connection");
+    crashed.recorder().crash(Crash::KeepsAll);
+    drop(conn);
+    crashed.connect().map(drop).expect_err("it is gone");
+    let mut conn = world.bystander().connect().expect("a connection");
+    Seen::by(&mut conn, false).expect("a readable database");
 }
