@@ -65,6 +65,8 @@ pub struct Rules {
     pub giving_up_keeps_the_record: bool,
     /// A cold leftover is removed only if the lease is still good when the store has confirmed it.
     pub leftover_needs_a_good_lease: bool,
+    /// And only if it is the one that was found before the store was asked.
+    pub leftover_is_the_one_found: bool,
     /// The store confirms the lease before a hot journal is rolled back under it.
     pub recovery_confirmed: bool,
     /// A journal becomes hot only if the database, looked at once the journal was created, is what
@@ -86,6 +88,7 @@ impl Rules {
         own_item_recognised: true,
         giving_up_keeps_the_record: true,
         leftover_needs_a_good_lease: true,
+        leftover_is_the_one_found: true,
         recovery_confirmed: true,
         journal_needs_the_state_it_restores: true,
     };
@@ -172,6 +175,7 @@ struct Noted {
     undone: bool,
     resurrected: bool,
     waits_for_itself: bool,
+    robbed: bool,
 }
 
 /// One step. The number is the process.
@@ -276,6 +280,7 @@ impl Model for Protocol {
         vec![
             Property::always(ONE_HOLDER, |_, state: &State| state.valid_holders() <= 1),
             Property::always(NO_STALE_WRITE, |_, state: &State| !state.noted.stale_write),
+            Property::always(NEVER_ROBBED, |_, state: &State| !state.noted.robbed),
             Property::always(NEVER_TORN, |_, state: &State| !state.noted.torn),
             Property::always(NEVER_UNDONE, |_, state: &State| !state.noted.undone),
             Property::always(NEVER_RESURRECTED, |_, state: &State| {
@@ -308,6 +313,8 @@ impl Model for Protocol {
 pub const ONE_HOLDER: &str = "one valid holder";
 /// Nobody writes or deletes after another was granted the lease.
 pub const NO_STALE_WRITE: &str = "no stale write passes the fence";
+/// What is removed as a leftover is one.
+pub const NEVER_ROBBED: &str = "no journal is removed in place of a leftover";
 /// Whoever begins to write finds both pages of one state.
 pub const NEVER_TORN: &str = "never torn";
 /// .. which shows all that was acknowledged ..

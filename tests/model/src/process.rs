@@ -68,7 +68,7 @@ enum Purpose {
     Rollback,
     Recovery(Turn),
     /// The removal of a journal that never became hot.
-    Leftover,
+    Leftover(Turn),
     /// None yet: somebody else's hot journal stands, and is about to be rolled back.
     BeforeRecovery,
 }
@@ -207,7 +207,10 @@ impl Protocol {
     fn may_be_outrun(&self, state: &State, item: Item) -> bool {
         let owner = owner(state, item);
         let deletes_next = owner.phase == Phase::Confirmed(Answer::Stored)
-            && !matches!(owner.purpose, Purpose::Leftover | Purpose::BeforeRecovery);
+            && !matches!(
+                owner.purpose,
+                Purpose::Leftover(_) | Purpose::BeforeRecovery
+            );
         self.windows.before_the_deletion || !deletes_next
     }
 
@@ -439,7 +442,7 @@ impl Protocol {
         }
         match state.journal {
             Some(journal) if !journal.is_hot => {
-                process.purpose = Purpose::Leftover;
+                process.purpose = Purpose::Leftover(journal.of);
                 process.phase = Phase::Confirming;
                 return;
             }
@@ -527,9 +530,14 @@ impl Protocol {
         process.unanswered = false;
         process.span = process.puts;
         process.recorded = to_record(me, process);
-        if process.purpose == Purpose::Leftover {
+        if let Purpose::Leftover(found) = process.purpose {
             let is_hot = state.journal.is_some_and(|journal| journal.is_hot);
-            if !is_hot && (process.is_valid() || !self.rules.leftover_needs_a_good_lease) {
+            let is_the_one = state.journal.is_some_and(|journal| journal.of == found);
+            if !is_hot
+                && (is_the_one || !self.rules.leftover_is_the_one_found)
+                && (process.is_valid() || !self.rules.leftover_needs_a_good_lease)
+            {
+                state.noted.robbed |= !is_the_one && state.journal.is_some();
                 remove_journal(state, me);
                 process.purpose = Purpose::Commit;
                 process.phase = Phase::Creating;
@@ -639,7 +647,7 @@ fn to_record(me: Turn, process: &Process) -> Option<Turn> {
     match process.purpose {
         Purpose::Commit | Purpose::Rollback => Some(me),
         Purpose::Recovery(other) => Some(other),
-        Purpose::Leftover | Purpose::BeforeRecovery => process.recorded,
+        Purpose::Leftover(_) | Purpose::BeforeRecovery => process.recorded,
     }
 }
 
@@ -680,7 +688,7 @@ fn lose(state: &mut State, me: Turn, process: &mut Process) {
     process.lost = true;
     if matches!(
         process.purpose,
-        Purpose::Commit | Purpose::Leftover | Purpose::BeforeRecovery
+        Purpose::Commit | Purpose::Leftover(_) | Purpose::BeforeRecovery
     ) {
         state.failed |= bit(me);
     }
@@ -720,7 +728,7 @@ fn delete(state: &mut State, me: Turn, process: &mut Process) {
     process.phase = Phase::Releasing;
     match process.purpose {
         Purpose::Commit => state.acknowledged |= bit(me),
-        Purpose::Rollback | Purpose::Leftover | Purpose::BeforeRecovery => {}
+        Purpose::Rollback | Purpose::Leftover(_) | Purpose::BeforeRecovery => {}
         Purpose::Recovery(_) => {
             process.phase = Phase::Settled;
         }

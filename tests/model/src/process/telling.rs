@@ -96,7 +96,7 @@ fn doing_in(process: &Process) -> String {
             Purpose::Recovery(of) => {
                 format!("asks the store to record that {} is undone", name(of))
             }
-            Purpose::Leftover => "asks the store before it removes a leftover".to_owned(),
+            Purpose::Leftover(_) => "asks the store before it removes a leftover".to_owned(),
             Purpose::BeforeRecovery => "asks the store before it rolls back".to_owned(),
         },
         Phase::Confirmed(Answer::Stored) => "hears that the store has confirmed".to_owned(),
