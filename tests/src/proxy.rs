@@ -166,6 +166,22 @@ impl fmt::Display for Operation {
     }
 }
 
+/// What a `PutItem` of the crate's asks for, as its condition tells.
+///
+/// By this and not by counting, a test names the request that it means: on a busy machine requests
+/// are repeated, and leases renewed, where it does not expect it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// A lease that nobody has.
+    Acquire,
+    /// A lease that has expired.
+    TakeOver,
+    /// A lease that is held, for longer; also a confirmation with which nothing is recorded.
+    Renew,
+    /// That a transaction has ended, with its journal's identity.
+    Record,
+}
+
 /// A request that reached the proxy, and what came of it.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -208,6 +224,21 @@ impl Request {
             arrived: SystemTime::now(),
         }
     }
+
+    /// What a put is for; `None` for other requests, and for those that are not the crate's.
+    pub fn purpose(&self) -> Option<Purpose> {
+        let condition = self.condition.as_deref()?;
+        match self.operation {
+            Operation::PutItem if condition.starts_with("attribute_not_exists(pk)") => {
+                Some(Purpose::Acquire)
+            }
+            Operation::PutItem if condition.contains(":seen_lock_id") => Some(Purpose::TakeOver),
+            // The second half names the record that is to be replaced.
+            Operation::PutItem if condition.contains(" OR (lock_id = :me") => Some(Purpose::Record),
+            Operation::PutItem if condition.contains("lock_id = :me") => Some(Purpose::Renew),
+            _ => None,
+        }
+    }
 }
 
 /// Which requests meet which fate.
@@ -222,6 +253,7 @@ impl Request {
 pub struct Rule {
     action: Action,
     operation: Option<Operation>,
+    purpose: Option<Purpose>,
     key: Option<String>,
     /// Of the matching requests, counted from 1: the first to meet the action, and the last.
     first: u64,
@@ -234,6 +266,7 @@ impl Rule {
         Self {
             action,
             operation: None,
+            purpose: None,
             key: None,
             first: 1,
             last: u64::MAX,
@@ -251,6 +284,14 @@ impl Rule {
     /// For every `PutItem`.
     pub fn put(action: Action) -> Self {
         Self::on(Operation::PutItem, action)
+    }
+
+    /// For every `PutItem` of the crate's that asks for this.
+    pub fn put_to(purpose: Purpose, action: Action) -> Self {
+        Self {
+            purpose: Some(purpose),
+            ..Self::put(action)
+        }
     }
 
     /// For every `DeleteItem`.
@@ -293,6 +334,7 @@ impl Rule {
 
     fn matches(&self, request: &Request) -> bool {
         (self.operation.as_ref()).is_none_or(|operation| *operation == request.operation)
+            && (self.purpose).is_none_or(|purpose| Some(purpose) == request.purpose())
             && (self.key.as_ref()).is_none_or(|key| Some(key) == request.key.as_ref())
     }
 }

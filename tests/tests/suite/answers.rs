@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use integration::process::wait_until;
-use integration::proxy::{Action, Answer, Date, Operation, Proxy, Rule};
+use integration::proxy::{Action, Answer, Date, Proxy, Purpose, Rule};
 use serde_json::json;
 
 use crate::worker::{self, LONG, Process, Stage, proxy, requests};
@@ -18,10 +18,11 @@ use crate::worker::{self, LONG, Process, Stage, proxy, requests};
 /// So many cases at once: most of them wait.
 const LANES: usize = 6;
 const HOUR: Duration = Duration::from_secs(3_600);
-const PATIENT: &str = "lock_timeout=30&lock_expiration=60";
+/// Waits longer than a lease: on a busy machine all attempts of a release may fail, and its item is left.
+const PATIENT: &str = "lock_timeout=90&lock_expiration=60";
 /// What a fault that lasts beyond the lease is waited for.
-const SHORT_LEASE: Duration = Duration::from_secs(4);
-const RENEWED_LEASE: Duration = Duration::from_secs(6);
+const SHORT_LEASE: Duration = Duration::from_secs(6);
+const RENEWED_LEASE: Duration = Duration::from_secs(8);
 
 #[test]
 fn whatever_becomes_of_a_request_or_its_answer_what_is_told_agrees_with_the_file() {
@@ -105,9 +106,11 @@ fn while_dynamodb_is_away_reads_go_on_writes_fail_in_time_and_both_recover_by_th
     ];
     for (name, action) in away {
         let stage = Stage::new(&format!("answers-away-{name}"));
+        stage
+            .open(PATIENT)
+            .ok("execute CREATE TABLE note (text TEXT)");
         let proxy = proxy();
         let mut process = stage.open_behind(&proxy, "lock_timeout=1.5&lock_expiration=60");
-        process.ok("execute CREATE TABLE note (text TEXT)");
         let outage = proxy.rule(Rule::any(action));
         let rounds = if is_long() { 60 } else { 2 };
         for _ in 0..rounds {
@@ -255,7 +258,7 @@ impl Case {
         let proxy = proxy();
         let lease = match (self.fault.beyond_lease, self.request) {
             (true, _) => SHORT_LEASE,
-            // It is due after two seconds.
+            // It is due after a third of it.
             (false, Request::Renew) => RENEWED_LEASE,
             (false, _) if self.leaves_the_item() => RENEWED_LEASE,
             (false, _) => Duration::from_secs(60),
@@ -296,7 +299,7 @@ impl Case {
         self.judge(&outcome, &rows, &told);
         writer.ok("query PRAGMA busy_timeout = 30000");
         // A busy machine may lose a short lease more than once.
-        wait_until(LONG, "the same connection writes again", || {
+        wait_until(LONG * 4, "the same connection writes again", || {
             let again = writer.ask("execute INSERT INTO note VALUES ('again')");
             assert!(
                 again.as_ref().err().is_none_or(|failure| failure.retryable),
@@ -345,29 +348,31 @@ impl Case {
         writer: &mut Process,
         proxy: &Proxy,
     ) -> (worker::Answer, integration::proxy::RuleHandle) {
-        let rule = |operation, first: u64| {
-            let rule = Rule::on(operation, self.fault.action.clone());
-            proxy.rule(rule.from(first).until(first + self.times - 1))
-        };
+        let rule =
+            |rule: fn(Action) -> Rule| proxy.rule(rule(self.fault.action.clone()).next(self.times));
         let insert = "execute INSERT INTO note VALUES ('here')";
         match self.request {
             Request::Acquire => {
-                let rule = rule(Operation::PutItem, 1);
+                let rule = rule(|action| Rule::put_to(Purpose::Acquire, action));
                 (writer.ask(insert), rule)
             }
-            Request::TakeOver | Request::Confirm => {
-                let rule = rule(Operation::PutItem, 2);
+            Request::TakeOver => {
+                let rule = rule(|action| Rule::put_to(Purpose::TakeOver, action));
+                (writer.ask(insert), rule)
+            }
+            Request::Confirm => {
+                let rule = rule(|action| Rule::put_to(Purpose::Record, action));
                 (writer.ask(insert), rule)
             }
             Request::Renew => {
-                let rule = rule(Operation::PutItem, 2);
+                let rule = rule(|action| Rule::put_to(Purpose::Renew, action));
                 writer.ok("immediate");
                 writer.ok(insert);
                 rule.wait_for_hits(1, LONG);
                 (writer.ask("commit"), rule)
             }
             Request::Release => {
-                let rule = rule(Operation::DeleteItem, 1);
+                let rule = rule(Rule::delete);
                 (writer.ask(insert), rule)
             }
         }
@@ -422,7 +427,10 @@ impl Case {
         let is_lost = ["lost after it was applied", "never answered, applied"];
         if is_lost.contains(&self.fault.name) && self.request != Request::Renew {
             let lost = told.iter().position(|line| line.ends_with("unanswered"));
-            let repeated = lost.and_then(|nth| told.get(nth + 1)).map(String::as_str);
+            // Where the repetition goes unheard as well, the next one.
+            let mut after = told.iter().skip(lost.map_or(0, |nth| nth + 1));
+            let repeated = after.find(|line| !line.ends_with("unanswered"));
+            let repeated = repeated.map(String::as_str);
             let expected = match self.request {
                 // It is gone already.
                 Request::Release => "DeleteItem refused",
@@ -435,8 +443,8 @@ impl Case {
                 3
             };
             let unconfirmed = usize::from(self.parameters.contains("clock"));
-            // On a busy machine the repetition's answer may come too late, too.
-            let most = normal + 1 - unconfirmed + 2;
+            // On a busy machine other answers may come too late, too.
+            let most = normal + 1 - unconfirmed + 4;
             assert!(told.len() <= most, "{self:?}: {told:?}");
         }
     }

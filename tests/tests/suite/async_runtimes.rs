@@ -47,10 +47,10 @@ fn a_connection_works_on_every_kind_of_thread_of_a_runtime() {
         let endpoint = Emulator::shared().endpoint();
         let runtime = format!("runtime={place}");
         let open = |parameters| stage.try_open(endpoint, parameters, &[&runtime]);
-        let mut conn = open("lock_timeout=20&lock_expiration=3").expect("the database opens");
+        let mut conn = open("lock_timeout=20&lock_expiration=10").expect("the database opens");
         conn.ok("execute INSERT INTO t VALUES (1)");
-        // Waits for a holder that has to renew its lease, on its own thread.
-        let mut holder = stage.open("lock_expiration=3");
+        // Waits for a holder in another process.
+        let mut holder = stage.open("lock_expiration=10");
         holder.ok("immediate");
         conn.tell("immediate");
         thread::sleep(Duration::from_millis(50));

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use integration::dynamodb::env_for;
 use integration::emulator::Emulator;
 use integration::process::wait_until;
-use integration::proxy::{Action, Proxy, Rule};
+use integration::proxy::{Action, Proxy, Purpose, Rule};
 use serde_json::Value;
 
 use crate::worker::{LONG, Process, Stage, proxy};
@@ -106,9 +106,18 @@ fn kill_writer(stage: &Stage, parameters: &str, action: Action) {
     let proxy = proxy();
     let mut writer = stage.open_behind(&proxy, parameters);
     let is_recorded = matches!(action, Action::HoldAnswer);
-    let confirmation = proxy.rule(Rule::put(action).from(2));
-    writer.tell("execute INSERT INTO note VALUES ('there')");
-    confirmation.wait_for_hits(1, LONG);
+    let confirmation = proxy.rule(Rule::put_to(Purpose::Record, action));
+    const WRITE: &str = "execute INSERT INTO note VALUES ('there')";
+    writer.tell(WRITE);
+    wait_until(LONG * 2, "it is at its commit point", || {
+        // A busy machine may lose a short lease on the way there.
+        if let Some(answer) = writer.answered() {
+            let failure = answer.expect_err("it is held at its commit point");
+            assert!(failure.retryable, "{failure:?}");
+            writer.tell(WRITE);
+        }
+        confirmation.hits() > 0
+    });
     if is_recorded {
         wait_until(LONG, "the commit is recorded", || {
             stage.attribute("committed").is_some()

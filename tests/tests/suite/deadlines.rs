@@ -4,10 +4,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use diesel_sqlite_efs::LockError;
 use integration::process::wait_until;
-use integration::proxy::{Action, Rule};
+use integration::proxy::{Action, Operation, Purpose, Rule};
 
 use crate::support::{Site, assert_serialization_failure, connect, execute};
-use crate::worker::{LONG, Stage, proxy, requests};
+use crate::worker::{LONG, Stage, proxy};
 
 const CREATE: &str = "execute CREATE TABLE note (text TEXT)";
 const WRITE: &str = "execute INSERT INTO note VALUES ('here')";
@@ -17,41 +17,41 @@ const COUNT: &str = "query SELECT count(*) FROM note";
 fn a_transaction_many_times_longer_than_its_lease_keeps_it_and_commits() {
     let stage = Stage::without_file_locks("deadlines-long");
     let proxy = proxy();
-    let mut holder = stage.open_behind(&proxy, "lock_expiration=3");
+    let mut holder = stage.open_behind(&proxy, "lock_expiration=6");
     holder.ok(CREATE);
     let mut other = stage.open("lock_timeout=0.3");
     holder.ok("begin");
     holder.ok(WRITE);
     let granted = expires_at(&stage);
     // Three leases on, each of them renewed.
-    wait_until(LONG, "it has been extended by three leases", || {
-        let failure = other.fails(WRITE);
-        assert_eq!(failure.kind, "Busy", "{failure:?}");
-        expires_at(&stage) >= granted + Duration::from_secs(9)
+    wait_until(LONG * 2, "it has been extended by three leases", || {
+        other.busy(WRITE);
+        expires_at(&stage) >= granted + Duration::from_secs(18)
     });
     holder.ok(WRITE);
     assert_eq!(holder.ok("commit"), "committed");
-    let after = requests(&proxy).len();
+    let after = proxy.count(&Operation::PutItem);
     assert_eq!(other.ok(COUNT), "2");
     other.ok(WRITE);
-    // A renewal would have been due after a second.
+    // A renewal would have been due after two seconds.
     let began = Instant::now();
     wait_until(LONG, "one would have come", || {
-        began.elapsed() > Duration::from_secs(2)
+        began.elapsed() > Duration::from_secs(4)
     });
-    assert_eq!(requests(&proxy).len(), after, "it outlives its transaction");
+    let puts = proxy.count(&Operation::PutItem);
+    assert_eq!(puts, after, "it outlives its transaction");
     stage.assert_whole();
 }
 
 #[test]
 fn a_transaction_that_is_forgotten_open_loses_the_lock_after_the_longest_hold() {
     let stage = Stage::without_file_locks("deadlines-forgotten");
-    let mut holder = stage.open("lock_expiration=2&lock_max_hold=3");
-    holder.ok(CREATE);
+    // Waits for the longest hold and a lease.
+    let mut other = stage.open("lock_timeout=60&lock_expiration=60");
+    other.ok(CREATE);
+    let mut holder = stage.open("lock_expiration=6&lock_max_hold=8");
     holder.ok("begin");
     holder.ok(WRITE);
-    // Waits as long as the longest hold and a lease.
-    let mut other = stage.open("lock_timeout=20&lock_expiration=60");
     other.ok("execute INSERT INTO note VALUES ('of another')");
     let failure = holder.fails("commit");
     assert_eq!(
@@ -67,10 +67,10 @@ fn a_transaction_that_is_forgotten_open_loses_the_lock_after_the_longest_hold() 
 fn a_frozen_holders_late_renewal_is_refused_and_extends_nothing() {
     let stage = Stage::without_file_locks("deadlines-late");
     let proxy = proxy();
-    let mut holder = stage.open_behind(&proxy, "lock_expiration=4");
+    let mut holder = stage.open_behind(&proxy, "lock_expiration=6");
     holder.ok(CREATE);
     proxy.forget_requests();
-    let renewal = proxy.rule(Rule::put(Action::Hold).nth(2));
+    let renewal = proxy.rule(Rule::put_to(Purpose::Renew, Action::Hold).nth(1));
     holder.ok("begin");
     holder.ok(WRITE);
     renewal.wait_for_hits(1, LONG);
@@ -81,10 +81,15 @@ fn a_frozen_holders_late_renewal_is_refused_and_extends_nothing() {
     successor.ok("execute INSERT INTO note VALUES ('of the successor')");
     let (item, end) = (stage.attribute("lock_id"), expires_at(&stage));
     renewal.release();
-    wait_until(LONG, "the late renewal is answered", || {
-        proxy.requests()[1].status.is_some()
-    });
-    assert_eq!(requests(&proxy)[1], "PutItem refused");
+    let answer = || {
+        let requests = proxy.requests();
+        let mut renewals = requests
+            .iter()
+            .filter(|request| request.purpose() == Some(Purpose::Renew));
+        renewals.next().and_then(|renewal| renewal.error.clone())
+    };
+    wait_until(LONG, "the late renewal is answered", || answer().is_some());
+    assert_eq!(answer().as_deref(), Some("ConditionalCheckFailedException"));
     assert_eq!(
         (stage.attribute("lock_id"), expires_at(&stage)),
         (item, end)

@@ -258,7 +258,10 @@ fn silence_lasts_until_the_client_gives_up() -> TestResult {
     client.give_up_after(patience)?;
     let error = client.acquire("silent", "me").expect_err("no answer");
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-    assert_eq!(table.count()?, 1);
+    // On a busy machine it is applied after the client has given up.
+    wait_until(LONG, "it is applied", || {
+        table.count().is_ok_and(|count| count == 1)
+    });
     Ok(())
 }
 

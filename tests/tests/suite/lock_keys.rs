@@ -8,7 +8,7 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use integration::emulator::Emulator;
-use integration::proxy::{Action, Operation, Rule};
+use integration::proxy::{Action, Operation, Purpose, Rule};
 
 use crate::worker::{Failure, LONG, Process, Stage, proxy};
 
@@ -119,7 +119,7 @@ fn under_another_key_nobody_rolls_a_writers_journal_back() {
     let proxy = proxy();
     let mut writer = stage.open_behind(&proxy, "lock_expiration=60");
     // And what repeats it, on a slow machine.
-    let confirmation = proxy.rule(Rule::put(Action::Hold).from(2));
+    let confirmation = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold));
     writer.tell(WRITE);
     confirmation.wait_for_hits(1, LONG);
     let before = stage.files();

@@ -16,7 +16,7 @@ use diesel_migrations::{
 };
 use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, LockError};
 use integration::process::wait_until;
-use integration::proxy::{Action, Rule};
+use integration::proxy::{Action, Purpose, Rule};
 
 use crate::support::{Call, Site, connect, execute, numbers};
 use crate::worker::{LONG, Process, Stage, proxy};
@@ -70,12 +70,12 @@ fn through_diesels_own_harness_nothing_is_applied_twice_and_who_loses_is_told_wh
 
 #[test]
 fn a_migration_killed_at_its_commit_point_is_undone_and_applied_by_the_next() {
-    // The puts of a run: the lease, the table of migrations, and each migration's commit.
-    for (killed_at, left) in [(3, COUNT), (4, COUNT - 1)] {
+    // The commits of a run: the table of migrations, and each migration.
+    for (killed_at, left) in [(2, COUNT), (3, COUNT - 1)] {
         let stage = Stage::new(&format!("migrations-killed-{killed_at}"));
         let proxy = proxy();
         let mut process = stage.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
-        let commit = proxy.rule(Rule::put(Action::Hold).from(killed_at));
+        let commit = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold).from(killed_at));
         process.tell(&format!("migrate {DIRECTORY}"));
         commit.wait_for_hits(1, LONG);
         process.kill();
@@ -101,7 +101,7 @@ fn while_a_dead_processs_lease_runs_the_error_names_it_and_may_be_tried_again() 
     let proxy = proxy();
     let mut process = stage.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
     let mut next = stage.open("lock_timeout=1");
-    let commit = proxy.rule(Rule::put(Action::Hold).from(3));
+    let commit = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold).from(2));
     process.tell(&format!("migrate {DIRECTORY}"));
     commit.wait_for_hits(1, LONG);
     process.kill();

@@ -15,7 +15,7 @@ use std::process::Command;
 use integration::dynamodb::LockTable;
 use integration::emulator::Emulator;
 use integration::process::Worker;
-use integration::proxy::{Action, Proxy, Rule};
+use integration::proxy::{Action, Proxy, Purpose, Rule};
 use integration::scratch::Scratch;
 
 use crate::worker::{LONG, Process, Stage, number_before, proxy};
@@ -125,9 +125,8 @@ fn a_hot_journal_is_seen_although_its_name_is_remembered_for_an_empty_file() {
     );
 
     let proxy = proxy();
-    let mut writer = mounts.open_behind(one, &proxy, "lock_expiration=3");
-    // The first acquires the lease, the second removes the leftover, the third confirms.
-    let confirmation = proxy.rule(Rule::put(Action::Hold).from(3));
+    let mut writer = mounts.open_behind(one, &proxy, "lock_expiration=6");
+    let confirmation = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold));
     writer.tell("execute UPDATE item SET state = 'new'");
     confirmation.wait_for_hits(1, LONG);
     let journal = fs::read(mounts.journal()).expect("a journal");

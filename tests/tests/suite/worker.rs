@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::process::{Command, ExitStatus};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration::dynamodb::{AttributeValue, LockTable, env_for};
 use integration::emulator::Emulator;
@@ -77,6 +77,21 @@ impl Process {
         match self.ask(command) {
             Ok(text) => panic!("`{command}` succeeded: {text}"),
             Err(failure) => failure,
+        }
+    }
+
+    /// Gives a command that has to be refused because another holds the lease; again where a busy
+    /// machine lets none of the store's answers come in time.
+    #[track_caller]
+    pub(crate) fn busy(&mut self, command: &str) -> Failure {
+        let begun = Instant::now();
+        loop {
+            let failure = self.fails(command);
+            let unheard = failure.kind == "Store" && failure.retryable;
+            if !unheard || begun.elapsed() > LONG * 2 {
+                assert_eq!(failure.kind, "Busy", "`{command}`: {failure:?}");
+                return failure;
+            }
         }
     }
 
@@ -313,6 +328,24 @@ pub(crate) fn requests(proxy: &Proxy) -> Vec<String> {
         format!("{} {answer}", request.operation)
     };
     proxy.requests().into_iter().map(line).collect()
+}
+
+/// The same by what each is for, as `Acquire 200`; what is repeated, as a busy machine has it, counts
+/// once.
+pub(crate) fn steps(proxy: &Proxy) -> Vec<String> {
+    let purposes = proxy.requests().into_iter().map(|request| {
+        let purpose = request.purpose().map(|purpose| format!("{purpose:?}"));
+        purpose.unwrap_or_else(|| request.operation.to_string())
+    });
+    let answers = requests(proxy).into_iter();
+    let mut steps: Vec<_> = (purposes.zip(answers))
+        .map(|(purpose, line)| {
+            let (_, answer) = line.split_once(' ').expect("two words");
+            format!("{purpose} {answer}")
+        })
+        .collect();
+    steps.dedup();
+    steps
 }
 
 /// `12` for `.. 12 torn ..`.

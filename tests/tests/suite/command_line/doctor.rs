@@ -120,7 +120,7 @@ fn a_dead_writers_hot_journal_is_reported_and_left_alone() {
     let stage = furnished("doctor-hot");
     kill_writer(
         &stage,
-        "lock_expiration=3&lock_holder=the-dead-one",
+        "lock_expiration=6&lock_holder=the-dead-one",
         Action::Hold,
     );
     let before = everything(&stage);
@@ -141,7 +141,7 @@ fn a_dead_writers_hot_journal_is_reported_and_left_alone() {
 #[test]
 fn a_hot_journal_of_a_committed_transaction_is_told_by_its_record() {
     let stage = furnished("doctor-recorded");
-    kill_writer(&stage, "lock_expiration=3", Action::HoldAnswer);
+    kill_writer(&stage, "lock_expiration=6", Action::HoldAnswer);
     wait_until_expired(&stage);
     let before = everything(&stage);
     let ran = examine(&stage).expect(DONE);

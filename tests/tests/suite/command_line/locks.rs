@@ -231,7 +231,7 @@ fn unlock_deletes_only_the_very_item_that_it_has_shown() {
 #[test]
 fn unlock_keeps_the_record_that_an_acknowledged_transaction_needs() {
     let stage = furnished("unlock-recorded");
-    kill_writer(&stage, "lock_expiration=3", Action::HoldAnswer);
+    kill_writer(&stage, "lock_expiration=6", Action::HoldAnswer);
     let before = everything(&stage);
     let ran = run(&["unlock", &url(&stage, ""), "--yes"]).expect(WRONG);
     ran.complains("without the record it would be rolled back; nothing was deleted");

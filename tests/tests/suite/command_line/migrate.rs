@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use integration::emulator::Emulator;
 use integration::process::Worker;
-use integration::proxy::{Action, Operation, Rule};
+use integration::proxy::{Action, Operation, Purpose, Rule};
 
 use super::{DONE, Ran, UNKNOWN, USAGE, WRONG, program, run, run_at, url};
 use crate::worker::{LONG, Stage, proxy};
@@ -157,9 +157,9 @@ fn a_run_that_is_killed_half_way_is_finished_by_the_next() {
     let stage = Stage::new("migrate-killed");
     let directory = small(&stage);
     let proxy = proxy();
-    // The lease, Diesel's own table, the first migration; then the second's commit.
-    let commit = proxy.rule(Rule::put(Action::Hold).nth(4));
-    let short = url(&stage, "lock_expiration=3");
+    // The commits of Diesel's own table and of the first migration; then the second's.
+    let commit = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold).from(3));
+    let short = url(&stage, "lock_expiration=6");
     let mut command = program(&proxy.endpoint());
     command.args(["migrate", "run", &short, "--migration-dir", &directory]);
     let mut killed = Worker::spawn(&mut command).expect("it starts");
@@ -180,8 +180,8 @@ fn a_commit_of_unknown_outcome_has_a_status_of_its_own() {
     let stage = Stage::new("migrate-unknown");
     let directory = small(&stage);
     let proxy = proxy();
-    proxy.rule(Rule::put(Action::SilenceAnswer).from(2));
-    let url = url(&stage, "lock_expiration=3");
+    proxy.rule(Rule::put_to(Purpose::Record, Action::SilenceAnswer));
+    let url = url(&stage, "lock_expiration=6");
     let ran = run_at(
         &proxy.endpoint(),
         &["migrate", "run", &url, "--migration-dir", &directory],
