@@ -94,15 +94,6 @@ fn holds(what: &str, model: Protocol) {
     assert_eq!(search(what, model, &wrong), None, "{what}");
 }
 
-/// As far as that is.
-#[track_caller]
-fn holds_among(most_steps: usize, what: &str, model: Protocol) {
-    let mut wrong = SAFETY.to_vec();
-    wrong.push(SERVED);
-    let found = search_among(most_steps, what, model, &wrong);
-    assert_eq!(found, None, "{what}");
-}
-
 #[track_caller]
 fn fails(what: &str, model: Protocol, expected: &[&'static str]) {
     let found = search(what, model, expected);
@@ -189,7 +180,7 @@ fn nothing_goes_wrong_among_two_processes_in_worse_surroundings() {
     );
 }
 
-/// `cargo test -p protocol-model -- --ignored --nocapture`
+/// `cargo test -p protocol-model -- --ignored --nocapture --test-threads 1`
 #[test]
 #[ignore = "takes minutes and some GB"]
 fn nothing_goes_wrong_in_the_long_form() {
@@ -229,6 +220,16 @@ fn nothing_goes_wrong_in_the_long_form() {
         ),
         ("three, a loss", THREE, Limits { losses: 1, ..QUIET }),
         (
+            "two, two losses, a duplicate, a renewal",
+            TWO,
+            Limits {
+                losses: 2,
+                duplicates: 1,
+                renewals: 1,
+                ..QUIET
+            },
+        ),
+        (
             "two with two turns, a crash",
             two_turns,
             Limits {
@@ -244,49 +245,43 @@ fn nothing_goes_wrong_in_the_long_form() {
 /// In surroundings with too many states for all to be looked at: each search ends after
 /// `EFS_MODEL_STEPS` steps, all that can be taken from the beginning on. The output says how deep
 /// that is.
-#[test]
-#[ignore = "takes minutes and some GB"]
-fn nothing_goes_wrong_as_far_as_the_search_goes() {
+#[track_caller]
+fn holds_as_far_as_the_search_goes(what: &str, model: Protocol) {
     const MOST_STEPS: usize = 40_000_000;
     let most_steps = env::var("EFS_MODEL_STEPS").map_or(MOST_STEPS, |number| {
         number.parse().expect("EFS_MODEL_STEPS is a number")
     });
+    let mut wrong = SAFETY.to_vec();
+    wrong.push(SERVED);
+    let found = search_among(most_steps, what, model, &wrong);
+    assert_eq!(found, None, "{what}");
+}
+
+#[test]
+#[ignore = "takes minutes and some GB"]
+fn nothing_goes_wrong_as_far_as_the_search_goes_among_three() {
+    let limits = Limits {
+        crashes: 1,
+        losses: 1,
+        ..QUIET
+    };
+    holds_as_far_as_the_search_goes("three, a crash, a loss", Protocol { limits, ..THREE });
+}
+
+#[test]
+#[ignore = "takes minutes and some GB"]
+fn nothing_goes_wrong_as_far_as_the_search_goes_in_two_turns() {
+    let limits = Limits {
+        crashes: 1,
+        losses: 1,
+        ..QUIET
+    };
     let two_turns = Protocol {
         turns: [2, 2, 0],
+        limits,
         ..TWO
     };
-    for (what, model, limits) in [
-        (
-            "three, a crash, a loss",
-            THREE,
-            Limits {
-                crashes: 1,
-                losses: 1,
-                ..QUIET
-            },
-        ),
-        (
-            "two, two losses, a duplicate, a renewal",
-            TWO,
-            Limits {
-                losses: 2,
-                duplicates: 1,
-                renewals: 1,
-                ..QUIET
-            },
-        ),
-        (
-            "two with two turns, a crash, a loss",
-            two_turns,
-            Limits {
-                crashes: 1,
-                losses: 1,
-                ..QUIET
-            },
-        ),
-    ] {
-        holds_among(most_steps, what, Protocol { limits, ..model });
-    }
+    holds_as_far_as_the_search_goes("two with two turns, a crash, a loss", two_turns);
 }
 
 /// One rule left out.
