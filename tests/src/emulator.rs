@@ -159,7 +159,9 @@ fn cargo_build(cargo: &Path, target: &Path) -> Command {
     // time they change. How to reach the registry stays.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
-        let flags = name.starts_with("RUSTFLAGS") || name.starts_with("RUSTC");
+        let flags = ["RUSTFLAGS", "RUSTC", "CFLAGS"]
+            .iter()
+            .any(|flags| name.starts_with(flags));
         let cargo = name.starts_with("CARGO_")
             && !["HOME", "HTTP_", "NET_", "REGISTR", "SOURCE_"]
                 .iter()
