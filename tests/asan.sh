@@ -3,7 +3,7 @@
 # report, and no leak. Builds everything once more in a directory of its own: minutes, and 3 GB in target/asan.
 #
 # tests/asan.sh                  the crate's own tests of VFS and connection
-# tests/asan.sh suite recovery   and those of the integration suite that are named so, in processes
+# tests/asan.sh store::dynamodb  and those that are named so
 #
 # The option is one of nightly's; RUSTC_BOOTSTRAP lets the stable compiler take it.
 set -euo pipefail
@@ -14,13 +14,5 @@ export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address
 export CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g"
 # GCC's way to register globals looks like duplicates to LLVM's runtime.
 export ASAN_OPTIONS=detect_odr_violation=0:${ASAN_OPTIONS:-}
-test=(cargo test --target "$HOST" --target-dir target/asan)
-
-if [[ ${1:-} == suite ]]; then
-    shift
-    # Some of its processes end by a kill, others by `exit`.
-    ASAN_OPTIONS+=:detect_leaks=0
-    exec "${test[@]}" -p integration --test suite -- --test-threads 2 "$@"
-fi
-exec "${test[@]}" -p diesel-sqlite-efs --lib -- \
+exec cargo test --target "$HOST" --target-dir target/asan -p diesel-sqlite-efs --lib -- \
     --test-threads 2 vfs:: connection:: --skip properties --skip reference "$@"

@@ -57,8 +57,6 @@ impl Process {
         command
             .args(["--exact", "driver::child", "--ignored", "--nocapture"])
             .env_clear()
-            // The way this program was built wants it, as tests/asan.sh says.
-            .envs(env::vars_os().filter(|(name, _)| name == "ASAN_OPTIONS"))
             .env("HOME", "/nonexistent")
             .envs(environment);
         Worker::spawn(&mut command).map(Self)
