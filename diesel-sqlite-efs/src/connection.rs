@@ -32,7 +32,7 @@ use self::listing::Listing;
 pub(crate) use self::open::Opener;
 use self::session::{Pin, Session};
 use crate::config::EfsConfig;
-use crate::error::{ConnectError, LockError};
+use crate::error::{ConnectError, LockError, LockName};
 use crate::stats::LockStats;
 use crate::transaction::{EfsTransactionManager, TransactionState};
 
@@ -292,6 +292,13 @@ impl EfsSqliteConnection {
     /// What the lock has cost this connection so far.
     pub fn lock_stats(&self) -> LockStats {
         (self.session.gate()).map_or_else(LockStats::default, |gate| gate.client().stats())
+    }
+
+    /// Which lock keeps other writers out: its key and its table, for who wants to look at the item.
+    /// `None` where no table is asked: a database without a lock, such as `:memory:`, and `lock=local`.
+    pub fn lock_name(&self) -> Option<&LockName> {
+        let gate = self.session.gate()?;
+        (!gate.is_local()).then(|| &**gate.lock_name())
     }
 
     /// Diesel's own connection underneath, still protected by the VFS: for what Diesel offers for

@@ -24,7 +24,7 @@ use crate::worker::{LONG, Process, Stage, proxy};
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 /// The same, for processes.
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");
-const COUNT: usize = 2;
+const COUNT: usize = 3;
 const RECORDED: &str = "query SELECT count(*) FROM __diesel_schema_migrations";
 
 #[test]

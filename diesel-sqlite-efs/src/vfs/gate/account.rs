@@ -108,6 +108,11 @@ impl Gate {
         &self.lock
     }
 
+    /// Whether there is no lock table: `lock=local`.
+    pub(crate) fn is_local(&self) -> bool {
+        self.is_local
+    }
+
     /// The beginning of the database was read.
     pub(crate) fn saw_header(&self, header: &[u8]) {
         /// <https://sqlite.org/fileformat2.html#the_database_header>

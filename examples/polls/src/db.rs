@@ -1,0 +1,121 @@
+//! The database: one pool, blocking work off the async threads, and a deadline for it.
+
+use std::time::Duration;
+
+use diesel::migration::{Migration, MigrationSource};
+use diesel::prelude::*;
+use diesel::r2d2::Pool;
+use diesel::sqlite::Sqlite;
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use diesel_sqlite_efs::{
+    ConfigError, ConnectError, EfsConfig, EfsConnectionManager, EfsSqliteConnection, LockError,
+    LockName,
+};
+use thiserror::Error;
+
+use crate::failure::Failure;
+use crate::invocation::Deadline;
+use crate::samples;
+
+/// The schema, from the workspace's directory of migrations.
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations");
+
+/// How long a start waits for the lock: others may be at their migrations.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Why there is no database to work with.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("cannot take a connection from the pool")]
+    Pool(#[from] diesel::r2d2::PoolError),
+    #[error("cannot bring the schema up to date: {0}")]
+    Migration(Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("cannot prepare the database: {0}")]
+    Query(#[from] diesel::result::Error),
+}
+
+/// The pool. Cloning it is cheap.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    pool: Pool<EfsConnectionManager>,
+}
+
+impl Database {
+    /// Opens the file, applies what is pending of the migrations, and fills a database that is new.
+    ///
+    /// All pending migrations run under one lease; if none is pending, no request is made. So every
+    /// process may do this at every start. Returns the lock's name as well, if it has a table.
+    pub(crate) fn open(
+        config: &EfsConfig,
+        connections: u32,
+        samples: bool,
+    ) -> Result<(Self, Option<LockName>), OpenError> {
+        // A connection of its own: it waits longer than requests should.
+        let patient = config.clone().lock_timeout(MIGRATION_TIMEOUT);
+        let mut conn = EfsSqliteConnection::connect(&patient)?;
+        let applied = (conn.run_migrations(MIGRATIONS)).map_err(OpenError::Migration)?;
+        for migration in &applied {
+            tracing::info!(%migration, "applied");
+        }
+        if samples && !applied.is_empty() {
+            samples::insert_if_empty(&mut conn)?;
+        }
+        let name = conn.lock_name().cloned();
+        drop(conn);
+        let pool = EfsConnectionManager::new(config)?.pool(connections)?;
+        Ok((Self { pool }, name))
+    }
+
+    /// Does ahead of time what the first write would do before its first request to DynamoDB.
+    pub(crate) fn warm_up(&self) -> Result<(), OpenError> {
+        let mut conn = self.pool.get()?;
+        Ok(conn.warm_up()?)
+    }
+
+    /// Runs `work` with a connection on a thread where blocking does no harm, and waits for its end.
+    ///
+    /// - Waiting for a connection and for the lock ends at the deadline, and no write is begun that
+    ///   could not end before it: the process is not frozen, nor killed, inside a transaction.
+    /// - The future must not be given up for a timeout: the work would go on without it. Nothing here
+    ///   does; the deadline bounds the work itself.
+    /// - If `work` panics, its connection is closed on the way: the transaction is rolled back and
+    ///   the lock released before this returns.
+    pub(crate) async fn run<T, F>(&self, deadline: Deadline, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut EfsSqliteConnection) -> QueryResult<T> + Send + 'static,
+    {
+        let pool = self.pool.clone();
+        let span = tracing::Span::current();
+        let task = tokio::task::spawn_blocking(move || {
+            let _entered = span.entered();
+            let mut conn = pool.get_timeout(deadline.left()).map_err(Failure::pool)?;
+            conn.set_deadline(Some(deadline.instant()));
+            work(&mut conn).map_err(|error| Failure::query(error, conn.last_lock_error()))
+        });
+        task.await.unwrap_or_else(|died| Err(Failure::died(&died)))
+    }
+
+    /// Whether all migrations that this program knows are applied. Only reads.
+    pub(crate) fn is_current(conn: &mut EfsSqliteConnection) -> QueryResult<bool> {
+        diesel::table! {
+            __diesel_schema_migrations (version) { version -> Text, run_on -> Timestamp, }
+        }
+        let applied: Vec<String> = __diesel_schema_migrations::table
+            .select(__diesel_schema_migrations::version)
+            .load(conn)?;
+        let known: Vec<Box<dyn Migration<Sqlite>>> = MIGRATIONS
+            .migrations()
+            .map_err(diesel::result::Error::QueryBuilderError)?;
+        let mut versions = known
+            .iter()
+            .map(|migration| migration.name().version().to_string());
+        Ok(versions.all(|version| applied.contains(&version)))
+    }
+}

@@ -1,0 +1,2 @@
+DROP TABLE history;
+ALTER TABLE question DROP COLUMN closed_at;
