@@ -119,3 +119,115 @@ impl Database {
         Ok(versions.all(|version| applied.contains(&version)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use axum::http::StatusCode;
+    use diesel_sqlite_efs::{InMemoryLockStore, SeenItem};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::schema::question;
+
+    const KEY: &str = "db";
+
+    struct Stage {
+        database: Database,
+        store: Arc<InMemoryLockStore>,
+        _directory: TempDir,
+    }
+
+    fn stage() -> Stage {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(InMemoryLockStore::new());
+        let config = EfsConfig::new(directory.path().join("polls.db"))
+            .lock_store(store.clone())
+            .lock_key(KEY)
+            .lock_timeout(Duration::from_secs(60));
+        let (database, _) = Database::open(&config, 1, false).expect("a database");
+        Stage {
+            database,
+            store,
+            _directory: directory,
+        }
+    }
+
+    fn insert(conn: &mut EfsSqliteConnection) -> QueryResult<usize> {
+        diesel::insert_into(question::table)
+            .values(question::text.eq("?"))
+            .execute(conn)
+    }
+
+    #[tokio::test]
+    async fn after_a_panic_in_a_transaction_nothing_is_written_and_the_lock_is_free() {
+        let stage = stage();
+        let (database, store) = (&stage.database, &stage.store);
+        let held = store.clone();
+        let work = move |conn: &mut EfsSqliteConnection| {
+            conn.immediate_transaction(|conn| {
+                insert(conn)?;
+                assert!(held.item(KEY).is_some(), "the lock is held");
+                panic!("on purpose")
+            })
+        };
+        let died = database.run::<(), _>(Deadline::in_(Duration::from_secs(60)), work);
+        let failure = died.await.expect_err("a failure");
+        assert_eq!(failure.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(store.item(KEY), None, "released before the answer");
+        let soon = Deadline::in_(Duration::from_secs(60));
+        let count = database.run(soon, |conn| question::table.count().get_result::<i64>(conn));
+        assert_eq!(
+            count.await,
+            Ok(0),
+            "rolled back, and the pool has a connection"
+        );
+    }
+
+    #[tokio::test]
+    async fn waiting_for_the_lock_ends_at_the_deadline_and_not_at_the_lock_timeout() {
+        let stage = stage();
+        let (database, store) = (&stage.database, &stage.store);
+        let item = SeenItem {
+            lock_id: "somebody".to_owned(),
+            expires_at: "4000000000".to_owned(),
+            holder: None,
+            acquired_at: None,
+            committed: None,
+        };
+        store.set_item(KEY, Some(item));
+        let begun = Instant::now();
+        let refused = database.run(Deadline::in_(Duration::from_millis(300)), insert);
+        let failure = refused.await.expect_err("a failure");
+        assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(failure.retry_after().is_some());
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_comes_too_late_is_busy_and_not_an_error() {
+        let stage = stage();
+        let database = &stage.database;
+        let only = database.pool.get().expect("the only one");
+        let refused = database.run(Deadline::in_(Duration::from_millis(50)), insert);
+        let failure = refused.await.expect_err("a failure");
+        assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+        drop(only);
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_lacks_a_migration_is_not_current() {
+        let stage = stage();
+        let database = &stage.database;
+        let soon = || Deadline::in_(Duration::from_secs(60));
+        assert_eq!(database.run(soon(), Database::is_current).await, Ok(true));
+        let forget = |conn: &mut EfsSqliteConnection| {
+            let sql = "DELETE FROM __diesel_schema_migrations WHERE version = '20250115100050'";
+            diesel::sql_query(sql).execute(conn)
+        };
+        assert_eq!(database.run(soon(), forget).await, Ok(1));
+        assert_eq!(database.run(soon(), Database::is_current).await, Ok(false));
+    }
+}

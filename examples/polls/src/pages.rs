@@ -96,7 +96,8 @@ pub(crate) async fn index(
     session: Session,
     deadline: Deadline,
 ) -> Result<Response, Refusal> {
-    let polls = app.database().run(deadline, polls::all).await?;
+    let mut polls = app.database().run(deadline, polls::all).await?;
+    polls.sort_by_key(|poll| !poll.open);
     let frame = Frame::new(&app, &session);
     page(&Index { frame, polls })
 }
