@@ -296,6 +296,23 @@ impl EfsSqliteConnection {
 
     /// Which lock keeps other writers out: its key and its table, for who wants to look at the item.
     /// `None` where no table is asked: a database without a lock, such as `:memory:`, and `lock=local`.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, InMemoryLockStore};
+    ///
+    /// # let path = std::env::temp_dir().join(format!("efs-doc-name-{}.db", std::process::id()));
+    /// let config = EfsConfig::new(&path).lock_key("app");
+    /// let conn = EfsSqliteConnection::connect(&config.clone().lock_local())?;
+    /// assert_eq!(conn.lock_name(), None);
+    /// # drop(conn);
+    /// let store = Arc::new(InMemoryLockStore::new());
+    /// let conn = EfsSqliteConnection::connect(&config.lock_store(store))?;
+    /// assert_eq!(conn.lock_name().map(|lock| lock.key.as_str()), Some("app"));
+    /// # drop(conn);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lock_name(&self) -> Option<&LockName> {
         let gate = self.session.gate()?;
         (!gate.is_local()).then(|| &**gate.lock_name())
