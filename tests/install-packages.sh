@@ -1,15 +1,26 @@
 #!/usr/bin/env bash
-# Installs what the tests with FUSE mounts need (Debian: bindfs, fuse3), if it is missing and may be installed.
-# They are skipped, saying why, where it cannot be.
+# Installs what the tests with FUSE mounts and those in a browser need (Debian: bindfs, fuse3, chromium,
+# chromium-driver), if it is missing and may be installed. They are skipped, saying why, where it cannot be.
 set -euo pipefail
 
-if command -v bindfs >/dev/null; then
+wanted=()
+if ! command -v bindfs >/dev/null; then
+    if [[ -e /dev/fuse ]]; then
+        wanted+=(bindfs fuse3)
+    else
+        echo "bindfs is not installed: needs /dev/fuse"
+    fi
+fi
+if ! command -v chromedriver >/dev/null; then
+    wanted+=(chromium chromium-driver)
+fi
+if ((${#wanted[@]} == 0)); then
     exit
 fi
-if [[ $EUID -ne 0 || ! -e /dev/fuse ]] || ! command -v apt-get >/dev/null; then
-    echo "bindfs is not installed: needs root, /dev/fuse and apt-get"
+if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
+    echo "not installed: ${wanted[*]}: needs root and apt-get"
     exit
 fi
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq && apt-get install -qq -y --no-install-recommends bindfs fuse3 ||
-    echo "bindfs is not installed: apt-get has failed"
+apt-get update -qq && apt-get install -qq -y --no-install-recommends "${wanted[@]}" ||
+    echo "not installed: ${wanted[*]}: apt-get has failed"
