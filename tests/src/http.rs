@@ -1,12 +1,72 @@
-//! HTTP/1.1 messages as the proxy needs them: read, look at, change, write.
+//! HTTP/1.1 messages as the harness needs them: read, look at, change, write; and a client that
+//! sends them.
 //!
-//! Bodies have a `Content-Length`; that is all the AWS SDK and the emulator send.
+//! Bodies have a `Content-Length`; that is all that the AWS SDK, the emulator and the servers under
+//! test send.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// A client of one server. Keeps its connection; not for use by several threads at once.
+#[derive(Debug)]
+pub struct Client {
+    server: SocketAddr,
+    connection: Option<(TcpStream, BufReader<TcpStream>)>,
+}
+
+impl Client {
+    /// A client of the server at this address; it connects when it first sends something.
+    pub fn new(server: SocketAddr) -> Self {
+        Self {
+            server,
+            connection: None,
+        }
+    }
+
+    /// Sends a request and returns the answer, whatever its status.
+    ///
+    /// # Errors
+    /// If the server cannot be reached, or closes the connection without an answer. Nothing is sent
+    /// again.
+    pub fn send(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<Message> {
+        let mut request = Message {
+            start_line: format!("{method} {target} HTTP/1.1"),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        request.set_header("host", Some(self.server.to_string()));
+        for (name, value) in headers {
+            request.set_header(name, Some((*value).to_owned()));
+        }
+        request.set_body(body.as_bytes().to_vec());
+        // Given back only after a whole answer: what is left of a broken one is nobody's answer.
+        let (mut stream, mut answers) = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let stream = TcpStream::connect(self.server)?;
+                stream.set_nodelay(true)?;
+                let answers = BufReader::new(stream.try_clone()?);
+                (stream, answers)
+            }
+        };
+        request.write(&mut stream)?;
+        let answer = Message::read(&mut answers)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if answer.header("connection") != Some("close") {
+            self.connection = Some((stream, answers));
+        }
+        Ok(answer)
+    }
+}
 
 /// A request or an answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Message {
+pub struct Message {
     pub(crate) start_line: String,
     headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
@@ -82,7 +142,7 @@ impl Message {
     }
 
     /// The value of the first header of this name, in whatever case.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
             .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
@@ -104,11 +164,16 @@ impl Message {
         self.body = body;
     }
 
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// The status of an answer.
     ///
     /// # Errors
     /// If this is no answer.
-    pub(crate) fn status(&self) -> io::Result<u16> {
+    pub fn status(&self) -> io::Result<u16> {
         self.start_line
             .split(' ')
             .nth(1)

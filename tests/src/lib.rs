@@ -1,7 +1,8 @@
 //! The harness of the integration tests: a DynamoDB emulator, a proxy that injects faults, worker
 //! processes, scratch directories, the Python package with the same lock.
 //!
-//! Where the fault is in the file system, [`recording`] stands below the crate's VFS.
+//! Where the fault is in the file system, [`recording`] stands below the crate's VFS. What runs as a
+//! Lambda function gets its events from a [`lambda::Environment`].
 //!
 //! A test starts (or shares) an [`Emulator`](emulator::Emulator), puts a
 //! [`Proxy`](proxy::Proxy) in front of it where it counts requests or injects faults, looks at the
@@ -10,7 +11,8 @@
 
 pub mod dynamodb;
 pub mod emulator;
-mod http;
+pub mod http;
+pub mod lambda;
 #[cfg(doctest)]
 mod pages;
 pub mod process;
