@@ -6,9 +6,9 @@
 //!
 //! [Runtime API]: https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 
-use std::io::{self, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -75,8 +75,25 @@ impl Environment {
             .env("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{name}"))
             .env("AWS_LAMBDA_LOG_STREAM_NAME", format!("{}", address.port()))
             .env("_HANDLER", "bootstrap");
+        let (errors, for_errors) = io::pipe()?;
+        command.stderr(for_errors);
         let for_watch = Arc::clone(&shared);
-        let worker = Worker::spawn_watched(command, move |line| for_watch.printed(line))?;
+        let started = Worker::spawn_watched(command, move |line| match line {
+            Some(line) => for_watch.change(|state| state.log.push(line)),
+            None => for_watch.change(|state| state.closed = true),
+        });
+        // Lets go of this side's end of the pipe, so that its end comes with the process's.
+        command.stderr(Stdio::inherit());
+        let worker = started?;
+        let for_log = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || {
+                // A line that is no text is no line of the log.
+                for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                    for_log.change(|state| state.log.push(line));
+                }
+            })?;
         Ok(Self {
             worker,
             shared,
@@ -216,9 +233,24 @@ impl Environment {
         Ok(())
     }
 
-    /// What the process has written to its standard output so far, its log.
+    /// What the process has written so far to its standard output and error: its log.
     pub fn log(&self) -> Vec<String> {
         self.shared.state().log.clone()
+    }
+
+    /// Waits until a line of the log has `text` in it.
+    ///
+    /// # Panics
+    /// If none comes within the time given.
+    #[track_caller]
+    pub fn wait_for_log(&self, within: Duration, text: &str) {
+        let is_there = |state: &State| state.log.iter().any(|line| line.contains(text));
+        let state = self.shared.wait(Instant::now() + within, is_there);
+        assert!(
+            is_there(&state),
+            "{text:?} is not in the log: {:#?}",
+            state.log
+        );
     }
 }
 
@@ -373,13 +405,6 @@ impl Shared {
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         self.changed.notify_all();
-    }
-
-    fn printed(&self, line: Option<String>) {
-        self.change(|state| match line {
-            Some(line) => state.log.push(line),
-            None => state.closed = true,
-        });
     }
 
     /// The answer to a request of the process; waits for an event if that is what it asks for.
