@@ -285,7 +285,7 @@ struct Stop {
 /// is done by the test.
 #[test]
 fn a_process_frozen_in_the_middle_of_a_vote_past_its_lease_says_what_became_of_it() {
-    for stop in [
+    let stops = [
         // Granted, and it does not know yet. It holds no file lock.
         Stop {
             action: Action::HoldAnswer,
@@ -310,45 +310,55 @@ fn a_process_frozen_in_the_middle_of_a_vote_past_its_lease_says_what_became_of_i
             taken_over: false,
             again: 200,
         },
-    ] {
-        let at = format!("{:?} of put {}", stop.action, stop.put);
-        let site = Site::new();
-        let mut frozen = Function::ready(&site, "lock_expiration=2&lock_timeout=20");
-        let mut other = Function::ready(&site, "lock_expiration=2&lock_timeout=5");
-        let held = site.proxy.rule(Rule::put(stop.action).nth(stop.put));
-        (frozen.0.begin(&ballot(Front::HttpApi, "frozen"), LONG)).expect("a process");
-        held.wait_for_hits(1, LONG);
-        frozen.0.freeze().expect("a process");
-        let first = item_of(&site);
-
-        // Longer than the lease, whatever comes of it.
-        let met = other.vote("other");
-        assert_eq!(met.status, stop.meanwhile, "{at}: {}", met.value);
-        if stop.taken_over && met.status == 503 {
-            let soon = SystemTime::now() + Duration::from_secs(2);
-            site.table
-                .put_as_python(&site.key(), "of another host", soon)
-                .expect("the table");
+    ];
+    // Each mostly waits for its lease to end.
+    thread::scope(|scope| {
+        for stop in stops {
+            scope.spawn(move || freeze_in_mid_vote(&stop));
         }
-        assert_eq!(item_of(&site) != first, stop.taken_over, "{at}");
+    });
+}
 
-        frozen.0.thaw().expect("a process");
-        held.release();
-        let told = frozen.0.finish().map(Response::new);
-        let told = told.unwrap_or_else(|error| panic!("{at}: {error}: {:#?}", frozen.0.log()));
-        match told.status {
-            503 => assert!(told.header("retry-after").is_some(), "{at}"),
-            // What was taken from it before its end was recorded is not counted.
-            201 => assert!(stop.put == 1 || !stop.taken_over, "{at}: {}", told.value),
-            _ => panic!("{at}: {}", told.value),
-        }
-        let again = frozen.vote_until_acknowledged("frozen");
-        let expected = if told.status == 201 { 200 } else { stop.again };
-        assert_eq!(again, expected, "{at}: {:#?}", frozen.0.log());
-        other.vote_until_acknowledged("other");
-        drop((frozen, other));
-        site.assert_counted(&keys(["frozen", "other"]));
+fn freeze_in_mid_vote(stop: &Stop) {
+    let at = format!("{:?} of put {}", stop.action, stop.put);
+    let site = Site::new();
+    let mut frozen = Function::ready(&site, "lock_expiration=2&lock_timeout=20");
+    let mut other = Function::ready(&site, "lock_expiration=2&lock_timeout=5");
+    let held = site
+        .proxy
+        .rule(Rule::put(stop.action.clone()).nth(stop.put));
+    (frozen.0.begin(&ballot(Front::HttpApi, "frozen"), LONG)).expect("a process");
+    held.wait_for_hits(1, LONG);
+    frozen.0.freeze().expect("a process");
+    let first = item_of(&site);
+
+    // Longer than the lease, whatever comes of it.
+    let met = other.vote("other");
+    assert_eq!(met.status, stop.meanwhile, "{at}: {}", met.value);
+    if stop.taken_over && met.status == 503 {
+        let soon = SystemTime::now() + Duration::from_secs(2);
+        site.table
+            .put_as_python(&site.key(), "of another host", soon)
+            .expect("the table");
     }
+    assert_eq!(item_of(&site) != first, stop.taken_over, "{at}");
+
+    frozen.0.thaw().expect("a process");
+    held.release();
+    let told = frozen.0.finish().map(Response::new);
+    let told = told.unwrap_or_else(|error| panic!("{at}: {error}: {:#?}", frozen.0.log()));
+    match told.status {
+        503 => assert!(told.header("retry-after").is_some(), "{at}"),
+        // What was taken from it before its end was recorded is not counted.
+        201 => assert!(stop.put == 1 || !stop.taken_over, "{at}: {}", told.value),
+        _ => panic!("{at}: {}", told.value),
+    }
+    let again = frozen.vote_until_acknowledged("frozen");
+    let expected = if told.status == 201 { 200 } else { stop.again };
+    assert_eq!(again, expected, "{at}: {:#?}", frozen.0.log());
+    other.vote_until_acknowledged("other");
+    drop((frozen, other));
+    site.assert_counted(&keys(["frozen", "other"]));
 }
 
 /// Who holds the lock, if anybody does.
