@@ -97,7 +97,8 @@ impl Failure {
                 "Somebody else is writing just now, and nothing was changed. Try again in a moment."
             }
             Self::Unknown => {
-                "It is not known yet whether this was saved. Send it again: it will not be counted twice."
+                "It is not known yet whether this was saved. A vote may be sent again, it counts once; \
+                 otherwise look first."
             }
             Self::Internal => "Something is wrong on our side. It has been noted.",
         }

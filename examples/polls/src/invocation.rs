@@ -100,3 +100,67 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
         Ok(Self::of(&parts.extensions, &parts.headers))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use lambda_http::Context;
+    use lambda_http::aws_lambda_events::alb::AlbTargetGroupRequestContext;
+    use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequestContext;
+
+    use super::*;
+
+    fn left(invocation_ends_in: Duration) -> Duration {
+        let end = SystemTime::now() + invocation_ends_in;
+        let since = end.duration_since(SystemTime::UNIX_EPOCH).expect("later");
+        let mut context = Context::default();
+        context.deadline = since.as_millis().try_into().expect("milliseconds");
+        let mut extensions = Extensions::new();
+        extensions.insert(context);
+        Deadline::of(&extensions).left()
+    }
+
+    #[test]
+    fn the_invocations_end_is_the_deadline_less_what_the_answer_needs() {
+        let left = left(Duration::from_secs(3600));
+        let expected = Duration::from_secs(3600) - MARGIN;
+        assert!(left <= expected, "{left:?}");
+        assert!(left > expected - Duration::from_secs(60), "{left:?}");
+    }
+
+    #[test]
+    fn an_invocation_that_is_as_good_as_over_has_no_time_left() {
+        assert_eq!(left(MARGIN / 2), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_client_is_whom_the_service_names_and_not_whom_the_client_names() {
+        let mut headers = HeaderMap::new();
+        let claimed = HeaderValue::from_static("192.0.2.66, 192.0.2.7");
+        headers.insert("x-forwarded-for", claimed);
+        let client = |context: RequestContext| {
+            let mut extensions = Extensions::new();
+            extensions.insert(context);
+            ClientAddress::of(&extensions, &headers).0
+        };
+        let mut gateway = ApiGatewayV2httpRequestContext::default();
+        gateway.http.source_ip = Some("192.0.2.1".to_owned());
+        let address = |text: &str| Some(text.parse().expect("an address"));
+        assert_eq!(
+            client(RequestContext::ApiGatewayV2(gateway)),
+            address("192.0.2.1")
+        );
+        let balancer = AlbTargetGroupRequestContext::default();
+        assert_eq!(client(RequestContext::Alb(balancer)), address("192.0.2.7"));
+    }
+
+    #[test]
+    fn at_a_desk_the_header_is_not_believed() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.66"));
+        let mut extensions = Extensions::new();
+        extensions.insert(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 1))));
+        let address = ClientAddress::of(&extensions, &headers).0;
+        assert_eq!(address, Some(IpAddr::from([127, 0, 0, 1])));
+    }
+}
