@@ -322,8 +322,8 @@ fn a_process_frozen_in_the_middle_of_a_vote_past_its_lease_says_what_became_of_i
 fn freeze_in_mid_vote(stop: &Stop) {
     let at = format!("{:?} of put {}", stop.action, stop.put);
     let site = Site::new();
-    let mut frozen = Function::ready(&site, "lock_expiration=2&lock_timeout=20");
-    let mut other = Function::ready(&site, "lock_expiration=2&lock_timeout=5");
+    let mut frozen = Function::ready(&site, "lock_expiration=4&lock_timeout=20");
+    let mut other = Function::ready(&site, "lock_expiration=4&lock_timeout=9");
     let held = site
         .proxy
         .rule(Rule::put(stop.action.clone()).nth(stop.put));
@@ -391,12 +391,12 @@ fn a_lost_lease_is_in_the_log_as_the_templates_alarm_expects_it() {
 #[test]
 fn a_process_killed_at_its_timeout_in_the_middle_of_a_vote_leaves_nothing_that_the_next_does_not_mend()
  {
-    const SETTINGS: &str = "lock_expiration=5&lock_timeout=20";
+    const SETTINGS: &str = "lock_expiration=9&lock_timeout=20";
     let site = Site::new();
     let mut function = Function::ready(&site, SETTINGS);
     // The SDK sends again what is not answered: all of it is lost.
     let commit = site.proxy.rule(Rule::put(Action::Silence).from(2));
-    let killed = (function.0).invoke(&ballot(Front::HttpApi, "killed"), Duration::from_secs(3));
+    let killed = (function.0).invoke(&ballot(Front::HttpApi, "killed"), Duration::from_secs(5));
     assert!(matches!(killed, Err(Failure::TimedOut(_))), "{killed:?}");
     assert!(commit.hits() > 0);
     assert!(item_of(&site).is_some(), "nobody has released the lock");
