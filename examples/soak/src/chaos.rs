@@ -8,6 +8,9 @@ use integration::proxy::{Action, Answer, Date, Operation, Rule};
 
 use crate::worker::LEASE;
 
+/// How long a request or its answer may be on its way.
+pub(crate) const LONGEST_DELAY: Duration = LEASE.saturating_add(Duration::from_secs(1));
+
 #[derive(Debug)]
 pub(crate) struct Chaos {
     random: Rng,
@@ -69,7 +72,7 @@ impl Chaos {
             2 => ("delay", Action::Delay(self.time(0.05, 1.0))),
             3 => (
                 "delay beyond the lease",
-                Action::Delay(LEASE + self.time(0.0, 1.0)),
+                Action::Delay(LONGEST_DELAY - self.time(0.0, 1.0)),
             ),
             4 => ("answer cut", Action::CutAnswer),
             5 => ("answer lost", Action::SilenceAnswer),

@@ -16,7 +16,7 @@ use integration::proxy::{Action, Proxy, Rule};
 use integration::scratch::Scratch;
 use quickstart::progress::Progress;
 
-use crate::chaos::{Blow, Chaos};
+use crate::chaos::{Blow, Chaos, LONGEST_DELAY};
 use crate::model::{Demand, Model};
 use crate::told::{Audit, Told};
 use crate::worker::LEASE;
@@ -422,6 +422,7 @@ impl<'a> Soak<'a> {
     /// Lets all come to an end, has one more write done, and audits for the last time.
     fn end(&mut self) -> Result<(), Box<dyn Error>> {
         self.place.proxy.reset();
+        let all_requests_have_come = Instant::now() + LONGEST_DELAY;
         let (starving, mut staying): (Vec<_>, Vec<_>) = std::mem::take(&mut self.members)
             .into_iter()
             .partition(|member| member.starves_until.is_some());
@@ -440,6 +441,9 @@ impl<'a> Soak<'a> {
                     .push(format!("process {}: {error}", member.name));
             }
         }
+        // What a late request still grants, to a process that is gone, is there for the next to take
+        // over.
+        self.hear(all_requests_have_come);
         // Whoever comes next gets the lock, and leaves nothing behind.
         let before = self.model.acknowledged();
         let mut last = start(self.place, Task::Write, "last", &self.sender)?;
