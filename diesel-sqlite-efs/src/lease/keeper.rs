@@ -121,22 +121,15 @@ impl Duties {
             if work.closing {
                 return;
             }
-            let leases: Vec<Arc<Held>> = work.watched.iter().filter_map(Weak::upgrade).collect();
-            work.watched = (leases.iter())
-                .filter(|held| held.next_renewal().is_some())
-                .map(Arc::downgrade)
-                .collect();
-            let due = leases
-                .iter()
-                .find(|held| held.next_renewal() == Some(Duration::ZERO));
-            if let Some(held) = due {
-                drop(work);
-                held.renew_if_free();
-                work = self.work();
+            let watched = std::mem::take(&mut work.watched);
+            drop(work);
+            let (watched, next) = Self::mind(&watched);
+            work = self.work();
+            let has_news = !work.watched.is_empty() || !work.releases.is_empty() || work.closing;
+            work.watched.extend(watched);
+            if has_news {
                 continue;
             }
-            let next = leases.iter().filter_map(|held| held.next_renewal()).min();
-            drop(leases);
             let now = Instant::now();
             work.looks_at = next.map(|next| now + next);
             work = match next {
@@ -149,6 +142,25 @@ impl Duties {
             };
             work.looks_at = Some(Instant::now());
         }
+    }
+
+    /// Renews a lease that is due. Returns those that will be, and in what time the next is.
+    ///
+    /// Not with the work locked: who lets go of a lease last releases it, and with it may go all
+    /// that the store's clients share, the keeper included.
+    fn mind(watched: &[Weak<Held>]) -> (Vec<Weak<Held>>, Option<Duration>) {
+        let leases: Vec<Arc<Held>> = watched.iter().filter_map(Weak::upgrade).collect();
+        let is_due = |held: &&Arc<Held>| held.next_renewal() == Some(Duration::ZERO);
+        if let Some(held) = leases.iter().find(is_due) {
+            held.renew_if_free();
+        }
+        let mut next: Option<Duration> = None;
+        let watched = leases.iter().filter_map(|held| {
+            let left = held.next_renewal()?;
+            next = Some(next.map_or(left, |next| next.min(left)));
+            Some(Arc::downgrade(held))
+        });
+        (watched.collect(), next)
     }
 }
 
