@@ -196,11 +196,16 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
+    use std::sync::mpsc;
+    use std::time::Instant;
 
+    use super::*;
     use crate::client::DynamoDbLockClient;
-    use crate::store::{InMemoryLockStore, JournalId};
+    use crate::clock::{Clock, Moment};
+    use crate::error::StoreError;
+    use crate::store::{
+        DeleteAnswer, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer, PutCondition,
+    };
 
     #[test]
     fn a_lease_that_was_released_is_not_renewed_any_more() {
@@ -218,5 +223,77 @@ mod tests {
         held.renew_if_free();
         assert_eq!(client.stats().requests, requests);
         assert_eq!(store.item("key"), left);
+    }
+
+    /// Tells when a renewal has come, and does not answer it before it may.
+    #[derive(Debug)]
+    struct SlowRenewals {
+        table: InMemoryLockStore,
+        came: mpsc::Sender<()>,
+        may_answer: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl LockStore for SlowRenewals {
+        fn put(
+            &self,
+            item: &LockItem,
+            condition: PutCondition<'_>,
+            give_up_after: Duration,
+        ) -> Result<PutAnswer, StoreError> {
+            if matches!(condition, PutCondition::Ours { .. }) {
+                self.came.send(()).expect("the test waits for it");
+                let may_answer = self.may_answer.lock().expect("no panic");
+                may_answer.recv().expect("the test allows it");
+            }
+            self.table.put(item, condition, give_up_after)
+        }
+
+        fn delete(
+            &self,
+            key: &str,
+            lock_id: &str,
+            give_up_after: Duration,
+        ) -> Result<DeleteAnswer, StoreError> {
+            self.table.delete(key, lock_id, give_up_after)
+        }
+
+        fn table(&self) -> &str {
+            "slow renewals"
+        }
+    }
+
+    #[test]
+    fn the_keeper_may_be_the_last_to_let_go_of_a_lease_and_of_the_store() {
+        const SHORT_LEASE: Duration = Duration::from_secs(3);
+        let (came, renewal_came) = mpsc::channel();
+        let (answer, may_answer) = mpsc::channel();
+        let clock = Clock::manual(Moment {
+            monotonic: Duration::ZERO,
+            wall: Duration::from_secs(1_000_000),
+        });
+        let client = DynamoDbLockClient::with_store(Arc::new(SlowRenewals {
+            table: InMemoryLockStore::with_clock(clock.clone()),
+            came,
+            may_answer: Mutex::new(may_answer),
+        }))
+        .lease_duration(SHORT_LEASE)
+        .clock(clock.clone());
+        let lease = client.try_acquire("key").unwrap().expect("it is free");
+        let duties = Arc::downgrade(&lease.held.desk.shared.keeper.duties);
+        // The keeper looks at it after its renewal period at the latest.
+        clock.advance(renewal_period(SHORT_LEASE));
+        renewal_came.recv().unwrap();
+        // Released already, as far as dropping it is concerned: that would wait for the renewal.
+        lease.held.state().released = true;
+        drop((lease, client));
+        answer.send(()).unwrap();
+        let began = Instant::now();
+        while duties.strong_count() > 0 {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "its thread waits"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
