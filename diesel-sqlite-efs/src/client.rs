@@ -185,8 +185,10 @@ impl DynamoDbLockClient {
 
     /// Releases the lease on another thread; [`finish_releases`](Self::finish_releases) and
     /// dropping the last clone wait for it.
-    pub(crate) fn release_in_background(&self, lease: Lease) {
-        self.shared.keeper.release(lease);
+    pub(crate) fn release_in_background(&self, mut lease: Lease) {
+        if !lease.hand_on() {
+            self.shared.keeper.release(lease);
+        }
     }
 
     /// What a request to the store takes at least, as far as is known: the fastest answer so far.

@@ -1,7 +1,7 @@
 //! The one source of time, so that tests can hold it still or let it jump.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Both clocks of this host, read at one moment.
@@ -33,16 +33,14 @@ pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
-    System { origin: Instant },
+    System,
     Manual(Arc<Mutex<Moment>>),
 }
 
 impl Clock {
     /// The host's monotonic and wall clocks.
     pub fn system() -> Self {
-        Self(Source::System {
-            origin: Instant::now(),
-        })
+        Self(Source::System)
     }
 
     /// A clock that stands still until [`advance`](Self::advance) or [`set`](Self::set) moves it.
@@ -52,14 +50,25 @@ impl Clock {
 
     /// Both clocks now.
     pub fn now(&self) -> Moment {
+        /// One for the process: connections compare moments when they hand a lease on.
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
         match &self.0 {
-            Source::System { origin } => Moment {
-                monotonic: origin.elapsed(),
+            Source::System => Moment {
+                monotonic: ORIGIN.elapsed(),
                 wall: SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .unwrap_or_default(),
             },
             Source::Manual(moment) => *moment.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Whether both show the same time, so that moments read from one mean the same to the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Source::System, Source::System) => true,
+            (Source::Manual(ours), Source::Manual(theirs)) => Arc::ptr_eq(ours, theirs),
+            _ => false,
         }
     }
 
@@ -89,7 +98,7 @@ impl Default for Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Source::System { .. } => "Clock::system",
+            Source::System => "Clock::system",
             Source::Manual(_) => "Clock::manual",
         })
     }

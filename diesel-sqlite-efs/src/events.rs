@@ -130,6 +130,11 @@ impl Speaker<'_> {
         event!(DEBUG, "lock.released", self, held_ms = millis(held));
     }
 
+    /// Another connection of this process has the lease now.
+    pub(crate) fn handed_on(self, held: Duration) {
+        event!(DEBUG, "lock.handed_on", self, held_ms = millis(held));
+    }
+
     pub(crate) fn lost(self, held: Duration, reason: &str) {
         event!(
             WARN,

@@ -12,8 +12,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockStats {
-    /// Leases that were granted.
+    /// Leases that were granted, by the store or by another connection of this process.
     pub acquisitions: u64,
+    /// Those of them that came from another connection of this process, without a request.
+    pub handovers: u64,
     /// How often the store was asked for a lease, refusals included.
     pub attempts: u64,
     /// Acquisitions that had to wait, successful or not.

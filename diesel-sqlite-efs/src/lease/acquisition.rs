@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::backoff::Backoff;
+use super::hand_on::{Grant, Handed, Left};
 use super::queue::{Queue, Turn};
 use super::{AtRelease, Desk, Held, ItemDraft, Lease, Sent, State};
 use crate::clock::Moment;
@@ -21,8 +22,8 @@ use crate::store::{JournalId, PutAnswer, PutCondition, SeenItem};
 #[derive(Debug)]
 pub(crate) struct Acquisition {
     desk: Desk,
-    queue: Arc<Queue>,
-    turn: Option<Turn>,
+    queue: Arc<Queue<Left>>,
+    turn: Option<Turn<Left>>,
     lock_id: String,
     /// The caller's span, which the spans of the acquisition and its lease belong to.
     caller: LockSpan,
@@ -125,8 +126,16 @@ impl Acquisition {
             let turn = match self.turn.take() {
                 Some(turn) => turn,
                 None => match self.queue.enter(left) {
-                    Some(turn) => turn,
                     None => return Err(self.gave_up()),
+                    Some((turn, None)) => turn,
+                    Some((turn, Some(Left::Courtesy))) => {
+                        pause = Some(self.next_pause(None));
+                        turn
+                    }
+                    Some((turn, Some(Left::Lease(handed)))) => match self.adopt(*handed, turn) {
+                        Some(lease) => return Ok(lease),
+                        None => continue,
+                    },
                 },
             };
             let attempts_are_used_up =
@@ -188,7 +197,11 @@ impl Acquisition {
 
     /// One attempt: a put that a free key grants, and if the lease in the way has expired, a
     /// second one that takes it over. The turn is kept if it was refused.
-    fn attempt(&mut self, turn: Turn, give_up_after: Duration) -> Result<Attempt, StoreError> {
+    fn attempt(
+        &mut self,
+        turn: Turn<Left>,
+        give_up_after: Duration,
+    ) -> Result<Attempt, StoreError> {
         self.attempts += 1;
         self.desk.counters.count(|stats| stats.attempts += 1);
         let sent = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
@@ -225,7 +238,7 @@ impl Acquisition {
     /// The store does not say what stands in the way: the Python package's condition decides.
     fn attempt_blind(
         &mut self,
-        turn: Turn,
+        turn: Turn<Left>,
         now: f64,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
@@ -287,7 +300,7 @@ impl Acquisition {
         &mut self,
         sent: Sent,
         taken_from: Option<SeenItem>,
-        turn: Turn,
+        turn: Turn<Left>,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
         let recorded = taken_from.as_ref().and_then(|item| item.committed);
@@ -297,6 +310,10 @@ impl Acquisition {
             lock_id: self.lock_id.clone(),
             acquired_at: sent.item.acquired_at,
             begun: sent.span.from,
+            grant: Grant {
+                at: sent.span.from,
+                is_contended: self.attempts > 1,
+            },
             state: Mutex::new(State {
                 span: sent.span,
                 end: sent.item.expires_at,
@@ -327,11 +344,48 @@ impl Acquisition {
             if let Some(from) = &taken_from {
                 self.desk.speaker().taken_over(&HolderInfo::from(from));
             }
-            self.desk
-                .speaker()
-                .acquired(self.attempts, self.begun.elapsed());
+            self.acquired();
         });
         Ok(Attempt::Granted(lease))
+    }
+
+    /// Goes on with a lease that another connection of this process has handed on; gives it back
+    /// if it cannot.
+    fn adopt(&mut self, handed: Handed, turn: Turn<Left>) -> Option<Lease> {
+        // Its moments mean nothing by another clock.
+        let is_ours = handed.desk.clock.is_same(&self.desk.clock);
+        let desk = if is_ours {
+            self.desk.clone()
+        } else {
+            handed.desk
+        };
+        let held = Held {
+            span: desk.speaker().held_span(&self.caller),
+            lock_id: handed.lock_id,
+            acquired_at: handed.acquired_at,
+            begun: desk.clock.now(),
+            grant: handed.grant,
+            state: Mutex::new(handed.state),
+            request: Mutex::default(),
+            desk,
+        };
+        let lease = Lease {
+            held: Arc::new(held),
+            turn: Some(turn),
+        };
+        if !is_ours || !lease.is_valid() {
+            return None;
+        }
+        self.desk.counters.count(|stats| {
+            stats.acquisitions += 1;
+            stats.handovers += 1;
+        });
+        (lease.held.span).in_scope(|| self.acquired());
+        Some(lease)
+    }
+
+    fn acquired(&self) {
+        (self.desk.speaker()).acquired(self.attempts, self.begun.elapsed());
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod acquisition;
 pub(crate) mod backoff;
+pub(crate) mod hand_on;
 pub(crate) mod keeper;
 pub(crate) mod queue;
 pub(crate) mod server_clock;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::hand_on::{Grant, Left};
 use self::queue::Turn;
 use self::shared::Shared;
 use crate::clock::{Clock, Moment};
@@ -186,7 +188,7 @@ impl Span {
 pub struct Lease {
     held: Arc<Held>,
     /// Kept until the item is gone, so that the next in this process is not refused by it.
-    turn: Option<Turn>,
+    turn: Option<Turn<Left>>,
 }
 
 /// What the holder and the renewing thread share.
@@ -197,12 +199,13 @@ pub(crate) struct Held {
     lock_id: String,
     acquired_at: u64,
     begun: Moment,
+    grant: Grant,
     state: Mutex<State>,
     /// One request at a time: an answer must not speak of a state that another one has changed.
     request: Mutex<()>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct State {
     span: Span,
     /// The latest end that we have asked for: `expires_at` of the item, or of one on its way.
@@ -294,7 +297,8 @@ impl Lease {
         self.held.renew()
     }
 
-    /// Ends the lease and removes its item.
+    /// Ends the lease and removes its item, unless another connection of this process waits for it
+    /// and gets it at once, together with the item.
     ///
     /// # Errors
     /// [`LockError::NotReleased`] if the item could not be removed, in three attempts where trying
@@ -340,8 +344,11 @@ impl Lease {
     }
 
     fn end(&mut self) -> Result<GivenBack, LockError> {
+        if self.hand_on() {
+            return Ok(GivenBack::Ours);
+        }
         let result = self.held.release();
-        self.turn = None;
+        self.end_turn();
         result
     }
 }

@@ -5,73 +5,124 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The waiting line for one key of one store: see [`Shared::queue`](super::shared::Shared::queue).
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    line: Mutex<Line>,
-    moved: Condvar,
+///
+/// Who has a turn may leave something to the next in line, of type `T`.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    line: Mutex<Line<T>>,
 }
 
-#[derive(Debug, Default)]
-struct Line {
+#[derive(Debug)]
+struct Line<T> {
     taken: bool,
-    next_ticket: u64,
-    waiting: VecDeque<u64>,
+    /// Each with what wakes it alone.
+    waiting: VecDeque<Arc<Condvar>>,
+    /// For the first of them, who has been woken.
+    left: Option<T>,
 }
 
 /// The right to ask the store for the lease; the next in line has it when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    queue: Arc<Queue>,
+pub(crate) struct Turn<T> {
+    queue: Arc<Queue<T>>,
+    is_over: bool,
 }
 
-impl Queue {
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        let line = Line {
+            taken: false,
+            waiting: VecDeque::new(),
+            left: None,
+        };
+        Self {
+            line: Mutex::new(line),
+        }
+    }
+}
+
+impl<T> Queue<T> {
     /// A turn if it is free and nobody waits for it.
-    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Turn> {
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Turn<T>> {
         let mut line = self.line();
         if line.taken || !line.waiting.is_empty() {
             return None;
         }
         line.taken = true;
-        Some(Turn {
-            queue: self.clone(),
-        })
+        Some(self.turn())
     }
 
-    /// Waits in line for a turn, at most for `limit`.
-    pub(crate) fn enter(self: &Arc<Self>, limit: Duration) -> Option<Turn> {
+    /// Waits in line for a turn, at most for `limit`. With it comes what the one before has left.
+    pub(crate) fn enter(self: &Arc<Self>, limit: Duration) -> Option<(Turn<T>, Option<T>)> {
         let until = Instant::now() + limit;
+        let woken = Arc::new(Condvar::new());
+        let is_ours = |waiting: &Arc<Condvar>| Arc::ptr_eq(waiting, &woken);
         let mut line = self.line();
-        let ticket = line.next_ticket;
-        line.next_ticket += 1;
-        line.waiting.push_back(ticket);
-        while line.taken || line.waiting.front() != Some(&ticket) {
+        line.waiting.push_back(woken.clone());
+        while line.taken || !line.waiting.front().is_some_and(is_ours) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                line.waiting.retain(|waiting| *waiting != ticket);
-                // Whoever stood behind us may be first now.
-                self.moved.notify_all();
+                line.waiting.retain(|waiting| !is_ours(waiting));
                 return None;
             }
-            line = (self.moved.wait_timeout(line, left))
+            line = (woken.wait_timeout(line, left))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
         line.waiting.pop_front();
         line.taken = true;
-        Some(Turn {
-            queue: self.clone(),
-        })
+        Some((self.turn(), line.left.take()))
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
+    /// How many wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.line().waiting.len()
+    }
+
+    fn turn(self: &Arc<Self>) -> Turn<T> {
+        Turn {
+            queue: self.clone(),
+            is_over: false,
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line<T>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Turn {
+impl<T> Line<T> {
+    /// Whoever is first has the turn, and is woken; one who gives up at that moment takes it.
+    fn call_next(&mut self) {
+        self.taken = false;
+        if let Some(first) = self.waiting.front() {
+            first.notify_one();
+        }
+    }
+}
+
+impl<T> Turn<T> {
+    /// Ends the turn and leaves something to the next in line; both come back if nobody waits.
+    pub(crate) fn pass_on(mut self, left: T) -> Result<(), (Self, T)> {
+        let mut line = self.queue.line();
+        if line.waiting.is_empty() {
+            drop(line);
+            return Err((self, left));
+        }
+        line.left = Some(left);
+        line.call_next();
+        drop(line);
+        self.is_over = true;
+        Ok(())
+    }
+}
+
+impl<T> Drop for Turn<T> {
     fn drop(&mut self) {
-        self.queue.line().taken = false;
-        self.queue.moved.notify_all();
+        if !self.is_over {
+            self.queue.line().call_next();
+        }
     }
 }
 
@@ -86,13 +137,9 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    fn waiting(queue: &Queue) -> usize {
-        queue.line().waiting.len()
-    }
-
     #[test]
     fn turns_are_given_in_the_order_of_asking() {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::<()>::default());
         let first = queue.try_enter().unwrap();
         let (served, order) = mpsc::channel();
         let threads: Vec<_> = (0..5)
@@ -102,7 +149,7 @@ mod tests {
                     let _turn = line.enter(LONG).unwrap();
                     served.send(number).unwrap();
                 });
-                while waiting(&queue) <= number {
+                while queue.waiting() <= number {
                     thread::yield_now();
                 }
                 thread
@@ -118,11 +165,31 @@ mod tests {
 
     #[test]
     fn giving_up_leaves_no_gap_in_the_line() {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::<()>::default());
         let turn = queue.try_enter().unwrap();
         assert!(queue.enter(Duration::from_millis(5)).is_none());
-        assert_eq!(waiting(&queue), 0);
+        assert_eq!(queue.waiting(), 0);
         drop(turn);
         assert!(queue.try_enter().is_some());
+    }
+
+    #[test]
+    fn what_is_left_goes_to_the_next_in_line_alone() {
+        let queue = Arc::new(Queue::default());
+        let turn = queue.try_enter().unwrap();
+        let (turn, left) = turn.pass_on("nobody waits").unwrap_err();
+        assert_eq!(left, "nobody waits");
+        assert!(queue.try_enter().is_none(), "the turn is kept");
+        let next = thread::spawn({
+            let queue = queue.clone();
+            move || queue.enter(LONG).map(|(_, left)| left)
+        });
+        while queue.waiting() == 0 {
+            thread::yield_now();
+        }
+        turn.pass_on("for the next").unwrap();
+        assert_eq!(next.join().unwrap(), Some(Some("for the next")));
+        let (_turn, left) = queue.enter(LONG).unwrap();
+        assert_eq!(left, None);
     }
 }

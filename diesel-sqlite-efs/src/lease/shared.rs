@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::hand_on::Left;
 use super::keeper::Keeper;
 use super::queue::Queue;
 use super::server_clock::ServerClock;
@@ -14,7 +15,7 @@ use crate::store::LockStore;
 pub(crate) struct Shared {
     pub(crate) server_clock: ServerClock,
     pub(crate) keeper: Keeper,
-    queues: Mutex<HashMap<String, Weak<Queue>>>,
+    queues: Mutex<HashMap<String, Weak<Queue<Left>>>>,
     fastest_answer: Mutex<Option<Duration>>,
 }
 
@@ -45,7 +46,7 @@ impl Shared {
     }
 
     /// The line in which all wait for `key`.
-    pub(crate) fn queue(&self, key: &str) -> Arc<Queue> {
+    pub(crate) fn queue(&self, key: &str) -> Arc<Queue<Left>> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.retain(|_, queue| queue.strong_count() > 0);
         upgrade_or_default(queues.entry(key.to_owned()).or_default())

@@ -10,6 +10,7 @@ mod driver;
 mod events;
 mod every_point;
 mod files;
+mod hand_on;
 mod harness;
 mod kills;
 mod lock_keys;

@@ -315,11 +315,11 @@ fn threads_of_one_process_ask_the_store_one_at_a_time() {
     let world = World::new("protocol-queue");
     let mut client = world.client(&[]);
     assert_eq!(client.ok("contend lock 6 4"), "0 overlaps");
-    // Nobody was refused: who held it was gone before the next one asked.
-    assert_eq!(
-        requests(&world.proxy),
-        ["PutItem 200", "DeleteItem 200"].repeat(24)
-    );
+    // Nobody was refused: who held it was gone before the next one asked, or handed it on.
+    let requests = requests(&world.proxy);
+    let leases = requests.len() / 2;
+    assert_eq!(requests, ["PutItem 200", "DeleteItem 200"].repeat(leases));
+    assert!((1..24).contains(&leases), "{leases}");
     world.assert_free();
 }
 

@@ -10,6 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+type Queue = super::Queue<u32>;
+type Turn = super::Turn<u32>;
+
 /// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -100,7 +103,7 @@ proptest! {
                         line.holder = Some(who);
                     } else {
                         line.waiting.push_back(who);
-                        while queue.line().waiting.len() < line.waiting.len() {
+                        while queue.waiting() < line.waiting.len() {
                             thread::yield_now();
                         }
                     }
@@ -150,18 +153,20 @@ fn in_any_interleaving_one_has_the_turn_and_who_waits_gets_it() {
     let queue = Arc::new(Queue::default());
     let (is_taken, turns, given_up) =
         (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    let (left, found) = (AtomicU32::new(0), AtomicU32::new(0));
     thread::scope(|scope| {
         for number in 0..THREADS {
             let (queue, is_taken, turns, given_up) = (&queue, &is_taken, &turns, &given_up);
+            let (left, found) = (&left, &found);
             let mut random = fastrand::Rng::with_seed(seed.wrapping_add(number));
             scope.spawn(move || {
                 for _ in 0..TIMES {
                     let turn = match random.u32(0..4) {
-                        0 => queue.try_enter(),
+                        0 => queue.try_enter().map(|turn| (turn, None)),
                         1 => queue.enter(Duration::from_micros(random.u64(0..300))),
                         _ => Some(queue.enter(LONG).expect("a turn in time")),
                     };
-                    let Some(_turn) = turn else {
+                    let Some((turn, what_was_left)) = turn else {
                         given_up.fetch_add(1, Ordering::SeqCst);
                         continue;
                     };
@@ -172,7 +177,12 @@ fn in_any_interleaving_one_has_the_turn_and_who_waits_gets_it() {
                         _ => {}
                     }
                     turns.fetch_add(1, Ordering::SeqCst);
+                    found.fetch_add(what_was_left.unwrap_or(0), Ordering::SeqCst);
                     is_taken.store(false, Ordering::SeqCst);
+                    let something = random.u32(1..100);
+                    if random.bool() && turn.pass_on(something).is_ok() {
+                        left.fetch_add(something, Ordering::SeqCst);
+                    }
                 }
             });
         }
@@ -182,4 +192,7 @@ fn in_any_interleaving_one_has_the_turn_and_who_waits_gets_it() {
     assert_eq!(u64::from(turns + given_up), THREADS * u64::from(TIMES));
     assert!(turns > 0 && given_up > 0);
     assert!(queue.try_enter().is_some(), "nothing is left in the line");
+    let (left, found) = (left.into_inner(), found.into_inner());
+    assert_eq!(found, left, "what is left is found, once");
+    assert!(left > 0);
 }

@@ -1,0 +1,216 @@
+//! Handing a lease on inside this process: the next in line gets it, and nothing is asked.
+
+use std::time::Duration;
+
+use super::{AtRelease, Desk, Lease, State};
+use crate::clock::Moment;
+
+/// For how long leases go round in this process before others may have theirs.
+///
+/// Long against the two round trips at either end, which are all that handing on saves; short
+/// against the 3 s that a writer waits by default, where several processes do the same.
+const LONGEST_ROUND: Duration = Duration::from_millis(100);
+
+/// The grant by the store that a lease goes back to, however often it was handed on since.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grant {
+    pub(super) at: Moment,
+    /// It was refused before: somebody outside this process wants the lease as well.
+    pub(super) is_contended: bool,
+}
+
+/// What one who had the turn leaves to the next in line.
+#[derive(Debug)]
+pub(crate) enum Left {
+    Lease(Box<Handed>),
+    /// Nothing: this process has had its round, and others wait. It is for them to ask first.
+    Courtesy,
+}
+
+/// A lease between two holders in this process.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(super) desk: Desk,
+    pub(super) lock_id: String,
+    pub(super) acquired_at: u64,
+    pub(super) grant: Grant,
+    pub(super) state: State,
+}
+
+impl Lease {
+    /// Gives the lease to the next in this process's line. `false`: nobody waits there, or it has
+    /// to go back to the store.
+    ///
+    /// The store is not told: `lock_id` and commit record stay, and who gets it goes on as a
+    /// second transaction under one lease does.
+    pub(crate) fn hand_on(&mut self) -> bool {
+        let held = &self.held;
+        let _one_at_a_time = held.one_request();
+        let mut state = held.state();
+        let now = held.desk.clock.now();
+        let stays = !state.released
+            && state.at_release == AtRelease::Remove
+            && now.elapsed_since(held.grant.at) < LONGEST_ROUND
+            && held.check(&mut state).is_ok();
+        let Some(turn) = self.turn.take_if(|_| stays) else {
+            return false;
+        };
+        let handed = Box::new(Handed {
+            desk: held.desk.clone(),
+            lock_id: held.lock_id.clone(),
+            acquired_at: held.acquired_at,
+            grant: held.grant,
+            state: state.clone(),
+        });
+        if let Err((turn, _)) = turn.pass_on(Left::Lease(handed)) {
+            self.turn = Some(turn);
+            return false;
+        }
+        state.released = true;
+        let time = now.elapsed_since(held.begun);
+        held.desk.counters.count(|stats| stats.held += time);
+        (held.span).in_scope(|| held.desk.speaker().handed_on(time));
+        true
+    }
+
+    /// The item is gone: the next in line may ask, at once unless others wait outside.
+    pub(super) fn end_turn(&mut self) {
+        let turn = self.turn.take();
+        if self.held.grant.is_contended {
+            // Where nobody waits there is nobody to be told.
+            let _ = turn.map(|turn| turn.pass_on(Left::Courtesy));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::{InMemoryLockStore, JournalId};
+    use crate::{DynamoDbLockClient, LockError};
+
+    const KEY: &str = "database#test";
+    const LONG: Duration = Duration::from_secs(60);
+
+    struct Process {
+        store: Arc<InMemoryLockStore>,
+        clock: Clock,
+    }
+
+    impl Process {
+        fn new() -> Self {
+            let clock = Clock::manual(Moment {
+                monotonic: Duration::ZERO,
+                wall: Duration::from_secs(1_000_000),
+            });
+            Self {
+                store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
+                clock,
+            }
+        }
+
+        fn client(&self) -> DynamoDbLockClient {
+            DynamoDbLockClient::with_store(self.store.clone()).clock(self.clock.clone())
+        }
+    }
+
+    /// Another connection asks for the lease, and stands in line for it when this returns.
+    fn next_in_line(
+        lease: &Lease,
+        client: &DynamoDbLockClient,
+    ) -> JoinHandle<Result<Lease, LockError>> {
+        let line = lease.held.desk.shared.queue(KEY);
+        let client = client.clone();
+        let thread = thread::spawn(move || client.acquire(KEY, LONG));
+        while line.waiting() == 0 {
+            thread::yield_now();
+        }
+        thread
+    }
+
+    #[test]
+    fn the_next_in_line_gets_the_lease_without_a_request() {
+        let process = Process::new();
+        let (first, second) = (process.client(), process.client());
+        let mut lease = first.try_acquire(KEY).unwrap().expect("it is free");
+        let lock_id = lease.lock_id().to_owned();
+        let next = next_in_line(&lease, &second);
+        assert!(lease.hand_on());
+        drop(lease);
+        let lease = next.join().unwrap().unwrap();
+        assert_eq!(lease.lock_id(), lock_id);
+        assert_eq!(process.store.item(KEY).unwrap().lock_id, lock_id);
+        lease.release().unwrap();
+        assert_eq!(process.store.item(KEY), None);
+        let (first, second) = (first.stats(), second.stats());
+        assert_eq!((first.acquisitions, first.requests), (1, 1), "one put");
+        assert_eq!((second.acquisitions, second.handovers), (1, 1));
+        assert_eq!((second.attempts, second.requests), (0, 1), "one delete");
+    }
+
+    #[test]
+    fn the_record_goes_with_it() {
+        let process = Process::new();
+        let (first, second) = (process.client(), process.client());
+        let mut lease = first.try_acquire(KEY).unwrap().expect("it is free");
+        let records = [JournalId([1; 4]), JournalId([2; 4])];
+        lease.confirm(Some(records[0])).unwrap();
+        lease.record_settled();
+        let next = next_in_line(&lease, &second);
+        assert!(lease.hand_on());
+        drop(lease);
+        let lease = next.join().unwrap().unwrap();
+        assert_eq!(lease.recorded(), Some(records[0]));
+        lease.confirm(Some(records[1])).unwrap();
+        let committed = process.store.item(KEY).unwrap().committed;
+        assert_eq!(committed, Some(records[1]));
+    }
+
+    #[test]
+    fn what_may_not_stay_in_the_process_goes_back_to_the_store() {
+        let process = Process::new();
+        let client = process.client();
+        let goes_back = |because: &str, prepare: &dyn Fn(&Lease)| {
+            let mut lease = client.acquire(KEY, LONG).unwrap();
+            let lock_id = lease.lock_id().to_owned();
+            prepare(&lease);
+            let next = next_in_line(&lease, &client);
+            assert!(!lease.hand_on(), "{because}");
+            drop(lease);
+            if let Some(mut item) = process.store.item(KEY) {
+                // Left for its record, or lost: its end comes.
+                item.expires_at = "1".to_owned();
+                item.committed = None;
+                process.store.set_item(KEY, Some(item));
+            }
+            let lease = next.join().unwrap().unwrap();
+            assert_ne!(lease.lock_id(), lock_id, "{because}");
+        };
+        goes_back("its round is over", &|_| {
+            process.clock.advance(LONGEST_ROUND)
+        });
+        goes_back("it is lost", &|lease| lease.forfeit("for a test"));
+        goes_back("its journal may still stand", &|lease| {
+            lease.confirm(Some(JournalId([7; 4]))).unwrap();
+        });
+        assert_eq!(client.stats().handovers, 0);
+    }
+
+    #[test]
+    fn a_connection_with_another_clock_asks_the_store() {
+        let process = Process::new();
+        let (first, second) = (process.client(), process.client().clock(Clock::system()));
+        let mut lease = first.try_acquire(KEY).unwrap().expect("it is free");
+        let lock_id = lease.lock_id().to_owned();
+        let next = next_in_line(&lease, &second);
+        assert!(lease.hand_on());
+        drop(lease);
+        let lease = next.join().unwrap().unwrap();
+        assert_ne!(lease.lock_id(), lock_id);
+        assert_eq!(second.stats().handovers, 0);
+    }
+}
