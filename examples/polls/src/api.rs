@@ -45,7 +45,7 @@ pub(crate) async fn ready(
     State(app): State<App>,
     deadline: Deadline,
 ) -> Result<&'static str, Refusal> {
-    if app.database().run(deadline, Database::is_current).await? {
+    if app.database().read(deadline, Database::is_current).await? {
         Ok("ready\n")
     } else {
         Err(Refusal::new(
@@ -57,7 +57,7 @@ pub(crate) async fn ready(
 }
 
 async fn list(State(app): State<App>, deadline: Deadline) -> Result<Response, Refusal> {
-    let all = app.database().run(deadline, polls::all).await?;
+    let all = app.database().read(deadline, polls::all).await?;
     let summaries: Vec<_> = all.iter().map(Summary::from).collect();
     Ok(Json(json!({ "polls": summaries })).into_response())
 }
@@ -65,7 +65,7 @@ async fn list(State(app): State<App>, deadline: Deadline) -> Result<Response, Re
 async fn poll(State(app): State<App>, deadline: Deadline, Id(id): Id) -> Result<Response, Refusal> {
     let poll = app
         .database()
-        .run(deadline, move |conn| polls::find(conn, id))
+        .read(deadline, move |conn| polls::find(conn, id))
         .await?;
     let poll = poll.ok_or(Failure::NotFound)?;
     Ok(Json(Detail::from(&poll)).into_response())
@@ -78,7 +78,7 @@ async fn results(
 ) -> Result<Response, Refusal> {
     let poll = app
         .database()
-        .run(deadline, move |conn| polls::find(conn, id))
+        .read(deadline, move |conn| polls::find(conn, id))
         .await?;
     let poll = poll.ok_or(Failure::NotFound)?;
     Ok(Json(Results::from(&poll)).into_response())
@@ -103,7 +103,7 @@ async fn vote(
     })?;
     let cast = app
         .database()
-        .run(deadline, move |conn| polls::cast(conn, id, choice, &key))
+        .write(deadline, move |conn| polls::cast(conn, id, choice, &key))
         .await?;
     match cast {
         Cast::Counted(poll) => {

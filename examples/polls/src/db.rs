@@ -1,4 +1,4 @@
-//! The database: one pool, blocking work off the async threads, and a deadline for it.
+//! The database: pooled connections, blocking work off the async threads, and a deadline for it.
 
 use std::time::Duration;
 
@@ -40,10 +40,13 @@ pub(crate) enum OpenError {
     Query(#[from] diesel::result::Error),
 }
 
-/// The pool. Cloning it is cheap.
+/// The pools. Cloning them is cheap.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
-    pool: Pool<EfsConnectionManager>,
+    readers: Pool<EfsConnectionManager>,
+    /// Apart, so that those who wait for the lock keep no reader from a connection; the same pool
+    /// where there is one connection in all.
+    writers: Pool<EfsConnectionManager>,
 }
 
 impl Database {
@@ -68,14 +71,30 @@ impl Database {
         }
         let name = conn.lock_name().cloned();
         drop(conn);
-        let pool = EfsConnectionManager::new(config)?.pool(connections)?;
-        Ok((Self { pool }, name))
+        let pool = |connections| -> Result<_, OpenError> {
+            Ok(EfsConnectionManager::new(config)?.pool(connections)?)
+        };
+        let writers = pool(connections.div_ceil(2))?;
+        let readers = match connections {
+            1 => writers.clone(),
+            _ => pool(connections / 2)?,
+        };
+        Ok((Self { readers, writers }, name))
     }
 
     /// Does ahead of time what the first write would do before its first request to DynamoDB.
     pub(crate) fn warm_up(&self) -> Result<(), OpenError> {
-        let mut conn = self.pool.get()?;
+        let mut conn = self.writers.get()?;
         Ok(conn.warm_up()?)
+    }
+
+    /// Runs `work`, which only reads; see [`write`](Self::write).
+    pub(crate) async fn read<T, F>(&self, deadline: Deadline, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut EfsSqliteConnection) -> QueryResult<T> + Send + 'static,
+    {
+        run(self.readers.clone(), deadline, work).await
     }
 
     /// Runs `work` with a connection on a thread where blocking does no harm, and waits for its end.
@@ -86,20 +105,12 @@ impl Database {
     ///   does; the deadline bounds the work itself.
     /// - If `work` panics, its connection is closed on the way: the transaction is rolled back and
     ///   the lock released before this returns.
-    pub(crate) async fn run<T, F>(&self, deadline: Deadline, work: F) -> Result<T, Failure>
+    pub(crate) async fn write<T, F>(&self, deadline: Deadline, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: FnOnce(&mut EfsSqliteConnection) -> QueryResult<T> + Send + 'static,
     {
-        let pool = self.pool.clone();
-        let span = tracing::Span::current();
-        let task = tokio::task::spawn_blocking(move || {
-            let _entered = span.entered();
-            let mut conn = pool.get_timeout(deadline.left()).map_err(Failure::pool)?;
-            conn.set_deadline(Some(deadline.instant()));
-            work(&mut conn).map_err(|error| Failure::query(error, conn.last_lock_error()))
-        });
-        task.await.unwrap_or_else(|died| Err(Failure::died(&died)))
+        run(self.writers.clone(), deadline, work).await
     }
 
     /// Whether all migrations that this program knows are applied. Only reads.
@@ -120,13 +131,32 @@ impl Database {
     }
 }
 
+async fn run<T, F>(
+    pool: Pool<EfsConnectionManager>,
+    deadline: Deadline,
+    work: F,
+) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut EfsSqliteConnection) -> QueryResult<T> + Send + 'static,
+{
+    let span = tracing::Span::current();
+    let task = tokio::task::spawn_blocking(move || {
+        let _entered = span.entered();
+        let mut conn = pool.get_timeout(deadline.left()).map_err(Failure::pool)?;
+        conn.set_deadline(Some(deadline.instant()));
+        work(&mut conn).map_err(|error| Failure::query(error, conn.last_lock_error()))
+    });
+    task.await.unwrap_or_else(|died| Err(Failure::died(&died)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::time::Instant;
 
     use axum::http::StatusCode;
-    use diesel_sqlite_efs::{InMemoryLockStore, SeenItem};
+    use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore, SeenItem};
     use tempfile::TempDir;
 
     use super::*;
@@ -141,13 +171,17 @@ mod tests {
     }
 
     fn stage() -> Stage {
+        stage_with(1)
+    }
+
+    fn stage_with(connections: u32) -> Stage {
         let directory = tempfile::tempdir().expect("a directory");
         let store = Arc::new(InMemoryLockStore::new());
         let config = EfsConfig::new(directory.path().join("polls.db"))
             .lock_store(store.clone())
             .lock_key(KEY)
             .lock_timeout(Duration::from_secs(60));
-        let (database, _) = Database::open(&config, 1, false).expect("a database");
+        let (database, _) = Database::open(&config, connections, false).expect("a database");
         Stage {
             database,
             store,
@@ -173,12 +207,12 @@ mod tests {
                 panic!("on purpose")
             })
         };
-        let died = database.run::<(), _>(Deadline::in_(Duration::from_secs(60)), work);
+        let died = database.write::<(), _>(Deadline::in_(Duration::from_secs(60)), work);
         let failure = died.await.expect_err("a failure");
         assert_eq!(failure.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(store.item(KEY), None, "released before the answer");
         let soon = Deadline::in_(Duration::from_secs(60));
-        let count = database.run(soon, |conn| question::table.count().get_result::<i64>(conn));
+        let count = database.read(soon, |conn| question::table.count().get_result::<i64>(conn));
         assert_eq!(
             count.await,
             Ok(0),
@@ -199,7 +233,7 @@ mod tests {
         };
         store.set_item(KEY, Some(item));
         let begun = Instant::now();
-        let refused = database.run(Deadline::in_(Duration::from_millis(300)), insert);
+        let refused = database.write(Deadline::in_(Duration::from_millis(300)), insert);
         let failure = refused.await.expect_err("a failure");
         assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(failure.retry_after().is_some());
@@ -210,11 +244,43 @@ mod tests {
     async fn a_connection_that_comes_too_late_is_busy_and_not_an_error() {
         let stage = stage();
         let database = &stage.database;
-        let only = database.pool.get().expect("the only one");
-        let refused = database.run(Deadline::in_(Duration::from_millis(50)), insert);
+        let only = database.writers.get().expect("the only one");
+        let refused = database.write(Deadline::in_(Duration::from_millis(50)), insert);
         let failure = refused.await.expect_err("a failure");
         assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
         drop(only);
+    }
+
+    #[tokio::test]
+    async fn writers_that_wait_for_the_lock_keep_no_reader_waiting() {
+        let stage = stage_with(4);
+        let database = &stage.database;
+        let client = DynamoDbLockClient::with_store(stage.store.clone());
+        let lease = client.try_acquire(KEY).expect("the store").expect("free");
+        let soon = || Deadline::in_(Duration::from_secs(60));
+        let writers: Vec<_> = (0..8)
+            .map(|_| {
+                tokio::spawn({
+                    let database = database.clone();
+                    async move { database.write(soon(), insert).await }
+                })
+            })
+            .collect();
+        while database.writers.state().idle_connections > 0
+            || database.writers.state().connections < 2
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let count =
+            |conn: &mut EfsSqliteConnection| question::table.count().get_result::<i64>(conn);
+        for _ in 0..8 {
+            assert_eq!(database.read(soon(), count).await, Ok(0));
+        }
+        lease.release().expect("the store");
+        for writer in writers {
+            assert_eq!(writer.await.expect("no panic"), Ok(1));
+        }
+        assert_eq!(database.read(soon(), count).await, Ok(8));
     }
 
     #[tokio::test]
@@ -222,12 +288,12 @@ mod tests {
         let stage = stage();
         let database = &stage.database;
         let soon = || Deadline::in_(Duration::from_secs(60));
-        assert_eq!(database.run(soon(), Database::is_current).await, Ok(true));
+        assert_eq!(database.read(soon(), Database::is_current).await, Ok(true));
         let forget = |conn: &mut EfsSqliteConnection| {
             let sql = "DELETE FROM __diesel_schema_migrations WHERE version = '20250115100050'";
             diesel::sql_query(sql).execute(conn)
         };
-        assert_eq!(database.run(soon(), forget).await, Ok(1));
-        assert_eq!(database.run(soon(), Database::is_current).await, Ok(false));
+        assert_eq!(database.write(soon(), forget).await, Ok(1));
+        assert_eq!(database.read(soon(), Database::is_current).await, Ok(false));
     }
 }

@@ -96,7 +96,7 @@ pub(crate) async fn index(
     session: Session,
     deadline: Deadline,
 ) -> Result<Response, Refusal> {
-    let mut polls = app.database().run(deadline, polls::all).await?;
+    let mut polls = app.database().read(deadline, polls::all).await?;
     polls.sort_by_key(|poll| !poll.open);
     let frame = Frame::new(&app, &session);
     page(&Index { frame, polls })
@@ -168,7 +168,7 @@ pub(crate) async fn vote(
         Some(choice) => {
             let counted_as = key.clone();
             let work = move |conn: &mut _| polls::cast(conn, id, choice, &counted_as);
-            match app.database().run(deadline, work).await {
+            match app.database().write(deadline, work).await {
                 Ok(Cast::Counted(_)) => return Ok(to_results(id, "now")),
                 Ok(Cast::CountedBefore(_)) => return Ok(to_results(id, "before")),
                 Ok(Cast::NoSuchPoll) => return Err(Failure::NotFound.into()),
@@ -257,7 +257,7 @@ pub(crate) async fn history(
     Id(id): Id,
 ) -> Result<Response, Refusal> {
     let work = move |conn: &mut _| polls::history_of(conn, id);
-    let history = (app.database().run(deadline, work).await?).ok_or(Failure::NotFound)?;
+    let history = (app.database().read(deadline, work).await?).ok_or(Failure::NotFound)?;
     let polls::History {
         poll,
         entries,
@@ -274,7 +274,7 @@ pub(crate) async fn history(
 async fn find(app: &App, deadline: Deadline, id: i32) -> Result<Poll, Refusal> {
     let found = app
         .database()
-        .run(deadline, move |conn| polls::find(conn, id))
+        .read(deadline, move |conn| polls::find(conn, id))
         .await?;
     Ok(found.ok_or(Failure::NotFound)?)
 }

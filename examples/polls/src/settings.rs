@@ -18,7 +18,8 @@ pub struct Settings {
     pub database: EfsConfig,
     /// Where the portal looks at the lock, if not in the database's own table: for tests.
     pub lock_store: Option<Arc<dyn LockStore>>,
-    /// How many connections: 1 on Lambda, where a sandbox serves one invocation at a time.
+    /// How many connections, half of them for those who write: 1 on Lambda, where a sandbox serves
+    /// one invocation at a time.
     pub connections: u32,
     /// The account `admin` exists if there is one: a password, or its argon2 hash (`$argon2id$..`).
     pub admin_password: Option<String>,

@@ -112,7 +112,7 @@ pub(crate) async fn create(
         Err(problems) => return again.refuse(StatusCode::UNPROCESSABLE_ENTITY, problems),
     };
     let work = move |conn: &mut _| polls::create(conn, &draft, account.name());
-    match app.database().run(deadline, work).await {
+    match app.database().write(deadline, work).await {
         Ok(Some(id)) => Ok(Redirect::to(&format!("/polls/{id}")).into_response()),
         Ok(None) => again.refuse(StatusCode::UNPROCESSABLE_ENTITY, Problems::too_early()),
         Err(failure) => again.fail(failure),
@@ -139,7 +139,7 @@ pub(crate) async fn edit(
         Err(problems) => return again.refuse(StatusCode::UNPROCESSABLE_ENTITY, problems),
     };
     let work = move |conn: &mut _| polls::edit(conn, id, &draft, account.name());
-    match app.database().run(deadline, work).await {
+    match app.database().write(deadline, work).await {
         Ok(Changed::Done | Changed::Nothing) => Ok(Redirect::to("/admin").into_response()),
         Ok(Changed::NoSuchPoll) => Err(Failure::NotFound.into()),
         Ok(Changed::HasVotes) => again.refuse(
@@ -161,7 +161,7 @@ pub(crate) async fn edit(
 async fn find(app: &App, deadline: Deadline, id: i32) -> Result<Poll, Refusal> {
     let found = app
         .database()
-        .run(deadline, move |conn| polls::find(conn, id))
+        .read(deadline, move |conn| polls::find(conn, id))
         .await?;
     Ok(found.ok_or(Failure::NotFound)?)
 }

@@ -25,7 +25,7 @@ pub(crate) async fn page(
     SignedIn(session): SignedIn,
     deadline: Deadline,
 ) -> Result<Response, Refusal> {
-    let polls = app.database().run(deadline, polls::all).await?;
+    let polls = app.database().read(deadline, polls::all).await?;
     let frame = Frame::new(&app, &session);
     pages::page(&Overview { frame, polls })
 }
@@ -58,7 +58,7 @@ async fn set_open(
     open: bool,
 ) -> Result<Response, Refusal> {
     let work = move |conn: &mut _| polls::set_open(conn, id, open, account.name());
-    match app.database().run(deadline, work).await? {
+    match app.database().write(deadline, work).await? {
         Changed::NoSuchPoll => Err(Failure::NotFound.into()),
         // Somebody was faster: it is as it was wanted.
         _ => Ok(Redirect::to("/admin").into_response()),
