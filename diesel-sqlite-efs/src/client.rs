@@ -14,6 +14,32 @@ use crate::lease::{Desk, Lease, LeaseTerms, renewal_period};
 use crate::stats::{Counters, LockStats};
 use crate::store::{DynamoDbLockStore, LockStore};
 
+/// Waits until every lease of this process whose transaction has ended is released: those that
+/// `lock_release=background` releases on a thread of its own.
+///
+/// For the end of a handler on AWS Lambda, which freezes the process once it has answered: a
+/// release that was not sent by then would block all others until the lease has run out. Closing a
+/// connection and dropping the last client wait as well; giving a connection back to a pool does
+/// not. Returns at once where nothing is under way, and after less than 2 s for each lease where
+/// DynamoDB cannot be reached. Blocks its thread, like all of this crate.
+///
+/// ```
+/// use diesel::prelude::*;
+/// use diesel_sqlite_efs::{EfsSqliteConnection, finish_releases};
+///
+/// fn handle(conn: &mut EfsSqliteConnection) -> QueryResult<usize> {
+///     let changed = diesel::sql_query("UPDATE visits SET n = n + 1").execute(conn)?;
+///     // The commit is done. Build the answer here, while the release is on its way.
+///     finish_releases();
+///     Ok(changed)
+/// }
+/// ```
+pub fn finish_releases() {
+    for shared in Shared::all() {
+        shared.keeper.finish_releases();
+    }
+}
+
 /// A client of a DynamoDB lock table: acquires, renews and releases leases, blocking the caller.
 ///
 /// [`EfsSqliteConnection`](crate::EfsSqliteConnection) uses one by itself. On its own it serves

@@ -526,8 +526,10 @@ pub enum ReleaseMode {
     /// `wait`: before the commit returns, so that a process that is frozen right afterwards, as on
     /// Lambda, blocks nobody.
     Wait,
-    /// `background`: the commit returns at once. A process that is frozen or ends before the
-    /// release is sent blocks others until the lease has run out.
+    /// `background`: the commit returns at once, and the release is sent by another thread. Nothing
+    /// is lost by it; but a process that is frozen or ends before it is sent blocks others until
+    /// the lease has run out. On Lambda, call [`finish_releases`](crate::finish_releases) before
+    /// the handler returns.
     Background,
 }
 

@@ -74,7 +74,7 @@ mod transaction;
 mod url;
 mod vfs;
 
-pub use client::DynamoDbLockClient;
+pub use client::{DynamoDbLockClient, finish_releases};
 pub use clock::{Clock, Moment};
 pub use config::{CommitMode, EfsConfig, ReadCheck, ReleaseMode, Synchronous};
 pub use connection::{EfsCursor, EfsSqliteConnection};

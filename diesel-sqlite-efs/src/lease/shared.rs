@@ -19,16 +19,22 @@ pub(crate) struct Shared {
     fastest_answer: Mutex<Option<Duration>>,
 }
 
+/// By the store's address. A user keeps both alive, so no other store can have it.
+static BY_STORE: LazyLock<Mutex<HashMap<usize, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+
 impl Shared {
     /// What is shared by all users of this very store.
     pub(crate) fn of(store: &Arc<dyn LockStore>) -> Arc<Self> {
-        /// By the store's address. A user keeps both alive, so no other store can have it.
-        static BY_STORE: LazyLock<Mutex<HashMap<usize, Weak<Shared>>>> =
-            LazyLock::new(Mutex::default);
         let address = Arc::as_ptr(store).cast::<()>().addr();
         let mut stores = BY_STORE.lock().unwrap_or_else(PoisonError::into_inner);
         stores.retain(|_, shared| shared.strong_count() > 0);
         upgrade_or_default(stores.entry(address).or_default())
+    }
+
+    /// Those of all stores that are in use.
+    pub(crate) fn all() -> Vec<Arc<Self>> {
+        let stores = BY_STORE.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.values().filter_map(Weak::upgrade).collect()
     }
 
     /// A request was answered in this time.

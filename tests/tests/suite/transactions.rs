@@ -1,7 +1,8 @@
 //! Transactions end as they should: when they are nested, aborted, interrupted, or lose the lease.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use diesel::connection::{
@@ -13,7 +14,7 @@ use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
 use diesel_sqlite_efs::{
     CommitMode, ConnectError, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError,
-    StoreError,
+    ReleaseMode, StoreError, finish_releases,
 };
 
 use crate::support::{
@@ -38,6 +39,32 @@ fn insert(conn: &mut EfsSqliteConnection, n: i64) -> QueryResult<usize> {
 /// What a test makes a transaction fail with.
 fn roll_back<T>() -> QueryResult<T> {
     Err(Error::RollbackTransaction)
+}
+
+// ---- Released in the background ----
+
+#[test]
+fn the_end_of_a_handler_waits_for_releases_in_the_background() {
+    let site = Site::with_table();
+    let host = site.host();
+    let mut conn = connect(&host.config().lock_release(ReleaseMode::Background));
+    let (go_on, may_go_on) = mpsc::channel();
+    (host.store).before(Call::Release, move || {
+        may_go_on.recv().expect("the test goes on")
+    });
+    assert_eq!(insert(&mut conn, 1), Ok(1));
+    assert!(site.item().is_some(), "the commit has not waited for it");
+    let is_released = thread::scope(|scope| {
+        let handler = scope.spawn(|| {
+            finish_releases();
+            site.item().is_none()
+        });
+        go_on.send(()).expect("the release waits for that");
+        handler.join().expect("no panic")
+    });
+    assert!(is_released, "it has returned too early");
+    host.store.assert_fault_was_reached();
+    site.assert_nothing_left();
 }
 
 // ---- Nested, and begun by statements ----
