@@ -20,34 +20,46 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failure that will not be over at once, such as DynamoDB being away.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// Of a process that writes, each with a connection of its own, so that leases are handed on.
+const THREADS: u8 = 3;
 const READS_TOLD_EVERY: Duration = Duration::from_millis(200);
 
 /// Does the work until there is nobody left to be told.
 pub(crate) fn main(work: &Work) -> ExitCode {
     let orders = Orders::default();
-    let mut conn = loop {
+    let clock = orders.clock();
+    let connect = || loop {
         let config = EfsConfig::new(&work.db)
             .lock_table(&work.table)
             .lock_expiration(LEASE)
             .lock_timeout(LOCK_TIMEOUT)
             .lock_read_check(ReadCheck::Counter)
             .lock_holder(&work.name)
-            .clock(orders.clock());
+            .clock(clock.clone());
         match EfsSqliteConnection::connect(&config) {
-            Ok(conn) => break conn,
+            Ok(conn) => return conn,
             // A dead writer's journal, and DynamoDB away: as with any first statement.
             Err(_) => thread::sleep(PAUSE_AFTER_FAILURE),
         }
     };
     let told = match work.task {
-        Task::Audit => audit(&mut conn),
+        Task::Audit => audit(&mut connect()),
         Task::Write => {
             orders.listen();
-            write(&mut conn, &work.name, &orders)
+            thread::scope(|scope| {
+                let threads = (1..=THREADS).map(|first| {
+                    let (connect, orders) = (&connect, &orders);
+                    scope.spawn(move || write(&mut connect(), &work.name, first, orders))
+                });
+                let threads: Vec<_> = threads.collect();
+                // A panic has been printed, and is told as this process's failure.
+                let mut told = threads.into_iter().map(|thread| thread.join());
+                told.try_for_each(|told| told.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+            })
         }
         Task::Read => {
             orders.listen();
-            read(&mut conn, &orders)
+            read(&mut connect(), &orders)
         }
     };
     match told {
@@ -56,15 +68,16 @@ pub(crate) fn main(work: &Work) -> ExitCode {
     }
 }
 
-fn write(conn: &mut EfsSqliteConnection, name: &str, orders: &Orders) -> io::Result<()> {
-    for sequence in 1.. {
+/// Every so many of the process's writes, from the `first`.
+fn write(conn: &mut EfsSqliteConnection, name: &str, first: u8, orders: &Orders) -> io::Result<()> {
+    for sequence in (i64::from(first)..).step_by(THREADS.into()) {
         Told::Begun { sequence }.send()?;
         loop {
             if orders.end() {
                 return Ok(());
             }
             // Every fourth begins as a reader does, and may find that it has read too early.
-            let written = if sequence % 4 == 0 {
+            let written = if fastrand::u8(..4) == 0 {
                 diesel::Connection::transaction(conn, |conn| ledger::write(conn, name, sequence))
             } else {
                 conn.immediate_transaction(|conn| ledger::write(conn, name, sequence))
