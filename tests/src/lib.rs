@@ -1,7 +1,8 @@
 //! The harness of the integration tests: a DynamoDB emulator, a proxy that injects faults, worker
 //! processes, scratch directories, the Python package with the same lock.
 //!
-//! Where the fault is in the file system, [`recording`] stands below the crate's VFS. What runs as a
+//! Where the fault is in the file system, [`recording`] stands below the crate's VFS; where a test
+//! needs no DynamoDB, [`store`] has a lock table in memory behind a hook. What runs as a
 //! Lambda function gets its events from a [`lambda::Environment`].
 //!
 //! A test starts (or shares) an [`Emulator`](emulator::Emulator), puts a
@@ -20,4 +21,5 @@ pub mod proxy;
 pub mod python;
 pub mod recording;
 pub mod scratch;
+pub mod store;
 mod target;

@@ -202,10 +202,8 @@ mod tests {
     use super::*;
     use crate::client::DynamoDbLockClient;
     use crate::clock::{Clock, Moment};
-    use crate::error::StoreError;
-    use crate::store::{
-        DeleteAnswer, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer, PutCondition,
-    };
+    use crate::store::hooked::{HookedStore, Put};
+    use crate::store::{InMemoryLockStore, JournalId, PutCondition};
 
     #[test]
     fn a_lease_that_was_released_is_not_renewed_any_more() {
@@ -225,43 +223,6 @@ mod tests {
         assert_eq!(store.item("key"), left);
     }
 
-    /// Tells when a renewal has come, and does not answer it before it may.
-    #[derive(Debug)]
-    struct SlowRenewals {
-        table: InMemoryLockStore,
-        came: mpsc::Sender<()>,
-        may_answer: Mutex<mpsc::Receiver<()>>,
-    }
-
-    impl LockStore for SlowRenewals {
-        fn put(
-            &self,
-            item: &LockItem,
-            condition: PutCondition<'_>,
-            give_up_after: Duration,
-        ) -> Result<PutAnswer, StoreError> {
-            if matches!(condition, PutCondition::Ours { .. }) {
-                self.came.send(()).expect("the test waits for it");
-                let may_answer = self.may_answer.lock().expect("no panic");
-                may_answer.recv().expect("the test allows it");
-            }
-            self.table.put(item, condition, give_up_after)
-        }
-
-        fn delete(
-            &self,
-            key: &str,
-            lock_id: &str,
-            give_up_after: Duration,
-        ) -> Result<DeleteAnswer, StoreError> {
-            self.table.delete(key, lock_id, give_up_after)
-        }
-
-        fn table(&self) -> &str {
-            "slow renewals"
-        }
-    }
-
     #[test]
     fn the_keeper_may_be_the_last_to_let_go_of_a_lease_and_of_the_store() {
         const SHORT_LEASE: Duration = Duration::from_secs(3);
@@ -271,13 +232,20 @@ mod tests {
             monotonic: Duration::ZERO,
             wall: Duration::from_secs(1_000_000),
         });
-        let client = DynamoDbLockClient::with_store(Arc::new(SlowRenewals {
-            table: InMemoryLockStore::with_clock(clock.clone()),
-            came,
-            may_answer: Mutex::new(may_answer),
-        }))
-        .lease_duration(SHORT_LEASE)
-        .clock(clock.clone());
+        let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        let may_answer = Mutex::new(may_answer);
+        // Tells when a renewal has come, and does not answer it before it may.
+        let store = HookedStore::new(table, move |put: Put<'_>| {
+            if matches!(put.condition, PutCondition::Ours { .. }) {
+                came.send(()).expect("the test waits for it");
+                let may_answer = may_answer.lock().expect("no panic");
+                may_answer.recv().expect("the test allows it");
+            }
+            put.pass_on()
+        });
+        let client = DynamoDbLockClient::with_store(store)
+            .lease_duration(SHORT_LEASE)
+            .clock(clock.clone());
         let lease = client.try_acquire("key").unwrap().expect("it is free");
         let duties = Arc::downgrade(&lease.held.desk.shared.keeper.duties);
         // The keeper looks at it after its renewal period at the latest.

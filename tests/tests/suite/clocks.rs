@@ -4,15 +4,14 @@
 //! The hosts' clocks and the table's are moved by the test. `EFS_CLOCKS=long` tries more.
 
 use std::env;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel_sqlite_efs::{
-    Clock, DeleteAnswer, DynamoDbLockClient, InMemoryLockStore, Lease, LockError, LockItem,
-    LockStore, Moment, PutAnswer, PutCondition, StoreError,
+    Clock, DynamoDbLockClient, InMemoryLockStore, Lease, LockError, Moment, PutAnswer, StoreError,
 };
 use integration::emulator::Emulator;
+use integration::store::{Hook, HookedStore, Put};
 
 use crate::worker::Stage;
 
@@ -303,12 +302,12 @@ impl World {
             monotonic: Duration::from_secs(100),
             wall: shifted(self.now(), skew),
         });
-        let way = Arc::new(Way {
-            table: self.table.clone(),
+        let way = Way {
             clock: clock.clone(),
             event: Mutex::default(),
             lie: Mutex::default(),
-        });
+        };
+        let way = HookedStore::new(self.table.clone(), way);
         Host {
             client: DynamoDbLockClient::with_store(way.clone())
                 .lease_duration(LEASE)
@@ -324,7 +323,7 @@ impl World {
 struct Host {
     client: DynamoDbLockClient,
     clock: Clock,
-    way: Arc<Way>,
+    way: Arc<HookedStore<Way>>,
 }
 
 impl Host {
@@ -354,7 +353,6 @@ impl Host {
 
 /// A host's way to the table.
 struct Way {
-    table: Arc<InMemoryLockStore>,
     clock: Clock,
     event: Mutex<Option<(Happens, i64)>>,
     lie: Mutex<(u32, i64)>,
@@ -396,21 +394,10 @@ fn shifted(time: Duration, seconds: i64) -> Duration {
     if seconds < 0 { time - by } else { time + by }
 }
 
-impl fmt::Debug for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Way")
-    }
-}
-
-impl LockStore for Way {
-    fn put(
-        &self,
-        item: &LockItem,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutAnswer, StoreError> {
+impl Hook for Way {
+    fn put(&self, put: Put<'_>) -> Result<PutAnswer, StoreError> {
         self.happens(Happens::BeforePut);
-        let answer = self.table.put(item, condition, give_up_after)?;
+        let answer = put.pass_on()?;
         self.happens(Happens::AfterPut);
         Ok(match answer {
             PutAnswer::Stored { previous, date } => PutAnswer::Stored {
@@ -422,18 +409,5 @@ impl LockStore for Way {
                 date: self.date(date),
             },
         })
-    }
-
-    fn delete(
-        &self,
-        key: &str,
-        lock_id: &str,
-        give_up_after: Duration,
-    ) -> Result<DeleteAnswer, StoreError> {
-        self.table.delete(key, lock_id, give_up_after)
-    }
-
-    fn table(&self) -> &str {
-        self.table.table()
     }
 }

@@ -13,10 +13,11 @@ use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use diesel_sqlite_efs::{
     Clock, DeleteAnswer, DynamoDbLockClient, EfsConfig, EfsSqliteConnection, InMemoryLockStore,
-    LockError, LockItem, LockStore, Moment, PutAnswer, PutCondition, SeenItem, StoreError,
+    LockError, Moment, PutAnswer, SeenItem, StoreError,
 };
 use integration::process::wait_until;
 use integration::scratch::Scratch;
+use integration::store::{Delete, Hook, HookedStore, Put};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -316,9 +317,8 @@ fn assert_as_listed(told: &[Fields], heading: &str) {
 }
 
 /// A lock table that can be made to fail.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Failing {
-    table: InMemoryLockStore,
     fails: AtomicBool,
 }
 
@@ -334,29 +334,15 @@ impl Failing {
     }
 }
 
-impl LockStore for Failing {
-    fn put(
-        &self,
-        item: &LockItem,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutAnswer, StoreError> {
+impl Hook for Failing {
+    fn put(&self, put: Put<'_>) -> Result<PutAnswer, StoreError> {
         self.check()?;
-        self.table.put(item, condition, give_up_after)
+        put.pass_on()
     }
 
-    fn delete(
-        &self,
-        key: &str,
-        lock_id: &str,
-        give_up_after: Duration,
-    ) -> Result<DeleteAnswer, StoreError> {
+    fn delete(&self, delete: Delete<'_>) -> Result<DeleteAnswer, StoreError> {
         self.check()?;
-        self.table.delete(key, lock_id, give_up_after)
-    }
-
-    fn table(&self) -> &str {
-        "failing"
+        delete.pass_on()
     }
 }
 
@@ -365,7 +351,7 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
     const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
     recorder();
     let key = "events-on-the-page";
-    let store = Arc::new(Failing::default());
+    let store = HookedStore::new(Arc::default(), Failing::default());
     let scratch = Scratch::new()?;
     let config = EfsConfig::new(scratch.database())
         .lock_store(store.clone())

@@ -7,13 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use diesel_sqlite_efs::{
-    DeleteAnswer, DynamoDbLockClient, InMemoryLockStore, LockError, LockItem, LockStore, PutAnswer,
-    PutCondition, SeenItem, StoreError,
+    DynamoDbLockClient, InMemoryLockStore, LockError, PutAnswer, SeenItem, StoreError,
 };
 use integration::dynamodb::{AttributeValue, LockTable};
 use integration::emulator::Emulator;
 use integration::process::wait_until;
 use integration::proxy::{Action, Answer, Date, Operation, Proxy, Purpose, Rule};
+use integration::store::{HookedStore, Put};
 
 use crate::worker::{LONG, Process, Stage, proxy, requests};
 
@@ -351,47 +351,33 @@ fn a_late_duplicate_of_the_acquiring_put_does_not_wipe_the_commit_record() {
 
 #[test]
 fn a_last_attempt_without_time_for_an_answer_does_not_hide_who_holds_the_lease() {
-    /// Refuses once, and then is too slow for the time it is given.
-    #[derive(Debug, Default)]
-    struct Hasty(AtomicU32);
-    impl LockStore for Hasty {
-        fn put(
-            &self,
-            _: &LockItem,
-            _: PutCondition<'_>,
-            after: Duration,
-        ) -> Result<PutAnswer, StoreError> {
-            let endpoint = "here".to_owned();
-            match self.0.fetch_add(1, Ordering::SeqCst) {
-                0 => Ok(PutAnswer::Refused {
-                    current: Some(SeenItem {
-                        lock_id: "another".to_owned(),
-                        expires_at: "9999999999".to_owned(),
-                        holder: Some("the-holder".to_owned()),
-                        acquired_at: None,
-                        committed: None,
-                    }),
-                    date: None,
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    // Refuses once, and then is too slow for the time it is given.
+    let store = HookedStore::new(Arc::default(), move |put: Put<'_>| {
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Ok(PutAnswer::Refused {
+                current: Some(SeenItem {
+                    lock_id: "another".to_owned(),
+                    expires_at: "9999999999".to_owned(),
+                    holder: Some("the-holder".to_owned()),
+                    acquired_at: None,
+                    committed: None,
                 }),
-                _ => {
-                    thread::sleep(after);
-                    Err(StoreError::Timeout { endpoint, after })
-                }
-            }
+                date: None,
+            });
         }
-        fn delete(&self, _: &str, _: &str, _: Duration) -> Result<DeleteAnswer, StoreError> {
-            Ok(DeleteAnswer::NotOurs)
-        }
-        fn table(&self) -> &str {
-            "hasty"
-        }
-    }
-    let store = Arc::new(Hasty::default());
-    let client = DynamoDbLockClient::with_store(store.clone());
+        thread::sleep(put.give_up_after);
+        Err(StoreError::Timeout {
+            endpoint: "here".to_owned(),
+            after: put.give_up_after,
+        })
+    });
+    let client = DynamoDbLockClient::with_store(store);
     let error = client
         .acquire(KEY, Duration::from_millis(40))
         .expect_err("it is held");
-    assert!(store.0.load(Ordering::SeqCst) > 1, "it asked again");
+    assert!(asked.load(Ordering::SeqCst) > 1, "it asked again");
     assert!(matches!(&error, LockError::Busy { .. }), "{error}");
     assert!(error.to_string().contains("the-holder"), "{error}");
 }

@@ -12,10 +12,11 @@ use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
 use diesel::sqlite::Sqlite;
 use diesel_sqlite_efs::{
-    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockError, LockItem,
-    LockStore, Moment, PutAnswer, PutCondition, SeenItem, StoreError,
+    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockError, Moment,
+    PutAnswer, PutCondition, SeenItem, StoreError,
 };
 use integration::scratch::Scratch;
+use integration::store::{Delete, Hook, HookedStore, Put};
 
 /// The lease of all connections here: longer than any test takes, unless it moves the clock.
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ impl Site {
     pub(crate) fn host(&self) -> Host {
         Host {
             path: self.scratch.database().to_owned(),
-            store: Arc::new(RecordingStore::new(self.table.clone())),
+            store: RecordingStore::new(self.table.clone(), Recording::default()),
         }
     }
 
@@ -67,7 +68,7 @@ impl Site {
         self.table.set_item(&self.key(), None);
     }
 
-    /// For a fault that is to happen inside a request: see [`RecordingStore::before`].
+    /// For a fault that is to happen inside a request: see [`Recording::before`].
     pub(crate) fn stealing(&self) -> impl FnMut() + Send + 'static {
         let (table, key) = (self.table.clone(), self.key());
         move || table.set_item(&key, Some(foreign_item()))
@@ -145,8 +146,11 @@ pub(crate) enum Call {
 
 /// A lock table in this process that records what is asked of it, and in which a test can let
 /// something happen just before a request.
-pub(crate) struct RecordingStore {
-    table: Arc<InMemoryLockStore>,
+pub(crate) type RecordingStore = HookedStore<Recording>;
+
+/// What a [`RecordingStore`] does with a request.
+#[derive(Default)]
+pub(crate) struct Recording {
     state: Mutex<Recorded>,
 }
 
@@ -161,14 +165,7 @@ struct Fault {
     happening: Box<dyn FnMut() + Send>,
 }
 
-impl RecordingStore {
-    fn new(table: Arc<InMemoryLockStore>) -> Self {
-        Self {
-            table,
-            state: Mutex::default(),
-        }
-    }
-
+impl Recording {
     /// The requests since this was last asked.
     pub(crate) fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.recorded().calls)
@@ -203,39 +200,19 @@ impl RecordingStore {
     }
 }
 
-impl fmt::Debug for RecordingStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RecordingStore")
-    }
-}
-
-impl LockStore for RecordingStore {
-    fn put(
-        &self,
-        item: &LockItem,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutAnswer, StoreError> {
-        self.record(match condition {
+impl Hook for Recording {
+    fn put(&self, put: Put<'_>) -> Result<PutAnswer, StoreError> {
+        self.record(match put.condition {
             PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => Call::Acquire,
             PutCondition::Unchanged(_) => Call::TakeOver,
             PutCondition::Ours { .. } | PutCondition::Ended => Call::Confirm,
         });
-        self.table.put(item, condition, give_up_after)
+        put.pass_on()
     }
 
-    fn delete(
-        &self,
-        key: &str,
-        lock_id: &str,
-        give_up_after: Duration,
-    ) -> Result<DeleteAnswer, StoreError> {
+    fn delete(&self, delete: Delete<'_>) -> Result<DeleteAnswer, StoreError> {
         self.record(Call::Release);
-        self.table.delete(key, lock_id, give_up_after)
-    }
-
-    fn table(&self) -> &str {
-        self.table.table()
+        delete.pass_on()
     }
 }
 

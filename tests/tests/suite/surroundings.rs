@@ -14,14 +14,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_sdk_dynamodb::types::ScalarAttributeType;
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, SqliteConnection};
-use diesel_sqlite_efs::{
-    DeleteAnswer, DynamoDbLockClient, InMemoryLockStore, LockItem, LockStore, PutAnswer,
-    PutCondition, StoreError,
-};
+use diesel_sqlite_efs::{DynamoDbLockClient, StoreError};
 use integration::dynamodb::{AttributeValue, Item, LockTable, env_for};
 use integration::emulator::Emulator;
 use integration::proxy::{Action, Answer, Operation, Proxy, RefusedEndpoint, Rule};
 use integration::scratch::Scratch;
+use integration::store::{HookedStore, Put};
 
 use crate::driver::{Failure, Process};
 
@@ -319,45 +317,19 @@ fn an_endpoint_that_answers_500_or_throttles_until_the_timeout() -> TestResult {
 
 #[test]
 fn the_client_by_itself_waits_out_what_passes_too() -> TestResult {
-    let client = DynamoDbLockClient::with_store(Arc::new(ThrottledOnce::default()));
-    client.acquire("nightly-report", Duration::from_secs(30))?;
-    Ok(())
-}
-
-/// A store that is over its capacity when it is first asked.
-#[derive(Debug, Default)]
-struct ThrottledOnce {
-    asked: AtomicBool,
-    store: InMemoryLockStore,
-}
-
-impl LockStore for ThrottledOnce {
-    fn put(
-        &self,
-        item: &LockItem,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutAnswer, StoreError> {
-        if self.asked.swap(true, Ordering::SeqCst) {
-            return self.store.put(item, condition, give_up_after);
+    // The store is over its capacity when it is first asked.
+    let asked = AtomicBool::new(false);
+    let store = HookedStore::new(Arc::default(), move |put: Put<'_>| {
+        if asked.swap(true, Ordering::SeqCst) {
+            return put.pass_on();
         }
         Err(StoreError::Throttled {
             message: "slow down".to_owned(),
         })
-    }
-
-    fn delete(
-        &self,
-        key: &str,
-        lock_id: &str,
-        give_up_after: Duration,
-    ) -> Result<DeleteAnswer, StoreError> {
-        self.store.delete(key, lock_id, give_up_after)
-    }
-
-    fn table(&self) -> &str {
-        self.store.table()
-    }
+    });
+    let client = DynamoDbLockClient::with_store(store);
+    client.acquire("nightly-report", Duration::from_secs(30))?;
+    Ok(())
 }
 
 #[test]

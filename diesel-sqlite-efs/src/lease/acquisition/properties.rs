@@ -5,43 +5,11 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{DeleteAnswer, InMemoryLockStore, LockStore};
-use crate::{DynamoDbLockClient, LockItem};
+use crate::DynamoDbLockClient;
+use crate::store::InMemoryLockStore;
+use crate::store::hooked::{HookedStore, Put};
 
 const KEY: &str = "database#test";
-
-/// A table whose item is another's for good; keeps when it was asked, and for how long at most.
-#[derive(Debug)]
-struct Occupied {
-    table: InMemoryLockStore,
-    asked: Mutex<Vec<(Instant, Duration)>>,
-}
-
-impl LockStore for Occupied {
-    fn put(
-        &self,
-        item: &LockItem,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutAnswer, StoreError> {
-        let mut asked = self.asked.lock().expect("no panic");
-        asked.push((Instant::now(), give_up_after));
-        self.table.put(item, condition, give_up_after)
-    }
-
-    fn delete(
-        &self,
-        key: &str,
-        lock_id: &str,
-        give_up_after: Duration,
-    ) -> Result<DeleteAnswer, StoreError> {
-        self.table.delete(key, lock_id, give_up_after)
-    }
-
-    fn table(&self) -> &str {
-        "occupied"
-    }
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
@@ -51,15 +19,25 @@ proptest! {
         timeout in (0..30_000_u64).prop_map(Duration::from_micros),
         max_attempts in prop::option::of(1..6_u32),
     ) {
-        let store = Arc::new(Occupied { table: InMemoryLockStore::new(), asked: Mutex::default() });
-        store.table.set_item(KEY, Some(SeenItem {
+        // Its item is another's for good.
+        let table = Arc::new(InMemoryLockStore::new());
+        table.set_item(KEY, Some(SeenItem {
             lock_id: "another".to_owned(),
             expires_at: "9999999999".to_owned(),
             holder: None,
             acquired_at: None,
             committed: None,
         }));
-        let client = DynamoDbLockClient::with_store(store.clone());
+        // When it was asked, and for how long at most.
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let hook = {
+            let asked = asked.clone();
+            move |put: Put<'_>| {
+                asked.lock().expect("no panic").push((Instant::now(), put.give_up_after));
+                put.pass_on()
+            }
+        };
+        let client = DynamoDbLockClient::with_store(HookedStore::new(table, hook));
         let began = Instant::now();
         let until = began + timeout;
         let mut acquisition = client.begin(KEY);
@@ -67,7 +45,7 @@ proptest! {
         let LockError::Busy { attempts, .. } = error else {
             return Err(TestCaseError::fail(format!("{error}")));
         };
-        let asked = store.asked.lock().expect("no panic").clone();
+        let asked = asked.lock().expect("no panic").clone();
         prop_assert_eq!(attempts as usize, asked.len());
         if let Some(most) = max_attempts {
             prop_assert!(attempts <= most, "{attempts} of {most} attempts");

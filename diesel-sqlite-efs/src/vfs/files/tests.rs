@@ -20,10 +20,8 @@ use super::Call;
 use crate::clock::{Clock, Moment};
 use crate::config::{EfsConfig, ReadCheck};
 use crate::connection::EfsSqliteConnection;
-use crate::error::StoreError;
-use crate::store::{
-    DeleteAnswer, InMemoryLockStore, LockItem, LockStore, PutAnswer, PutCondition, SeenItem,
-};
+use crate::store::hooked::{HookedStore, Put};
+use crate::store::{InMemoryLockStore, LockStore, SeenItem};
 
 const KEY: &str = "database#files";
 const LEASE: Duration = Duration::from_secs(60);
@@ -245,63 +243,35 @@ fn furnished() -> Template {
 
 /// What a writer of the value 100 leaves that dies before its commit is recorded, and after.
 fn crashed() -> [Template; 2] {
-    /// Looks around before and after the request that records a commit.
-    struct Watching {
-        world: World,
-        seen: Mutex<Vec<Template>>,
-    }
-    impl Watching {
-        fn look(&self) {
-            let mut item = self.world.table.item(KEY);
+    let world = Arc::new(World::new(&furnished(), ReadCheck::Counter));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let look = {
+        let (world, seen) = (world.clone(), seen.clone());
+        move || {
+            let mut item = world.table.item(KEY);
             if let Some(item) = &mut item {
                 item.expires_at = (START - LEASE).as_secs().to_string();
             }
-            let files = self.world.files();
-            self.seen.lock().unwrap().push(Template { files, item });
+            let files = world.files();
+            seen.lock().unwrap().push(Template { files, item });
         }
-    }
-    impl std::fmt::Debug for Watching {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Watching")
+    };
+    // Looks around before and after the request that records a commit.
+    let store = HookedStore::new(world.table.clone(), move |put: Put<'_>| {
+        let records = put.item.committed.is_some();
+        if records {
+            look();
         }
-    }
-    impl LockStore for Watching {
-        fn put(
-            &self,
-            item: &LockItem,
-            condition: PutCondition<'_>,
-            give_up_after: Duration,
-        ) -> Result<PutAnswer, StoreError> {
-            let records = item.committed.is_some();
-            if records {
-                self.look();
-            }
-            let answer = self.world.table.put(item, condition, give_up_after);
-            if records {
-                self.look();
-            }
-            answer
+        let answer = put.pass_on();
+        if records {
+            look();
         }
-        fn delete(
-            &self,
-            key: &str,
-            lock_id: &str,
-            give_up_after: Duration,
-        ) -> Result<DeleteAnswer, StoreError> {
-            self.world.table.delete(key, lock_id, give_up_after)
-        }
-        fn table(&self) -> &str {
-            self.world.table.table()
-        }
-    }
-    let store = Arc::new(Watching {
-        world: World::new(&furnished(), ReadCheck::Counter),
-        seen: Mutex::default(),
+        answer
     });
-    let mut conn = EfsSqliteConnection::connect(&store.world.config(store.clone())).unwrap();
+    let mut conn = EfsSqliteConnection::connect(&world.config(store)).unwrap();
     conn.batch_execute("INSERT INTO t VALUES (100)").unwrap();
     drop(conn);
-    let mut seen = std::mem::take(&mut *store.seen.lock().unwrap());
+    let mut seen = std::mem::take(&mut *seen.lock().unwrap());
     seen.truncate(2);
     let journal = Path::new("app.db-journal");
     assert!(seen.iter().all(|seen| seen.files.contains_key(journal)));

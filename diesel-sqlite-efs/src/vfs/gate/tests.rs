@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::clock::{Clock, Moment};
-use crate::store::{InMemoryLockStore, LockStore, SeenItem};
+use crate::store::hooked::{HookedStore, Put};
+use crate::store::{InMemoryLockStore, SeenItem};
 
 pub(super) const KEY: &str = "database#test";
 pub(super) const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
@@ -77,40 +78,16 @@ impl World {
     }
 
     fn gate_of(&self, key: &str, settings: GateSettings) -> Gate {
-        /// A store of its own for each host, so that they do not share a line.
-        #[derive(Debug)]
-        struct Host(Arc<InMemoryLockStore>, Meanwhile, PathBuf);
-        impl LockStore for Host {
-            fn put(
-                &self,
-                item: &crate::LockItem,
-                condition: crate::PutCondition<'_>,
-                give_up_after: Duration,
-            ) -> Result<crate::PutAnswer, crate::StoreError> {
-                let answer = self.0.put(item, condition, give_up_after);
-                if let Some(meanwhile) = self.1.lock().unwrap().take() {
-                    meanwhile(&self.2);
-                }
-                answer
+        let (meanwhile, journal) = (self.meanwhile.clone(), self.journal.clone());
+        // A store of its own for each host, so that they do not share a line.
+        let host = HookedStore::new(self.store.clone(), move |put: Put<'_>| {
+            let answer = put.pass_on();
+            if let Some(meanwhile) = meanwhile.lock().unwrap().take() {
+                meanwhile(&journal);
             }
-            fn delete(
-                &self,
-                key: &str,
-                lock_id: &str,
-                give_up_after: Duration,
-            ) -> Result<crate::DeleteAnswer, crate::StoreError> {
-                self.0.delete(key, lock_id, give_up_after)
-            }
-            fn table(&self) -> &str {
-                self.0.table()
-            }
-        }
-        let host = Host(
-            self.store.clone(),
-            self.meanwhile.clone(),
-            self.journal.clone(),
-        );
-        let client = DynamoDbLockClient::with_store(Arc::new(host))
+            answer
+        });
+        let client = DynamoDbLockClient::with_store(host)
             .lease_duration(LEASE)
             .max_hold(self.max_hold)
             .clock(self.clock.clone());
@@ -819,35 +796,14 @@ fn a_local_lock_writes_no_key_file_and_passes_by_none() {
 
 #[test]
 fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
-    /// A store that takes its time for each answer.
-    #[derive(Debug)]
-    struct Slow(InMemoryLockStore);
     const ANSWER: Duration = Duration::from_millis(20);
-    impl LockStore for Slow {
-        fn put(
-            &self,
-            item: &crate::LockItem,
-            condition: crate::PutCondition<'_>,
-            give_up_after: Duration,
-        ) -> Result<crate::PutAnswer, crate::StoreError> {
-            thread::sleep(ANSWER);
-            self.0.put(item, condition, give_up_after)
-        }
-        fn delete(
-            &self,
-            key: &str,
-            lock_id: &str,
-            give_up_after: Duration,
-        ) -> Result<crate::DeleteAnswer, crate::StoreError> {
-            self.0.delete(key, lock_id, give_up_after)
-        }
-        fn table(&self) -> &str {
-            self.0.table()
-        }
-    }
     let world = World::new();
     for (commit, requests) in [(CommitMode::Confirmed, 3), (CommitMode::Clock, 2)] {
-        let store = Arc::new(Slow(InMemoryLockStore::with_clock(world.clock.clone())));
+        let table = Arc::new(InMemoryLockStore::with_clock(world.clock.clone()));
+        let store = HookedStore::new(table, |put: Put<'_>| {
+            thread::sleep(ANSWER);
+            put.pass_on()
+        });
         let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
         let settings = GateSettings {
             commit,

@@ -7,10 +7,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
-use diesel_sqlite_efs::{
-    DeleteAnswer, EfsConfig, InMemoryLockStore, LockItem, LockStore, PutAnswer, PutCondition,
-    SeenItem, StoreError,
-};
+use diesel_sqlite_efs::{DeleteAnswer, EfsConfig, PutAnswer, SeenItem, StoreError};
+use integration::store::{Delete, Hook, HookedStore, Put};
 use polls::{App, LockLog, Settings, app};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -22,14 +20,14 @@ const KEY: &str = "polls-under-test";
 /// The application with sample polls: 1 and 2 are open, 3 is closed.
 pub(crate) struct Site {
     pub(crate) app: Router,
-    store: Arc<CountingStore>,
+    store: Arc<HookedStore<Counting>>,
     _directory: TempDir,
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let store = Arc::new(CountingStore::default());
+        let store = HookedStore::new(Arc::default(), Counting::default());
         let settings = settings(&directory, store.clone());
         let app = app(App::start(&settings, LockLog::default()).expect("a start"));
         store.calls.store(0, Ordering::SeqCst);
@@ -89,7 +87,7 @@ impl Site {
     }
 }
 
-fn settings(directory: &TempDir, store: Arc<CountingStore>) -> Settings {
+fn settings(directory: &TempDir, store: Arc<HookedStore<Counting>>) -> Settings {
     Settings {
         database: EfsConfig::new(directory.path().join("polls.db"))
             .lock_store(store.clone())
@@ -225,35 +223,20 @@ fn urlencoded(fields: &[(&str, &str)]) -> String {
     pairs.collect::<Vec<_>>().join("&")
 }
 
-/// A lock table that counts what it is asked.
-#[derive(Debug, Default)]
-struct CountingStore {
-    table: InMemoryLockStore,
+/// Counts what a lock table is asked.
+#[derive(Default)]
+struct Counting {
     calls: AtomicUsize,
 }
 
-impl LockStore for CountingStore {
-    fn put(
-        &self,
-        item: &LockItem,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutAnswer, StoreError> {
+impl Hook for Counting {
+    fn put(&self, put: Put<'_>) -> Result<PutAnswer, StoreError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        self.table.put(item, condition, give_up_after)
+        put.pass_on()
     }
 
-    fn delete(
-        &self,
-        key: &str,
-        lock_id: &str,
-        give_up_after: Duration,
-    ) -> Result<DeleteAnswer, StoreError> {
+    fn delete(&self, delete: Delete<'_>) -> Result<DeleteAnswer, StoreError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        self.table.delete(key, lock_id, give_up_after)
-    }
-
-    fn table(&self) -> &str {
-        self.table.table()
+        delete.pass_on()
     }
 }

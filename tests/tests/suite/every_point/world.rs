@@ -1,6 +1,5 @@
 //! A database, a lock table and a clock for one case, and those who use them.
 
-use std::fmt;
 use std::fs;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -13,11 +12,12 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_sqlite_efs::{
     Clock, CommitMode, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection,
-    InMemoryLockStore, LockItem, LockStore, Moment, PutAnswer, PutCondition, ReadCheck,
-    ReleaseMode, SeenItem, StoreError,
+    InMemoryLockStore, Moment, PutAnswer, PutCondition, ReadCheck, ReleaseMode, SeenItem,
+    StoreError,
 };
 use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
 use integration::scratch::Scratch;
+use integration::store::{Delete, Hook, HookedStore, Put};
 
 use crate::support::execute;
 
@@ -135,10 +135,10 @@ impl World {
     }
 
     fn host(&self, vfs: &str, clock: Clock, recorder: Option<Arc<Recorder>>) -> Host {
-        let store = Arc::new(NumberedStore {
-            table: self.table.clone(),
+        let numbered = Numbered {
             recorder: recorder.clone(),
-        });
+        };
+        let store = HookedStore::new(self.table.clone(), numbered);
         let config = EfsConfig::new(self.scratch.database())
             .lock_store(store)
             .lock_key(KEY)
@@ -214,16 +214,15 @@ impl Host {
     }
 }
 
-/// The lock table, whose requests are numbered with the file operations.
+/// Numbers the requests to the lock table with the file operations.
 ///
 /// Those of the thread that releases in the background are not: they come at any time. They wait,
 /// once the point was reached, until the transaction is over, as if that thread were slow.
-struct NumberedStore {
-    table: Arc<InMemoryLockStore>,
+struct Numbered {
     recorder: Option<Arc<Recorder>>,
 }
 
-impl NumberedStore {
+impl Numbered {
     fn numbered<T>(
         &self,
         name: &'static str,
@@ -254,15 +253,9 @@ impl NumberedStore {
     }
 }
 
-impl LockStore for NumberedStore {
-    fn put(
-        &self,
-        item: &LockItem,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutAnswer, StoreError> {
-        let (name, acquires) = match condition {
-            PutCondition::Ours { .. } if item.expires_at == 1 => ("retire", false),
+impl Hook for Numbered {
+    fn put(&self, put: Put<'_>) -> Result<PutAnswer, StoreError> {
+        let (name, acquires) = match put.condition {
             PutCondition::Ours { .. } => ("confirm", false),
             PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => ("acquire", true),
             PutCondition::Unchanged(_) => ("take over", true),
@@ -270,29 +263,13 @@ impl LockStore for NumberedStore {
         };
         self.numbered(
             name,
-            || self.table.put(item, condition, give_up_after),
+            || put.pass_on(),
             |answer| acquires && matches!(answer, PutAnswer::Stored { .. }),
         )
     }
 
-    fn delete(
-        &self,
-        key: &str,
-        lock_id: &str,
-        give_up_after: Duration,
-    ) -> Result<DeleteAnswer, StoreError> {
-        let request = || self.table.delete(key, lock_id, give_up_after);
-        self.numbered("release", request, |_| false)
-    }
-
-    fn table(&self) -> &str {
-        self.table.table()
-    }
-}
-
-impl fmt::Debug for NumberedStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NumberedStore")
+    fn delete(&self, delete: Delete<'_>) -> Result<DeleteAnswer, StoreError> {
+        self.numbered("release", || delete.pass_on(), |_| false)
     }
 }
 
