@@ -9,18 +9,21 @@ mod worker;
 mod tests;
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as ReturnOnRefusal,
 };
 
-use self::endpoint::{Endpoint, TOTAL_CONFIGURATION_TIME};
+use self::endpoint::{Answered, Endpoint, Observer, TOTAL_CONFIGURATION_TIME};
 use self::worker::Worker;
 use super::{DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition, SeenItem};
 use crate::error::StoreError;
@@ -88,7 +91,22 @@ impl DynamoDbLockStore {
         }
     }
 
-    /// Runs a request on the store's own thread and waits for what comes of it.
+    /// Makes a request, which is sent once more if no answer comes, and waits for the answer.
+    fn call<T, E, F>(
+        &self,
+        deadline: Instant,
+        send: impl Fn(Client, Observer) -> F + Send + 'static,
+    ) -> Result<Answered<T, E>, StoreError>
+    where
+        T: Send + 'static,
+        E: Error + Send + 'static,
+        F: Future<Output = Result<T, SdkError<E>>> + Send + 'static,
+    {
+        let endpoint = self.endpoint.clone();
+        self.wait(deadline, async move { endpoint.call(deadline, send).await })
+    }
+
+    /// Runs this on the store's own thread and waits for what comes of it.
     fn wait<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -121,43 +139,42 @@ impl LockStore for DynamoDbLockStore {
         condition: PutCondition<'_>,
         give_up_after: Duration,
     ) -> Result<PutAnswer, StoreError> {
-        let deadline = deadline(give_up_after);
-        let endpoint = self.endpoint.clone();
+        let table = self.endpoint.table().to_owned();
         let request = PutRequest::new(item, condition);
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.put_item().table_name(endpoint.table()))
-                        .set_item(Some(request.item.clone()))
-                        .condition_expression(&request.condition)
-                        .set_expression_attribute_values(Some(request.values.clone()))
-                        .return_values(ReturnValue::AllOld)
-                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld)
-                        .customize()
-                        .interceptor(observer);
-                    request.send()
-                })
-                .await?;
-            let date = answered.date;
-            let error = match answered.result {
-                Ok(output) => {
-                    let previous = output.attributes.as_ref().and_then(seen_item).transpose()?;
-                    return Ok(PutAnswer::Stored { previous, date });
-                }
-                Err(error) => error,
-            };
-            let refused = match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(refused)) => refused,
-                _ => return Err(endpoint.service_error("dynamodb:PutItem", &error, answered.lost)),
-            };
-            match answered.lost {
-                Some(lost) if request.renews => Err(lost),
-                _ => Ok(PutAnswer::Refused {
-                    current: refused.item().and_then(seen_item).transpose()?,
-                    date,
-                }),
+        let renews = request.renews;
+        let answered = self.call(deadline(give_up_after), move |client, observer| {
+            (client.put_item().table_name(&table))
+                .set_item(Some(request.item.clone()))
+                .condition_expression(&request.condition)
+                .set_expression_attribute_values(Some(request.values.clone()))
+                .return_values(ReturnValue::AllOld)
+                .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld)
+                .customize()
+                .interceptor(observer)
+                .send()
+        })?;
+        let date = answered.date;
+        let error = match answered.result {
+            Ok(output) => {
+                let previous = output.attributes.as_ref().and_then(seen_item).transpose()?;
+                return Ok(PutAnswer::Stored { previous, date });
             }
-        })
+            Err(error) => error,
+        };
+        let refused = match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(refused)) => refused,
+            _ => {
+                let action = "dynamodb:PutItem";
+                return Err((self.endpoint).service_error(action, &error, answered.lost));
+            }
+        };
+        match answered.lost {
+            Some(lost) if renews => Err(lost),
+            _ => Ok(PutAnswer::Refused {
+                current: refused.item().and_then(seen_item).transpose()?,
+                date,
+            }),
+        }
     }
 
     fn delete(
@@ -166,44 +183,34 @@ impl LockStore for DynamoDbLockStore {
         lock_id: &str,
         give_up_after: Duration,
     ) -> Result<DeleteAnswer, StoreError> {
-        let deadline = deadline(give_up_after);
-        let endpoint = self.endpoint.clone();
+        let table = self.endpoint.table().to_owned();
         let (key, lock_id) = (key.to_owned(), lock_id.to_owned());
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.delete_item().table_name(endpoint.table()))
-                        .key("pk", AttributeValue::S(key.clone()))
-                        .condition_expression(OURS)
-                        .expression_attribute_values(":me", AttributeValue::S(lock_id.clone()))
-                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld)
-                        .customize()
-                        .interceptor(observer);
-                    request.send()
-                })
-                .await?;
-            let error = match answered.result {
-                Ok(_) => return Ok(DeleteAnswer::Deleted),
-                Err(error) => error,
-            };
-            let refused = match error.as_service_error() {
-                Some(DeleteItemError::ConditionalCheckFailedException(refused)) => refused,
-                _ => {
-                    return Err(endpoint.service_error(
-                        "dynamodb:DeleteItem",
-                        &error,
-                        answered.lost,
-                    ));
-                }
-            };
-            match answered.lost {
-                None => Ok(DeleteAnswer::NotOurs),
-                Some(_) if refused.item().is_none_or(HashMap::is_empty) => {
-                    Ok(DeleteAnswer::Deleted)
-                }
-                Some(lost) => Err(lost),
+        let answered = self.call(deadline(give_up_after), move |client, observer| {
+            (client.delete_item().table_name(&table))
+                .key("pk", AttributeValue::S(key.clone()))
+                .condition_expression(OURS)
+                .expression_attribute_values(":me", AttributeValue::S(lock_id.clone()))
+                .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld)
+                .customize()
+                .interceptor(observer)
+                .send()
+        })?;
+        let error = match answered.result {
+            Ok(_) => return Ok(DeleteAnswer::Deleted),
+            Err(error) => error,
+        };
+        let refused = match error.as_service_error() {
+            Some(DeleteItemError::ConditionalCheckFailedException(refused)) => refused,
+            _ => {
+                let action = "dynamodb:DeleteItem";
+                return Err((self.endpoint).service_error(action, &error, answered.lost));
             }
-        })
+        };
+        match answered.lost {
+            None => Ok(DeleteAnswer::NotOurs),
+            Some(_) if refused.item().is_none_or(HashMap::is_empty) => Ok(DeleteAnswer::Deleted),
+            Some(lost) => Err(lost),
+        }
     }
 
     fn table(&self) -> &str {

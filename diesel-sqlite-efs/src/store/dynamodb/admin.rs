@@ -175,28 +175,26 @@ impl DynamoDbLockStore {
     }
 
     fn look_by_deleting(&self, key: &str) -> Result<LookParts, StoreError> {
-        let (endpoint, key, deadline) = (self.endpoint.clone(), text(key), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.delete_item().table_name(endpoint.table()))
-                        .key("pk", key.clone())
-                        .condition_expression(FREE)
-                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
-                    request.customize().interceptor(observer).send()
-                })
-                .await?;
-            let standing = match &answered.result {
-                Ok(_) => Standing::Nothing,
-                Err(error) => match error.as_service_error() {
-                    Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
-                        standing(refused.item())
-                    }
-                    _ => return Err(endpoint.service_error("dynamodb:DeleteItem", error, None)),
-                },
-            };
-            Ok((standing, answered.date, answered.sent_to))
-        })
+        let (table, key) = (self.endpoint.table().to_owned(), text(key));
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = (client.delete_item().table_name(&table))
+                .key("pk", key.clone())
+                .condition_expression(FREE)
+                .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
+            request.customize().interceptor(observer).send()
+        })?;
+        let standing = match &answered.result {
+            Ok(_) => Standing::Nothing,
+            Err(error) => match error.as_service_error() {
+                Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
+                    standing(refused.item())
+                }
+                _ => {
+                    return Err((self.endpoint).service_error("dynamodb:DeleteItem", error, None));
+                }
+            },
+        };
+        Ok((standing, answered.date, answered.sent_to))
     }
 
     fn look_by_putting(&self, key: &str) -> Result<LookParts, StoreError> {
@@ -206,62 +204,54 @@ impl DynamoDbLockStore {
             ("lock_id".to_owned(), text("never stored")),
             ("expires_at".to_owned(), AttributeValue::N("0".to_owned())),
         ]);
-        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.put_item().table_name(endpoint.table()))
-                        .set_item(Some(item.clone()))
-                        .condition_expression(NEVER)
-                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
-                    request.customize().interceptor(observer).send()
-                })
-                .await?;
-            let standing = match &answered.result {
-                Ok(_) => {
-                    let message = "it took no notice of a condition and cannot keep a lock; use \
-                                   DynamoDB, or another emulator";
-                    return Err(StoreError::Misconfigured {
-                        message: message.to_owned(),
-                    });
-                }
-                Err(error) => match error.as_service_error() {
-                    // Here an answer without an item may mean that there is none.
-                    Some(PutItemError::ConditionalCheckFailedException(refused)) => {
-                        match standing(refused.item()) {
-                            Standing::Untold => Standing::Nothing,
-                            told => told,
-                        }
+        let table = self.endpoint.table().to_owned();
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = (client.put_item().table_name(&table))
+                .set_item(Some(item.clone()))
+                .condition_expression(NEVER)
+                .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
+            request.customize().interceptor(observer).send()
+        })?;
+        let standing = match &answered.result {
+            Ok(_) => {
+                let message = "it took no notice of a condition and cannot keep a lock; use \
+                               DynamoDB, or another emulator";
+                return Err(StoreError::Misconfigured {
+                    message: message.to_owned(),
+                });
+            }
+            Err(error) => match error.as_service_error() {
+                // Here an answer without an item may mean that there is none.
+                Some(PutItemError::ConditionalCheckFailedException(refused)) => {
+                    match standing(refused.item()) {
+                        Standing::Untold => Standing::Nothing,
+                        told => told,
                     }
-                    _ => return Err(endpoint.service_error("dynamodb:PutItem", error, None)),
-                },
-            };
-            Ok((standing, answered.date, answered.sent_to))
-        })
+                }
+                _ => return Err((self.endpoint).service_error("dynamodb:PutItem", error, None)),
+            },
+        };
+        Ok((standing, answered.date, answered.sent_to))
     }
 
     fn look_by_getting(&self, key: &str) -> Result<LookParts, StoreError> {
-        let (endpoint, key, deadline) = (self.endpoint.clone(), text(key), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.get_item().table_name(endpoint.table()))
-                        .key("pk", key.clone())
-                        .consistent_read(true);
-                    request.customize().interceptor(observer).send()
-                })
-                .await?;
-            let standing = match answered.result {
-                Ok(output) => match output.item {
-                    Some(item) if !item.is_empty() => Standing::Item(StoredItem(item)),
-                    _ => Standing::Nothing,
-                },
-                Err(error) => {
-                    return Err(endpoint.service_error("dynamodb:GetItem", &error, None));
-                }
-            };
-            Ok((standing, answered.date, answered.sent_to))
-        })
+        let (table, key) = (self.endpoint.table().to_owned(), text(key));
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = (client.get_item().table_name(&table))
+                .key("pk", key.clone())
+                .consistent_read(true);
+            request.customize().interceptor(observer).send()
+        })?;
+        let standing = match answered.result {
+            Ok(output) => match output.item {
+                Some(item) if !item.is_empty() => Standing::Item(StoredItem(item)),
+                _ => Standing::Nothing,
+            },
+            Err(error) => {
+                return Err((self.endpoint).service_error("dynamodb:GetItem", &error, None));
+            }
+        };
+        Ok((standing, answered.date, answered.sent_to))
     }
 
     /// Deletes the item at `key` if it is still this one, to the value of each attribute that the
@@ -276,34 +266,30 @@ impl DynamoDbLockStore {
     ) -> Result<Deletion, StoreError> {
         let (condition, values) = item.unchanged();
         let values = Some(values).filter(|values| !values.is_empty());
-        let (endpoint, key, deadline) = (self.endpoint.clone(), text(key), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.delete_item().table_name(endpoint.table()))
-                        .key("pk", key.clone())
-                        // Where there is no item all absences hold, and nothing is deleted.
-                        .condition_expression(format!("attribute_exists(pk) AND {condition}"))
-                        .set_expression_attribute_values(values.clone())
-                        .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
-                    request.customize().interceptor(observer).send()
+        let (table, key) = (self.endpoint.table().to_owned(), text(key));
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = (client.delete_item().table_name(&table))
+                .key("pk", key.clone())
+                // Where there is no item all absences hold, and nothing is deleted.
+                .condition_expression(format!("attribute_exists(pk) AND {condition}"))
+                .set_expression_attribute_values(values.clone())
+                .return_values_on_condition_check_failure(ReturnOnRefusal::AllOld);
+            request.customize().interceptor(observer).send()
+        })?;
+        let error = match &answered.result {
+            Ok(_) => return Ok(Deletion::Deleted),
+            Err(error) => error,
+        };
+        match error.as_service_error() {
+            Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
+                Ok(match standing(refused.item()) {
+                    Standing::Item(_) => Deletion::Changed,
+                    // By us, if an answer was lost, or by its holder.
+                    Standing::Nothing | Standing::Untold => Deletion::Gone,
                 })
-                .await?;
-            let error = match &answered.result {
-                Ok(_) => return Ok(Deletion::Deleted),
-                Err(error) => error,
-            };
-            match error.as_service_error() {
-                Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
-                    Ok(match standing(refused.item()) {
-                        Standing::Item(_) => Deletion::Changed,
-                        // By us, if an answer was lost, or by its holder.
-                        Standing::Nothing | Standing::Untold => Deletion::Gone,
-                    })
-                }
-                _ => Err(endpoint.service_error("dynamodb:DeleteItem", error, answered.lost)),
             }
-        })
+            _ => Err((self.endpoint).service_error("dynamodb:DeleteItem", error, answered.lost)),
+        }
     }
 
     /// Creates the table with the key that a lock needs, paid by request; `false` if there is one
@@ -325,27 +311,23 @@ impl DynamoDbLockStore {
             .key_type(KeyType::Hash)
             .build()
             .map_err(build)?;
-        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.create_table().table_name(endpoint.table()))
-                        .attribute_definitions(attribute.clone())
-                        .key_schema(key.clone())
-                        .billing_mode(BillingMode::PayPerRequest);
-                    request.customize().interceptor(observer).send()
-                })
-                .await?;
-            let error = match &answered.result {
-                Ok(_) => return Ok(true),
-                Err(error) => error,
-            };
-            match error.as_service_error() {
-                // Also where our own first request was applied and its answer lost.
-                Some(CreateTableError::ResourceInUseException(_)) => Ok(answered.lost.is_some()),
-                _ => Err(endpoint.service_error("dynamodb:CreateTable", error, answered.lost)),
-            }
-        })
+        let table = self.endpoint.table().to_owned();
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = (client.create_table().table_name(&table))
+                .attribute_definitions(attribute.clone())
+                .key_schema(key.clone())
+                .billing_mode(BillingMode::PayPerRequest);
+            request.customize().interceptor(observer).send()
+        })?;
+        let error = match &answered.result {
+            Ok(_) => return Ok(true),
+            Err(error) => error,
+        };
+        match error.as_service_error() {
+            // Also where our own first request was applied and its answer lost.
+            Some(CreateTableError::ResourceInUseException(_)) => Ok(answered.lost.is_some()),
+            _ => Err((self.endpoint).service_error("dynamodb:CreateTable", error, answered.lost)),
+        }
     }
 
     /// The table as it is.
@@ -353,22 +335,20 @@ impl DynamoDbLockStore {
     /// # Errors
     /// Any [`StoreError`]; `AccessDenied` of an action that the lock itself does without.
     pub(crate) fn describe(&self) -> Result<TableFacts, StoreError> {
-        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = client.describe_table().table_name(endpoint.table());
-                    request.customize().interceptor(observer).send()
-                })
-                .await?;
-            match answered.result {
-                Ok(output) => Ok(TableFacts::from(output.table.unwrap_or_else(|| {
-                    // The service describes what it has found.
-                    TableDescription::builder().build()
-                }))),
-                Err(error) => Err(endpoint.service_error("dynamodb:DescribeTable", &error, None)),
+        let table = self.endpoint.table().to_owned();
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = client.describe_table().table_name(&table);
+            request.customize().interceptor(observer).send()
+        })?;
+        match answered.result {
+            Ok(output) => Ok(TableFacts::from(output.table.unwrap_or_else(|| {
+                // The service describes what it has found.
+                TableDescription::builder().build()
+            }))),
+            Err(error) => {
+                Err((self.endpoint).service_error("dynamodb:DescribeTable", &error, None))
             }
-        })
+        }
     }
 
     /// Whether the table deletes expired items.
@@ -376,35 +356,31 @@ impl DynamoDbLockStore {
     /// # Errors
     /// As [`describe`](Self::describe).
     pub(crate) fn time_to_live(&self) -> Result<TimeToLive, StoreError> {
-        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = client.describe_time_to_live().table_name(endpoint.table());
-                    request.customize().interceptor(observer).send()
-                })
-                .await?;
-            let output = match answered.result {
-                Ok(output) => output,
-                Err(error) => {
-                    let action = "dynamodb:DescribeTimeToLive";
-                    return Err(endpoint.service_error(action, &error, None));
+        let table = self.endpoint.table().to_owned();
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = client.describe_time_to_live().table_name(&table);
+            request.customize().interceptor(observer).send()
+        })?;
+        let output = match answered.result {
+            Ok(output) => output,
+            Err(error) => {
+                let action = "dynamodb:DescribeTimeToLive";
+                return Err((self.endpoint).service_error(action, &error, None));
+            }
+        };
+        let described = output.time_to_live_description;
+        let attribute = described
+            .as_ref()
+            .and_then(|ttl| ttl.attribute_name.clone());
+        Ok(
+            match described.as_ref().and_then(|ttl| ttl.time_to_live_status()) {
+                Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) => {
+                    TimeToLive::On(attribute.unwrap_or_default())
                 }
-            };
-            let described = output.time_to_live_description;
-            let attribute = described
-                .as_ref()
-                .and_then(|ttl| ttl.attribute_name.clone());
-            Ok(
-                match described.as_ref().and_then(|ttl| ttl.time_to_live_status()) {
-                    Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) => {
-                        TimeToLive::On(attribute.unwrap_or_default())
-                    }
-                    Some(TimeToLiveStatus::Disabling) => TimeToLive::Ending,
-                    _ => TimeToLive::Off,
-                },
-            )
-        })
+                Some(TimeToLiveStatus::Disabling) => TimeToLive::Ending,
+                _ => TimeToLive::Off,
+            },
+        )
     }
 
     /// Lets the table delete items some time after their `expires_at`.
@@ -419,22 +395,20 @@ impl DynamoDbLockStore {
             .map_err(|error| StoreError::Misconfigured {
                 message: error.to_string(),
             })?;
-        let (endpoint, deadline) = (self.endpoint.clone(), deadline(PATIENCE));
-        self.wait(deadline, async move {
-            let answered = endpoint
-                .call(deadline, |client, observer| {
-                    let request = (client.update_time_to_live().table_name(endpoint.table()))
-                        .time_to_live_specification(specification.clone());
-                    request.customize().interceptor(observer).send()
-                })
-                .await?;
-            match answered.result {
-                Ok(_) => Ok(()),
-                Err(error) => {
-                    Err(endpoint.service_error("dynamodb:UpdateTimeToLive", &error, answered.lost))
-                }
-            }
-        })
+        let table = self.endpoint.table().to_owned();
+        let answered = self.call(deadline(PATIENCE), move |client, observer| {
+            let request = (client.update_time_to_live().table_name(&table))
+                .time_to_live_specification(specification.clone());
+            request.customize().interceptor(observer).send()
+        })?;
+        match answered.result {
+            Ok(_) => Ok(()),
+            Err(error) => Err((self.endpoint).service_error(
+                "dynamodb:UpdateTimeToLive",
+                &error,
+                answered.lost,
+            )),
+        }
     }
 
     /// The Region, once a request was made.
