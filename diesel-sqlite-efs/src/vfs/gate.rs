@@ -291,20 +291,7 @@ impl Gate {
                 let hurried = give_up_after < Acquisition::FAIR_TIME && error.is_timeout();
                 // What our own impatience has ended tells less than what was in the way before.
                 let told = match (state.error.take(), &state.poll) {
-                    (
-                        Some(LockError::Busy {
-                            lock,
-                            holder,
-                            waited,
-                            ..
-                        }),
-                        _,
-                    ) if hurried => LockError::Busy {
-                        lock,
-                        holder,
-                        waited,
-                        attempts: 1,
-                    },
+                    (Some(busy @ LockError::Busy { .. }), _) if hurried => busy,
                     (None, Some(poll)) if hurried => LockError::FileLocked {
                         lock: self.lock.clone(),
                         waited: poll.since.elapsed(),

@@ -105,6 +105,13 @@ impl World {
         self.store.item(KEY)
     }
 
+    fn give_lease_to_a_successor(&self) -> SeenItem {
+        let mut item = self.item().unwrap();
+        item.lock_id = "the successor".to_owned();
+        self.store.set_item(KEY, Some(item.clone()));
+        item
+    }
+
     pub(super) fn has_journal(&self) -> bool {
         self.journal.exists()
     }
@@ -131,11 +138,26 @@ impl Drop for World {
 
 pub(super) const MINE: JournalId = JournalId([1, 2, 3, 4]);
 
+/// What a gate tells of its last failure.
+macro_rules! assert_error {
+    ($gate:expr, $variant:ident) => {
+        let error = $gate.take_error();
+        assert!(
+            matches!(error, Some(LockError::$variant { .. })),
+            "{error:?}"
+        );
+    };
+}
+
+/// A first write, where nobody has written since the transaction began.
+fn admit(gate: &Gate) -> Result<(), Busy> {
+    gate.admit(OLD, FileState::Version(OLD), FIRST_WRITE)
+}
+
 /// What SQLite asks for in a transaction's first write, when nothing is in the way.
 fn begin_writing(gate: &Gate) {
     gate.claim(FIRST_WRITE).unwrap();
-    let current = FileState::Version(OLD);
-    gate.admit(OLD, current, FIRST_WRITE).unwrap();
+    admit(gate).unwrap();
     gate.fence().unwrap();
     gate.journal_begun(MINE);
 }
@@ -192,7 +214,7 @@ fn who_has_read_is_refused_at_once_and_who_has_not_waits_in_the_handler() {
 
     assert_eq!(other.claim(UPGRADE), Err(Busy));
     assert!(!other.wait(true), "nothing to wait for");
-    assert!(matches!(other.take_error(), Some(LockError::Busy { .. })));
+    assert_error!(other, Busy);
 
     assert_eq!(other.claim(FIRST_WRITE), Err(Busy));
     other.unlocked();
@@ -253,10 +275,7 @@ fn a_stale_snapshot_keeps_the_lease_for_a_retry_and_gives_it_up_where_there_is_n
     gate.claim(UPGRADE).unwrap();
     assert_eq!(gate.admit(OLD, FileState::Version(NEW), UPGRADE), Err(Busy));
     assert_eq!(world.item(), None);
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::StaleSnapshot { .. })
-    ));
+    assert_error!(gate, StaleSnapshot);
 }
 
 #[test]
@@ -296,10 +315,7 @@ fn every_step_of_a_lost_transaction_is_refused() {
     assert_eq!(gate.fence_truncation(), Some(Err(Refused)));
     assert_eq!(gate.remove_cold_leftover(), Err(Refused));
     assert_eq!(gate.end_journal(), EndOfJournal::Refuse);
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_error!(gate, LeaseLost);
     gate.unlocked();
     assert_eq!(world.item(), None);
     assert!(gate.take_cache_is_suspect());
@@ -343,8 +359,7 @@ fn a_commit_whose_lease_was_taken_over_is_refused_by_the_store() {
     let taken = world.item();
     frozen.fence().unwrap();
     assert_eq!(frozen.end_journal(), EndOfJournal::Refuse);
-    let error = frozen.take_error().unwrap();
-    assert!(matches!(error, LockError::LeaseLost { .. }), "{error}");
+    assert_error!(frozen, LeaseLost);
     frozen.unlocked();
     assert_eq!(world.item(), taken, "the successor's item is untouched");
     assert_eq!(successor.end_journal(), EndOfJournal::Remove);
@@ -383,16 +398,14 @@ fn a_record_outlives_a_lease_that_has_not_settled_it() {
     world.write_journal(0xd9, MINE);
     assert_eq!(holder.end_journal(), EndOfJournal::Remove);
     holder.journal_not_removed("EIO");
-    let error = holder.take_error().unwrap();
-    assert!(matches!(error, LockError::OutcomeUnknown { .. }), "{error}");
+    assert_error!(holder, OutcomeUnknown);
     holder.unlocked();
     let item = world.item().unwrap();
     assert_eq!(item.committed, Some(MINE));
 
     let successor = world.gate();
     successor.claim(FIRST_WRITE).expect("it is expired already");
-    let current = FileState::Version(OLD);
-    successor.admit(OLD, current, FIRST_WRITE).unwrap();
+    admit(&successor).unwrap();
     assert!(!world.journal.exists());
     successor.unlocked();
     assert_eq!(world.item(), None);
@@ -404,8 +417,7 @@ fn a_hot_journal_that_is_not_recorded_is_left_to_a_rollback() {
     world.write_journal(0xd9, MINE);
     let gate = world.gate();
     gate.claim(FIRST_WRITE).unwrap();
-    let current = FileState::Version(OLD);
-    assert_eq!(gate.admit(OLD, current, FIRST_WRITE), Err(Busy));
+    assert_eq!(admit(&gate), Err(Busy));
     assert!(world.journal.exists());
     gate.unlocked();
     assert!(gate.wait(true));
@@ -428,17 +440,12 @@ fn the_lease_is_confirmed_before_anything_is_rolled_back_under_it() {
     let gate = world.gate();
     gate.pin(None).unwrap();
     // Its machine stood still, clocks and all: only the store knows of the successor.
-    let mut item = world.item().unwrap();
-    item.lock_id = "the successor".to_owned();
-    world.store.set_item(KEY, Some(item.clone()));
+    let item = world.give_lease_to_a_successor();
     world.write_journal(0xd9, MINE);
     gate.claim(Purpose::Recovery).unwrap();
     assert_eq!(gate.before_recovery(), Err(Refused));
     assert!(world.journal.exists());
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_error!(gate, LeaseLost);
     gate.unlocked();
     gate.unpin();
     assert_eq!(world.item(), Some(item));
@@ -449,12 +456,10 @@ fn a_journal_that_would_bring_an_older_state_back_is_not_begun() {
     let world = World::new();
     let gate = world.gate();
     gate.claim(FIRST_WRITE).unwrap();
-    let current = FileState::Version(OLD);
-    gate.admit(OLD, current, FIRST_WRITE).unwrap();
+    admit(&gate).unwrap();
     assert_eq!(gate.journal_created(OLD, OLD), Ok(()));
     assert_eq!(gate.journal_created(OLD, NEW), Err(Refused));
-    let error = gate.take_error();
-    assert!(matches!(error, Some(LockError::LeaseLost { .. })));
+    assert_error!(gate, LeaseLost);
     assert_eq!(gate.fence(), Err(Refused), "once lost, it stays lost");
     gate.unlocked();
 }
@@ -477,9 +482,7 @@ fn a_journal_beside_a_database_that_was_empty_a_while_ago_is_a_successors() {
     let gate = world.gate();
     gate.claim(FIRST_WRITE).unwrap();
     // The file was found empty; then the machine stood still, clocks and all.
-    let mut item = world.item().unwrap();
-    item.lock_id = "the successor".to_owned();
-    world.store.set_item(KEY, Some(item.clone()));
+    let item = world.give_lease_to_a_successor();
     world.write_journal(0xd9, MINE);
     let nothing = FileVersion::default();
     assert_eq!(
@@ -487,10 +490,7 @@ fn a_journal_beside_a_database_that_was_empty_a_while_ago_is_a_successors() {
         Err(Busy)
     );
     assert!(world.journal.exists());
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_error!(gate, LeaseLost);
     gate.unlocked();
     assert_eq!(world.item(), Some(item));
 }
@@ -508,10 +508,7 @@ fn what_has_taken_the_place_of_a_leftover_meanwhile_is_not_removed() {
     *world.meanwhile.lock().unwrap() = Some(another);
     assert_eq!(gate.remove_cold_leftover(), Err(Refused));
     assert_eq!(fs::read(&world.journal).unwrap()[12..], [7; 4]);
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_error!(gate, LeaseLost);
     gate.unlocked();
 }
 
@@ -531,10 +528,7 @@ fn what_has_taken_the_place_of_a_finished_journal_meanwhile_is_not_removed() {
     let admitted = gate.admit(read, FileState::Empty, FIRST_WRITE);
     assert_eq!(admitted, Err(Busy));
     assert!(world.journal.exists());
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_error!(gate, LeaseLost);
     gate.unlocked();
 }
 
@@ -554,10 +548,7 @@ fn a_cold_leftover_makes_way_and_a_hot_one_means_that_the_lease_is_lost() {
     world.write_journal(0xd9, JournalId([9; 4]));
     assert_eq!(gate.remove_cold_leftover(), Err(Refused));
     assert!(world.journal.exists());
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_error!(gate, LeaseLost);
     fs::remove_file(&world.journal).unwrap();
     assert_eq!(gate.fence(), Err(Refused), "once lost, it stays lost");
     gate.unlocked();
@@ -586,10 +577,7 @@ fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
         Err(Busy),
         "what was promised is broken"
     );
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_error!(gate, LeaseLost);
     gate.unpin();
     assert_eq!(world.item(), None);
     begin_writing(&gate);
@@ -624,7 +612,7 @@ fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
     let gate = world.gate();
     begin_writing(&gate);
     gate.operation_failed("writing the database", "no space", Some(Errno::NOSPC));
-    assert!(matches!(gate.take_error(), Some(LockError::File { .. })));
+    assert_error!(gate, File);
     assert_eq!(gate.end_journal(), EndOfJournal::Remove);
     gate.journal_removed();
     gate.operation_failed(
@@ -632,7 +620,7 @@ fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
         "input/output error",
         Some(Errno::IO),
     );
-    assert!(matches!(gate.take_error(), Some(LockError::File { .. })));
+    assert_error!(gate, File);
     gate.unlocked();
 }
 
@@ -673,10 +661,7 @@ fn past_the_deadline_nothing_is_asked() {
     let gate = world.gate();
     gate.set_deadline(Some(Instant::now()));
     assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
-    assert!(matches!(
-        gate.take_error(),
-        Some(LockError::DeadlinePassed { .. })
-    ));
+    assert_error!(gate, DeadlinePassed);
     assert!(matches!(
         gate.pin(None),
         Err(LockError::DeadlinePassed { .. })
@@ -722,8 +707,7 @@ fn the_first_lease_says_which_lock_it_is_and_another_changes_nothing() {
     gate.check_key_file().unwrap();
     gate.claim(FIRST_WRITE).unwrap();
     assert!(!world.key_file.exists(), "nothing is allowed yet");
-    gate.admit(OLD, FileState::Version(OLD), FIRST_WRITE)
-        .unwrap();
+    admit(&gate).unwrap();
     assert!(world.key_file.exists());
     gate.unlocked();
 
@@ -734,8 +718,7 @@ fn the_first_lease_says_which_lock_it_is_and_another_changes_nothing() {
     let steps: [Step; 3] = [
         |early, _| {
             early.claim(FIRST_WRITE).unwrap();
-            let current = FileState::Version(OLD);
-            early.admit(OLD, current, FIRST_WRITE).is_err()
+            admit(early).is_err()
         },
         |early, empty| {
             early.claim(FIRST_WRITE).unwrap();
@@ -786,9 +769,7 @@ fn a_local_lock_writes_no_key_file_and_passes_by_none() {
     begin_writing(&gate);
     gate.unlocked();
     local.claim(FIRST_WRITE).unwrap();
-    local
-        .admit(OLD, FileState::Version(OLD), FIRST_WRITE)
-        .unwrap_err();
+    admit(&local).unwrap_err();
     fs::remove_file(&world.key_file).unwrap();
     begin_writing(&local);
     assert!(!world.key_file.exists());
@@ -819,8 +800,7 @@ fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
         let asked = gate.client().stats().requests;
         gate.set_deadline(in_time(requests));
         assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
-        let error = gate.take_error();
-        assert!(matches!(error, Some(LockError::DeadlinePassed { .. })));
+        assert_error!(gate, DeadlinePassed);
         assert_eq!(gate.client().stats().requests, asked);
         gate.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
         gate.claim(FIRST_WRITE).unwrap();
@@ -837,8 +817,7 @@ fn a_held_lease_does_not_begin_a_transaction_beyond_the_deadline() {
     gate.unlocked();
     gate.set_deadline(Some(Instant::now()));
     assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
-    let error = gate.take_error();
-    assert!(matches!(error, Some(LockError::DeadlinePassed { .. })));
+    assert_error!(gate, DeadlinePassed);
     assert!(world.item().is_some(), "it is still pinned");
     gate.unpin();
     assert_eq!(world.item(), None);

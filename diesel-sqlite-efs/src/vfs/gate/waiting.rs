@@ -44,7 +44,8 @@ impl Gate {
                 true
             }
             Some(Block::Recovery(mut error)) => {
-                // Each attempt is an acquisition of its own; the error speaks of all of them.
+                // Each attempt, one before the first pause and one after each, is an acquisition of
+                // its own; the error speaks of all of them.
                 if let (
                     Some(poll),
                     LockError::Busy {
@@ -53,7 +54,7 @@ impl Gate {
                 ) = (&state.poll, &mut error)
                 {
                     *waited = poll.since.elapsed();
-                    *attempts += poll.pauses;
+                    *attempts = poll.pauses + 1;
                 }
                 state.error = Some(error);
                 let began = Instant::now();
