@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests with FUSE mounts and those in a browser need (Debian: bindfs, fuse3, chromium,
-# chromium-driver), if it is missing and may be installed. They are skipped, saying why, where it cannot be.
+# Installs what the tests with FUSE mounts, those in a browser and those that count system calls and instructions
+# need (Debian: bindfs, fuse3, chromium, chromium-driver, strace, valgrind, libc6-dbg), if it is missing and may be
+# installed. They are skipped, saying why, where it cannot be.
 set -euo pipefail
 
 wanted=()
@@ -13,6 +14,12 @@ if ! command -v bindfs >/dev/null; then
 fi
 if ! command -v chromedriver >/dev/null; then
     wanted+=(chromium chromium-driver)
+fi
+if ! command -v strace >/dev/null; then
+    wanted+=(strace)
+fi
+if ! command -v valgrind >/dev/null; then
+    wanted+=(valgrind libc6-dbg)
 fi
 if ((${#wanted[@]} == 0)); then
     exit

@@ -4,6 +4,7 @@ mod answers;
 mod async_runtimes;
 mod clocks;
 mod command_line;
+mod counts;
 mod deadlines;
 mod diesel_traits;
 mod driver;
