@@ -771,8 +771,9 @@ unsafe extern "C" fn main_read(
         if main.level == ffi::SQLITE_LOCK_NONE {
             return result;
         }
+        let version_alone = FileVersion::alone(data, offset);
         main.snapshot.observe(data, offset);
-        match main.check_read(base) {
+        match main.check_read(base, version_alone) {
             Ok(()) => result,
             Err(error) => error,
         }
@@ -991,7 +992,8 @@ impl MainFile {
     }
 
     /// After something was read under SHARED alone: whether the file still is as it was then.
-    fn check_read(&mut self, base: BaseFile) -> Result<(), c_int> {
+    /// `read` is what was read, if that was the version and nothing else.
+    fn check_read(&mut self, base: BaseFile, read: Option<FileVersion>) -> Result<(), c_int> {
         let past_caches = match self.admission.read_check {
             ReadCheck::Off => return Ok(()),
             ReadCheck::Counter => false,
@@ -1005,10 +1007,11 @@ impl MainFile {
             Some(journal) if past_caches => journal.standing(),
             Some(journal) => journal.standing_as_cached(),
         };
-        let current = if past_caches {
-            self.version_past_caches()?
-        } else {
-            base.version()?
+        let current = match read {
+            // Read once more it would tell nothing about what was read with it.
+            Some(version) => version,
+            None if past_caches => self.version_past_caches()?,
+            None => base.version()?,
         };
         let whole = standing.is_ok_and(|standing| self.snapshot.still_stands(current, standing));
         if !whole {

@@ -29,6 +29,13 @@ impl FileVersion {
         let version = data.get(Self::OFFSET - offset..Self::END - offset)?;
         version.try_into().ok().map(Self)
     }
+
+    /// The same if nothing else was read: SQLite's own look at the version after SHARED.
+    pub(super) fn alone(data: &[u8], offset: i64) -> Option<Self> {
+        (data.len() == Self::END - Self::OFFSET)
+            .then(|| Self::within(data, offset))
+            .flatten()
+    }
 }
 
 /// What a main database file's transactions have seen of it so far.
@@ -171,5 +178,9 @@ mod tests {
             FileVersion::within(&[3; 16], 24),
             Some(FileVersion([3; 16]))
         );
+        let alone = FileVersion::alone(&[3; 16], 24);
+        assert_eq!(alone, Some(FileVersion([3; 16])));
+        assert_eq!(FileVersion::alone(&[3; 16], 25), None);
+        assert_eq!(FileVersion::alone(&[3; 100], 0), None);
     }
 }

@@ -197,13 +197,6 @@ const EXTRAS: &[Extra] = &[
         why: "the read check, after the version was read: no commit is in progress",
     },
     Extra {
-        by: By::EachTransaction,
-        with: &["counter", "reopen"],
-        operation: "pread64 database",
-        number: 1,
-        why: "the read check: the version is still the transaction's",
-    },
-    Extra {
         by: By::FirstWrite,
         with: &["reopen"],
         operation: "openat database",
