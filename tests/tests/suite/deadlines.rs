@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use diesel_sqlite_efs::LockError;
 use integration::process::wait_until;
 use integration::proxy::{Action, Operation, Purpose, Rule};
 
-use crate::support::{Site, assert_serialization_failure, connect, execute};
+use crate::support::{Site, assert_lock_error, assert_serialization_failure, connect, execute};
 use crate::worker::{LONG, Stage, proxy};
 
 const CREATE: &str = "execute CREATE TABLE note (text TEXT)";
@@ -119,11 +118,7 @@ fn nobody_waits_beyond_the_deadline_nor_begins_after_it() {
     wait_until(LONG, "the deadline is over", || Instant::now() > deadline);
     let result = execute(&mut conn, "INSERT INTO t (n) VALUES (2)");
     assert!(result.is_err());
-    let error = conn.last_lock_error();
-    assert!(
-        matches!(error, Some(LockError::DeadlinePassed { .. })),
-        "{error:?}"
-    );
+    assert_lock_error!(conn, DeadlinePassed);
     assert_eq!(host.store.take_calls(), [], "nothing was asked");
     assert!(
         execute(&mut conn, "SELECT count(*) FROM t").is_ok(),

@@ -14,9 +14,9 @@ use diesel::sql_types::{Integer, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::upsert::excluded;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, LockError};
+use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection};
 
-use crate::support::{Call, Site, connect, numbers};
+use crate::support::{Call, Site, assert_lock_error, connect, numbers};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -103,8 +103,7 @@ fn everywhere(family: impl Fn(&mut EfsSqliteConnection) -> QueryResult<()>) {
         other => panic!("while another host holds the lock: {other:?}"),
     };
     if matches!(kind, DatabaseErrorKind::SerializationFailure) {
-        let error = conn.last_lock_error();
-        assert!(matches!(error, Some(LockError::Busy { .. })), "{error:?}");
+        assert_lock_error!(conn, Busy);
     } else {
         assert_eq!(told, "database is locked", "through the inner connection");
     }

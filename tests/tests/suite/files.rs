@@ -19,13 +19,14 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel_sqlite_efs::{
-    ConfigError, ConnectError, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockError,
+    ConfigError, ConnectError, EfsConfig, EfsSqliteConnection, InMemoryLockStore,
 };
 use integration::dynamodb::{LockTable, env_for};
 use integration::emulator::Emulator;
 use integration::scratch::Scratch;
 
 use crate::driver::{Failure, Process};
+use crate::support::assert_lock_error;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
@@ -667,10 +668,7 @@ fn assert_file_error(connection: &mut EfsSqliteConnection, sql: &str, parts: &[&
     assert_told(information.message(), parts);
     let hint = information.hint().unwrap_or_default();
     assert!(hint.starts_with("Mend the cause"), "{hint}");
-    assert!(matches!(
-        connection.last_lock_error(),
-        Some(LockError::File { .. })
-    ));
+    assert_lock_error!(connection, File);
 }
 
 /// The same in another process.

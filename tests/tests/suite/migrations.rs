@@ -14,11 +14,11 @@ use diesel_migrations::{
     EmbeddedMigrations, FileBasedMigrations, HarnessWithOutput, MigrationError, MigrationHarness,
     embed_migrations,
 };
-use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, LockError};
+use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection};
 use integration::process::wait_until;
 use integration::proxy::{Action, Purpose, Rule};
 
-use crate::support::{Call, Site, connect, execute, numbers};
+use crate::support::{Call, Site, assert_lock_error, connect, execute, numbers};
 use crate::worker::{LONG, Process, Stage, proxy};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
@@ -324,10 +324,7 @@ fn a_migration_that_loses_its_lease_is_undone_and_its_error_may_be_tried_again()
         ))
     );
     assert!(retryable, "{error:?}");
-    assert!(matches!(
-        conn.last_lock_error(),
-        Some(LockError::LeaseLost { .. })
-    ));
+    assert_lock_error!(conn, LeaseLost);
     site.remove_item();
     assert_eq!(numbers(&mut conn, "SELECT count(*) FROM t"), Ok(vec![0]));
     assert_eq!(conn.run_migrations(losing).expect("now").len(), 1);

@@ -28,8 +28,8 @@ use integration::recording::{self, Fault, HOLDER, Plan, Recorder};
 
 use crate::events::{events_of, recorder};
 use crate::support::{
-    Call, Host, LEASE, Site, assert_serialization_failure, assert_usable, committed, connect,
-    execute, manual_clock, numbers,
+    Call, Host, LEASE, Site, assert_lock_error, assert_serialization_failure, assert_usable,
+    committed, connect, execute, insert, manual_clock, numbers,
 };
 use crate::worker::{LONG, Stage, proxy};
 
@@ -53,10 +53,6 @@ fn get(pool: &EfsPool) -> Pooled {
     pool.get().unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn insert(conn: &mut EfsSqliteConnection, n: i64) -> QueryResult<usize> {
-    execute(conn, &format!("INSERT INTO t (n) VALUES ({n})"))
-}
-
 /// Marks a connection, so that it is known when it is given out again.
 fn mark(conn: &mut EfsSqliteConnection) {
     let marked = conn.batch_execute("CREATE TEMP TABLE marked (n)");
@@ -67,8 +63,6 @@ fn is_marked(conn: &mut EfsSqliteConnection) -> bool {
     let marks = "SELECT count(*) FROM sqlite_temp_schema WHERE name = 'marked'";
     numbers(conn, marks) == Ok(vec![1])
 }
-
-// ---- Which connections are given out again ----
 
 /// Whether a connection is given out again after this was done with it.
 #[track_caller]
@@ -93,10 +87,7 @@ fn a_connection_that_was_merely_refused_is_given_out_again() {
             site.give_lease_to_another();
             conn.set_lock_timeout(Duration::from_millis(20));
             assert_serialization_failure(insert(conn, 1));
-            assert!(matches!(
-                conn.last_lock_error(),
-                Some(LockError::Busy { .. })
-            ));
+            assert_lock_error!(conn, Busy);
             site.remove_item();
         }),
         ("file locked", |site, conn| {
@@ -106,10 +97,7 @@ fn a_connection_that_was_merely_refused_is_given_out_again() {
                 .expect("a reader");
             conn.set_lock_timeout(Duration::from_millis(20));
             assert_serialization_failure(insert(conn, 1));
-            assert!(matches!(
-                conn.last_lock_error(),
-                Some(LockError::FileLocked { .. })
-            ));
+            assert_lock_error!(conn, FileLocked);
         }),
         ("rolled back", |_, conn| {
             let result = conn.transaction(|conn| {
@@ -137,10 +125,7 @@ fn a_connection_that_was_merely_refused_is_given_out_again() {
         ("deadline", |_, conn| {
             conn.set_deadline(Some(Instant::now()));
             assert!(insert(conn, 1).is_err());
-            assert!(matches!(
-                conn.last_lock_error(),
-                Some(LockError::DeadlinePassed { .. })
-            ));
+            assert_lock_error!(conn, DeadlinePassed);
         }),
     ];
     for (what, use_it) in uses {
@@ -172,22 +157,14 @@ fn a_connection_that_read_what_is_no_longer_current_is_given_out_again() {
             insert(conn, 2)
         });
         assert_serialization_failure(stale);
-        let error = conn.last_lock_error();
-        assert!(
-            matches!(error, Some(LockError::StaleSnapshot { .. })),
-            "{error:?}"
-        );
+        assert_lock_error!(conn, StaleSnapshot);
         let torn = conn.transaction(|conn| {
             numbers(conn, "SELECT n FROM t")?;
             assert_eq!(insert(&mut other, 1), Ok(1));
             numbers(conn, "SELECT n FROM far")
         });
         assert_serialization_failure(torn);
-        let error = conn.last_lock_error();
-        assert!(
-            matches!(error, Some(LockError::TornRead { .. })),
-            "{error:?}"
-        );
+        assert_lock_error!(conn, TornRead);
     });
     assert!(again);
     assert_eq!(insert(&mut get(&pool), 3), Ok(1));
@@ -321,11 +298,7 @@ fn a_connection_whose_commit_is_unknown_is_not_given_out_again() {
     let again = is_given_out_again(&pool, |conn| {
         host.store.before(Call::Confirm, || panic!("by the store"));
         assert!(insert(conn, 1).is_err());
-        let error = conn.last_lock_error();
-        assert!(
-            matches!(error, Some(LockError::OutcomeUnknown { .. })),
-            "{error:?}"
-        );
+        assert_lock_error!(conn, OutcomeUnknown);
         site.remove_item();
     });
     assert!(!again);
@@ -363,8 +336,6 @@ fn a_connection_that_saw_an_io_error_is_not_given_out_again() {
     }
     assert!(failures > 5, "{failures} of {}", operations.len());
 }
-
-// ---- What is left behind ----
 
 #[test]
 fn a_panic_in_a_pooled_transaction_leaves_no_lock_and_the_pool_goes_on() {
@@ -462,8 +433,6 @@ fn a_deadline_ends_with_its_user_and_settings_stay() {
     assert_eq!(insert(&mut conn, 2), Ok(1));
 }
 
-// ---- What it costs ----
-
 #[test]
 fn giving_out_and_taking_back_makes_no_requests_and_sets_nothing_again() {
     let site = Site::with_table();
@@ -509,8 +478,6 @@ fn a_pool_is_there_with_one_connection_and_opens_more_when_they_are_needed() {
     }
     assert_eq!(pool.state().connections, 2);
 }
-
-// ---- In order ----
 
 #[test]
 fn thirty_two_threads_on_eight_connections_lose_nothing_and_ask_for_nothing_in_vain() {
@@ -618,8 +585,6 @@ fn is_asleep(thread: i32) -> bool {
     let after_name = status.rsplit(')').next().unwrap_or_default();
     after_name.trim_start().starts_with('S')
 }
-
-// ---- Errors ----
 
 #[test]
 fn a_timeout_of_the_pool_is_another_error_than_one_of_the_lock() {
@@ -729,8 +694,6 @@ fn a_manager_may_be_used_without_a_pool() {
     assert!(!manager.has_broken(&mut conn));
     assert_usable(&mut conn);
 }
-
-// ---- From URL and environment, on DynamoDB ----
 
 /// What a pool in a process of its own asks of DynamoDB.
 fn requests_of_a_pool(table: &str, kind: &str, url_parameters: bool) -> (Stage, Proxy) {

@@ -10,7 +10,7 @@ use integration::emulator::Emulator;
 use integration::process::wait_until;
 use integration::proxy::{Action, Proxy, Purpose, Rule, RuleHandle};
 
-use crate::worker::{Answer, LONG, Process, Stage, proxy, requests, steps};
+use crate::worker::{Answer, Failure, LONG, Process, Stage, proxy, requests, steps};
 
 /// Long enough to be still running when the test is done.
 const LONG_LEASE: &str = "lock_expiration=60";
@@ -33,8 +33,7 @@ fn while_a_dead_writers_lease_runs_nobody_touches_its_journal() {
     let mut reader = stage.open(IMPATIENT);
     let mut writer = stage.open(IMPATIENT);
     let parameters = format!("{LONG_LEASE}&lock_holder=the-dead-one");
-    let holder = Holder::at_confirmation(&stage, &parameters, Action::Hold);
-    holder.process.kill();
+    let _proxy = Holder::killed_at_confirmation(&stage, &parameters);
     let before = stage.files();
     assert!(before.1.is_some(), "the journal stands");
 
@@ -75,8 +74,7 @@ fn a_readers_last_attempt_without_time_for_an_answer_does_not_hide_who_is_in_the
     let proxy = proxy();
     let mut reader = stage.open_behind(&proxy, "lock_timeout=0.2");
     let parameters = format!("{LONG_LEASE}&lock_holder=the-dead-one");
-    let holder = Holder::at_confirmation(&stage, &parameters, Action::Hold);
-    holder.process.kill();
+    let _proxy = Holder::killed_at_confirmation(&stage, &parameters);
     // Again where a busy machine lets not even the first answer come in time. With a connection to
     // the store that is not open yet it hardly can.
     wait_until(LONG, "the first answer is heard, and no other", || {
@@ -107,10 +105,7 @@ fn a_reader_that_began_before_a_commit_does_not_see_half_of_it() {
     );
     let holder = Holder::at_confirmation(&stage, LONG_LEASE, Action::Hold);
     let failure = reader.fails("query SELECT state FROM item WHERE id = 40");
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("TornRead", true)
-    );
+    assert_retryable(&failure, "TornRead");
     reader.ok("rollback");
     // Begun now, it finds the hot journal of a holder whose lease runs.
     reader.busy(READ);
@@ -125,8 +120,7 @@ fn a_reader_rolls_a_dead_writers_journal_back_under_the_lease() {
     let stage = furnished(Stage::new("recovery-reader"));
     let proxy = proxy();
     let mut reader = stage.open_behind(&proxy, PATIENT);
-    let holder = Holder::at_confirmation(&stage, SHORT_LEASE, Action::Hold);
-    holder.process.kill();
+    let _proxy = Holder::killed_at_confirmation(&stage, SHORT_LEASE);
     stage.wait_until_expired();
     assert_eq!(reader.ok(READ), OLD);
     // Expired, taken over, confirmed, journal ended, released.
@@ -147,8 +141,7 @@ fn a_reader_rolls_a_dead_writers_journal_back_under_the_lease() {
 fn a_writer_waits_for_a_dead_writers_lease_and_rolls_its_journal_back() {
     let stage = furnished(Stage::new("recovery-writer"));
     let mut writer = stage.open(PATIENT);
-    let holder = Holder::at_confirmation(&stage, SHORT_LEASE, Action::Hold);
-    holder.process.kill();
+    let _proxy = Holder::killed_at_confirmation(&stage, SHORT_LEASE);
     writer.ok("execute INSERT INTO item (state) VALUES ('later')");
     assert_eq!(writer.ok(READ), "later|1; old|40");
     assert!(writer.ok("stats").contains("takeovers: 1"));
@@ -238,8 +231,7 @@ fn a_successor_that_dies_while_it_rolls_back_leaves_the_journal_to_the_next() {
     let stage = furnished(Stage::new("recovery-two-rollbacks"));
     let proxy = proxy();
     let mut first = stage.open_behind(&proxy, SHORT_LEASE);
-    let holder = Holder::at_confirmation(&stage, SHORT_LEASE, Action::Hold);
-    holder.process.kill();
+    let _proxy = Holder::killed_at_confirmation(&stage, SHORT_LEASE);
 
     stage.wait_until_expired();
     // Refused, taken over, confirmed; the fourth would tell that the journal has ended.
@@ -434,11 +426,7 @@ fn a_holder_stopped_in_mid_transaction_loses_it_and_nothing_else() {
         .open(PATIENT)
         .ok("execute UPDATE item SET state = 'next'");
     holder.resume();
-    let failure = holder.fails("commit");
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("LeaseLost", true)
-    );
+    assert_retryable(&holder.fails("commit"), "LeaseLost");
     assert_eq!(holder.ok(READ), "next|40");
     holder.ok("execute INSERT INTO item (state) VALUES ('again')");
     assert_eq!(holder.ok(READ), "again|1; next|40");
@@ -454,11 +442,7 @@ fn a_holder_thawed_before_its_first_write_leaves_its_successors_cold_journal_alo
     successor.ok("execute UPDATE item SET state = 'next'");
     let before = stage.files();
     assert!(before.1.is_some());
-    let failure = holder.fails(WRITE);
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("LeaseLost", true)
-    );
+    assert_retryable(&holder.fails(WRITE), "LeaseLost");
     assert_eq!(stage.files(), before);
     assert!(holder.fails("commit").retryable);
     assert_eq!(stage.files(), before);
@@ -482,11 +466,7 @@ fn a_holder_thawed_before_its_first_write_leaves_its_successors_hot_journal_alon
         "execute UPDATE item SET state = 'next'",
     );
     let before = stage.files();
-    let failure = holder.fails(WRITE);
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("LeaseLost", true)
-    );
+    assert_retryable(&holder.fails(WRITE), "LeaseLost");
     assert!(holder.fails("commit").retryable);
     assert_eq!(stage.files(), before);
     successor.confirmation.release();
@@ -505,11 +485,7 @@ fn a_holder_thawed_before_its_first_write_makes_no_journal_of_a_state_that_its_s
         .ok("execute UPDATE item SET state = 'next'");
     assert!(!stage.has_journal(), "nothing of the successor's is left");
     let before = stage.files().0;
-    let failure = holder.fails(WRITE);
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("LeaseLost", true)
-    );
+    assert_retryable(&holder.fails(WRITE), "LeaseLost");
     assert!(holder.fails("commit").retryable);
     assert_eq!(stage.files().0, before);
     // Whoever comes next would have rolled such a journal back.
@@ -585,6 +561,14 @@ impl Holder {
         }
     }
 
+    /// It leaves a hot journal and a lease; its last request does not go on while the proxy stands.
+    #[must_use]
+    fn killed_at_confirmation(stage: &Stage, parameters: &str) -> Proxy {
+        let holder = Self::at_confirmation(stage, parameters, Action::Hold);
+        holder.process.kill();
+        holder.proxy
+    }
+
     /// The commit record is in the item, and the holder has not heard of it.
     fn recorded(stage: &Stage) -> Self {
         let holder = Self::at_confirmation(stage, SHORT_LEASE, Action::HoldAnswer);
@@ -615,6 +599,12 @@ impl Holder {
         self.process.resume();
         self
     }
+}
+
+#[track_caller]
+fn assert_retryable(failure: &Failure, kind: &str) {
+    assert_eq!(failure.kind, kind, "{failure:?}");
+    assert!(failure.retryable, "{failure:?}");
 }
 
 /// The commit was not acknowledged: refused, or, if the refusal came too late to be heard,

@@ -12,27 +12,22 @@ use diesel::connection::{InstrumentationEvent, SimpleConnection};
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, LockError, ReadCheck};
+use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, ReadCheck};
 use integration::dynamodb::env_for;
 use integration::emulator::Emulator;
 use integration::process::Worker;
 
 use crate::events::{Fields, events_of, recorder};
 use crate::support::{
-    Call, LEASE, Site, assert_serialization_failure, assert_usable, committed, connect, execute,
-    manual_clock, numbers,
+    CHANGE, Call, LEASE, Site, VERY_LONG, assert_lock_error, assert_serialization_failure,
+    assert_usable, committed, connect, execute, insert, manual_clock, numbers,
 };
 use crate::worker::{LONG, Stage};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
-const CHANGE: [Call; 3] = [Call::Acquire, Call::Confirm, Call::Release];
-
-/// Longer than any test waits: who waits at all waits this long.
-const VERY_LONG: Duration = Duration::from_secs(3_600);
-
-fn insert(conn: &mut EfsSqliteConnection, n: i64) -> QueryResult<usize> {
-    execute(conn, &format!("INSERT INTO t (n) VALUES ({n})"))
+fn patient(config: EfsConfig) -> EfsSqliteConnection {
+    connect(&config.lock_timeout(VERY_LONG))
 }
 
 fn select(conn: &mut EfsSqliteConnection) -> QueryResult<Vec<i64>> {
@@ -57,13 +52,11 @@ fn log_transactions(conn: &mut EfsSqliteConnection) -> Arc<Mutex<Vec<String>>> {
     log
 }
 
-// ---- What is repeated ----
-
 #[test]
 fn a_transaction_that_was_overtaken_is_run_again_with_the_lock_taken_first() {
     let site = Site::with_table();
     let host = site.host();
-    let mut conn = connect(&host.config_without_file_locks().lock_timeout(VERY_LONG));
+    let mut conn = patient(host.config_without_file_locks());
     let mut other = site.host().connect_without_file_locks();
     let log = log_transactions(&mut conn);
     let mut runs = 0;
@@ -101,7 +94,7 @@ fn a_transaction_that_was_overtaken_is_run_again_with_the_lock_taken_first() {
 fn a_lock_that_becomes_free_between_two_runs_is_taken_before_the_next_reads() {
     let site = Site::with_table();
     let host = site.host();
-    let mut conn = connect(&host.config().lock_timeout(VERY_LONG));
+    let mut conn = patient(host.config());
     let result = conn.retrying_transaction(|conn| {
         select(conn)?;
         if site.item().is_some() {
@@ -124,11 +117,7 @@ fn what_only_reads_takes_no_lock_however_often_it_is_run() {
     let site = Site::with_table();
     let host = site.host();
     let config = host.config_without_file_locks();
-    let mut conn = connect(
-        &config
-            .lock_read_check(ReadCheck::Counter)
-            .lock_timeout(VERY_LONG),
-    );
+    let mut conn = patient(config.lock_read_check(ReadCheck::Counter));
     let mut other = site.host().connect_without_file_locks();
     other
         .batch_execute("CREATE TABLE far (n INTEGER)")
@@ -146,8 +135,7 @@ fn what_only_reads_takes_no_lock_however_often_it_is_run() {
         select(conn)
     });
     assert_eq!(result, Ok(vec![1, 2]));
-    let torn = conn.last_lock_error();
-    assert!(matches!(torn, Some(LockError::TornRead { .. })), "{torn:?}");
+    assert_lock_error!(conn, TornRead);
     assert_eq!(runs, 3);
     assert_eq!(host.store.take_calls(), []);
     let begun = log.lock().expect("no panic").join(" ");
@@ -164,7 +152,7 @@ fn a_transaction_that_lost_its_lease_is_run_again_and_happens_once() {
         for swallow in [false, true] {
             let (site, clock) = (Site::with_table(), manual_clock());
             let config = site.host().config().clock(clock.clone());
-            let mut conn = connect(&config.lock_timeout(VERY_LONG));
+            let mut conn = patient(config);
             let mut runs = 0;
             let result = conn.retrying_transaction(|conn| {
                 runs += 1;
@@ -194,12 +182,7 @@ fn the_cause_counts_whatever_the_closure_makes_of_it() {
         }
     }
     let site = Site::with_table();
-    let mut conn = connect(
-        &site
-            .host()
-            .config_without_file_locks()
-            .lock_timeout(VERY_LONG),
-    );
+    let mut conn = patient(site.host().config_without_file_locks());
     let mut other = site.host().connect_without_file_locks();
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
@@ -247,7 +230,7 @@ fn threads_that_read_and_then_write_lose_no_update() {
             .map(|_| {
                 scope.spawn(|| {
                     // A host of its own: nobody queues next to it.
-                    let mut conn = connect(&site.host().config().lock_timeout(VERY_LONG));
+                    let mut conn = patient(site.host().config());
                     let mut runs = 0;
                     for _ in 0..UPDATES {
                         let result = conn.retrying_transaction(|conn| {
@@ -361,15 +344,13 @@ fn child() {
     println!("retries: {}", conn.lock_stats().retries);
 }
 
-// ---- What is not repeated ----
-
 #[test]
 fn errors_of_the_closure_are_not_repeated() {
     type Body = fn(&mut EfsSqliteConnection) -> QueryResult<usize>;
-    let built_by_the_application = || {
+    fn built_by_the_application() -> Error {
         let information = Box::new("built by the application".to_owned());
         Error::DatabaseError(DatabaseErrorKind::SerializationFailure, information)
-    };
+    }
     let bodies: [(&str, Body); 5] = [
         ("a rollback", |_| Err(Error::RollbackTransaction)),
         ("after a write", |conn| {
@@ -378,11 +359,7 @@ fn errors_of_the_closure_are_not_repeated() {
         }),
         ("built by the application", |conn| {
             insert(conn, 1)?;
-            let information = Box::new("built by the application".to_owned());
-            Err(Error::DatabaseError(
-                DatabaseErrorKind::SerializationFailure,
-                information,
-            ))
+            Err(built_by_the_application())
         }),
         ("a constraint", |conn| {
             execute(conn, "INSERT INTO t (id) VALUES (1), (1)")
@@ -411,12 +388,7 @@ fn errors_of_the_closure_are_not_repeated() {
 #[test]
 fn a_failure_of_the_lock_that_the_closure_got_over_is_not_the_cause() {
     let site = Site::with_table();
-    let mut conn = connect(
-        &site
-            .host()
-            .config_without_file_locks()
-            .lock_timeout(VERY_LONG),
-    );
+    let mut conn = patient(site.host().config_without_file_locks());
     let mut other = site.host().connect_without_file_locks();
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
@@ -442,7 +414,7 @@ fn an_unknown_outcome_is_not_repeated() {
     let site = Site::with_table();
     let host = site.host();
     let config = host.config().lock_expiration(SHORT_LEASE);
-    let mut conn = connect(&config.lock_timeout(VERY_LONG));
+    let mut conn = patient(config);
     host.store.before(Call::Confirm, || panic!("by the store"));
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
@@ -450,11 +422,7 @@ fn an_unknown_outcome_is_not_repeated() {
         insert(conn, 1)
     });
     assert!(result.is_err(), "{result:?}");
-    let error = conn.last_lock_error();
-    assert!(
-        matches!(error, Some(LockError::OutcomeUnknown { .. })),
-        "{error:?}"
-    );
+    assert_lock_error!(conn, OutcomeUnknown);
     assert_eq!(runs, 1);
 }
 
@@ -494,8 +462,6 @@ fn a_database_in_memory_has_nothing_to_repeat() {
     assert_eq!(select(&mut conn), Ok(vec![2]));
 }
 
-// ---- Until when ----
-
 /// A first run that has waited as long as it may is the last.
 #[test]
 fn who_has_waited_for_the_whole_timeout_gives_up() {
@@ -516,10 +482,7 @@ fn who_has_waited_for_the_whole_timeout_gives_up() {
     assert_serialization_failure(result);
     assert!(began.elapsed() >= Duration::from_millis(150));
     assert_eq!(runs, 1);
-    assert!(matches!(
-        conn.last_lock_error(),
-        Some(LockError::Busy { .. })
-    ));
+    assert_lock_error!(conn, Busy);
     site.remove_item();
     site.assert_nothing_left();
     assert_usable(&mut conn);
@@ -575,7 +538,7 @@ fn repeats_wait_no_longer_than_the_timeout_and_leave_nothing() {
 fn no_run_begins_that_cannot_end_before_the_deadline() {
     let site = Site::with_table();
     let host = site.host();
-    let mut conn = connect(&host.config_without_file_locks().lock_timeout(VERY_LONG));
+    let mut conn = patient(host.config_without_file_locks());
     let mut other = site.host().connect_without_file_locks();
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
@@ -589,15 +552,10 @@ fn no_run_begins_that_cannot_end_before_the_deadline() {
     // The cause, and not that there is no time left to cure it.
     assert_serialization_failure(result);
     assert_eq!((runs, conn.lock_stats().retries), (1, 0));
-    assert!(matches!(
-        conn.last_lock_error(),
-        Some(LockError::StaleSnapshot { .. })
-    ));
+    assert_lock_error!(conn, StaleSnapshot);
     assert_eq!(committed(&site), [1]);
     site.assert_nothing_left();
 }
-
-// ---- Nesting ----
 
 #[test]
 fn a_retrying_transaction_inside_a_transaction_is_refused_and_so_is_what_cannot_be_inside_it() {
@@ -686,7 +644,7 @@ fn migrations_inside_a_transaction_belong_to_it() {
 fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
     let (site, clock) = (Site::with_table(), manual_clock());
     let config = site.host().config().clock(clock.clone());
-    let mut conn = connect(&config.lock_timeout(VERY_LONG));
+    let mut conn = patient(config);
     let mut runs = 0;
     let result = conn.with_write_lock(|conn| {
         conn.retrying_transaction(|conn| {
@@ -707,17 +665,10 @@ fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
     site.assert_nothing_left();
 }
 
-// ---- Panics ----
-
 #[test]
 fn a_panic_in_a_repeat_leaves_nothing_once_the_connection_is_dropped() {
     let site = Site::with_table();
-    let mut conn = connect(
-        &site
-            .host()
-            .config_without_file_locks()
-            .lock_timeout(VERY_LONG),
-    );
+    let mut conn = patient(site.host().config_without_file_locks());
     let mut other = site.host().connect_without_file_locks();
     let mut runs = 0;
     let panicked = catch_unwind(AssertUnwindSafe(|| {

@@ -12,14 +12,17 @@ use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
 use diesel::sqlite::Sqlite;
 use diesel_sqlite_efs::{
-    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockError, Moment,
-    PutAnswer, PutCondition, SeenItem, StoreError,
+    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment, PutAnswer,
+    PutCondition, SeenItem, StoreError,
 };
 use integration::scratch::Scratch;
 use integration::store::{Delete, Hook, HookedStore, Put};
 
 /// The lease of all connections here: longer than any test takes, unless it moves the clock.
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
+
+/// Longer than any test waits: who waits at all waits this long.
+pub(crate) const VERY_LONG: Duration = Duration::from_secs(3_600);
 
 /// A directory with a database, which is not there yet, and the lock table that protects it.
 #[derive(Debug)]
@@ -126,6 +129,11 @@ impl Host {
     }
 }
 
+/// Adds a row to the [`Site::with_table`]'s table.
+pub(crate) fn insert(conn: &mut EfsSqliteConnection, n: i64) -> QueryResult<usize> {
+    execute(conn, &format!("INSERT INTO t (n) VALUES ({n})"))
+}
+
 #[track_caller]
 pub(crate) fn connect(config: &EfsConfig) -> EfsSqliteConnection {
     EfsSqliteConnection::connect(config).unwrap_or_else(|error| panic!("{error}"))
@@ -143,6 +151,9 @@ pub(crate) enum Call {
     /// A delete of our own item.
     Release,
 }
+
+/// The requests of a transaction that writes.
+pub(crate) const CHANGE: [Call; 3] = [Call::Acquire, Call::Confirm, Call::Release];
 
 /// A lock table in this process that records what is asked of it, and in which a test can let
 /// something happen just before a request.
@@ -275,14 +286,17 @@ pub(crate) fn assert_serialization_failure<T: fmt::Debug>(result: QueryResult<T>
     );
 }
 
-#[track_caller]
-pub(crate) fn assert_lease_lost(conn: &EfsSqliteConnection) {
-    let error = conn.last_lock_error();
-    assert!(
-        matches!(error, Some(LockError::LeaseLost { .. })),
-        "{error:?}"
-    );
+/// What a connection tells of its last failure.
+macro_rules! assert_lock_error {
+    ($conn:expr, $variant:ident) => {
+        let error = $conn.last_lock_error();
+        assert!(
+            matches!(error, Some(diesel_sqlite_efs::LockError::$variant { .. })),
+            "{error:?}"
+        );
+    };
 }
+pub(crate) use assert_lock_error;
 
 /// No transaction is open in SQLite, and a new one can be written and committed.
 #[track_caller]

@@ -18,30 +18,19 @@ use diesel_sqlite_efs::{
 };
 
 use crate::support::{
-    Call, LEASE, Site, assert_lease_lost, assert_serialization_failure, assert_usable, committed,
-    connect, execute, manual_clock, numbers,
+    CHANGE, Call, LEASE, Site, VERY_LONG, assert_lock_error, assert_serialization_failure,
+    assert_usable, committed, connect, execute, insert, manual_clock, numbers,
 };
-
-const CHANGE: [Call; 3] = [Call::Acquire, Call::Confirm, Call::Release];
 
 const NOTHING: [i64; 0] = [];
 
 /// The shortest that SQLite waits for file locks where a test wants it to give up.
 const BRIEF: Duration = Duration::from_millis(50);
 
-/// Longer than any test waits: who waits at all waits this long.
-const VERY_LONG: Duration = Duration::from_secs(3_600);
-
-fn insert(conn: &mut EfsSqliteConnection, n: i64) -> QueryResult<usize> {
-    execute(conn, &format!("INSERT INTO t (n) VALUES ({n})"))
-}
-
 /// What a test makes a transaction fail with.
 fn roll_back<T>() -> QueryResult<T> {
     Err(Error::RollbackTransaction)
 }
-
-// ---- Released in the background ----
 
 #[test]
 fn the_end_of_a_handler_waits_for_releases_in_the_background() {
@@ -66,8 +55,6 @@ fn the_end_of_a_handler_waits_for_releases_in_the_background() {
     host.store.assert_fault_was_reached();
     site.assert_nothing_left();
 }
-
-// ---- Nested, and begun by statements ----
 
 #[test]
 fn an_inner_rollback_undoes_the_inner_changes_alone() {
@@ -190,8 +177,6 @@ fn a_rollback_by_statement_inside_a_transaction_aborts_it() {
     assert_usable(&mut conn);
 }
 
-// ---- The lease is lost ----
-
 /// How a lease ends before its transaction does.
 #[derive(Debug, Clone, Copy)]
 enum Loss {
@@ -264,7 +249,7 @@ fn a_commit_without_the_lease_rolls_back() {
             Ok(())
         });
         assert_serialization_failure(result);
-        assert_lease_lost(&conn);
+        assert_lock_error!(conn, LeaseLost);
         loser.assert_no_harm_done(&mut conn, &[]);
     }
 }
@@ -285,7 +270,7 @@ fn a_commit_without_the_lease_rolls_back_in_every_form() {
             assert_eq!(conn.batch_execute(begin), Ok(()));
             loser.lose();
             assert_serialization_failure(commit(&mut conn));
-            assert_lease_lost(&conn);
+            assert_lock_error!(conn, LeaseLost);
             loser.assert_no_harm_done(&mut conn, &[]);
         }
     }
@@ -355,7 +340,7 @@ fn nothing_that_a_closure_does_after_a_swallowed_loss_reaches_the_database() {
         loser.lose();
         // The first page that is not in the journal yet: its write is refused.
         assert_serialization_failure(execute(conn, "INSERT INTO u VALUES (2)"));
-        assert_lease_lost(conn);
+        assert_lock_error!(conn, LeaseLost);
         assert_serialization_failure(insert(conn, 3));
         assert_serialization_failure(conn.batch_execute("INSERT INTO t (n) VALUES (4)"));
         assert_serialization_failure(numbers(conn, "INSERT INTO t (n) VALUES (5) RETURNING n"));
@@ -402,7 +387,7 @@ fn a_loss_seen_through_the_inner_connection_ends_the_transaction_too() {
         let ignored = conn.sqlite().batch_execute("INSERT INTO u VALUES (2)");
         assert!(ignored.is_err(), "{ignored:?}");
         assert_serialization_failure(insert(conn, 3));
-        assert_lease_lost(conn);
+        assert_lock_error!(conn, LeaseLost);
         Ok::<_, Error>(())
     });
     assert_serialization_failure(result);
@@ -518,8 +503,6 @@ fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
     site.assert_nothing_left();
 }
 
-// ---- Statements that commit by themselves ----
-
 #[test]
 fn a_returned_row_is_committed_or_an_error() {
     let insert = "INSERT INTO t (n) VALUES (1), (2) RETURNING n";
@@ -541,7 +524,7 @@ fn a_returned_row_is_committed_or_an_error() {
         host.store.before(Call::Confirm, site.stealing());
         assert_serialization_failure(run(&mut conn, insert));
         host.store.assert_fault_was_reached();
-        assert_lease_lost(&conn);
+        assert_lock_error!(conn, LeaseLost);
         site.remove_item();
         assert_eq!(committed(&site), NOTHING);
         assert_eq!(run(&mut conn, insert), Ok(()));
@@ -571,7 +554,7 @@ fn a_returned_row_is_committed_or_an_error_with_commit_by_clock_too() {
         .expect("a function");
         let insert = "INSERT INTO t (n) VALUES (1) RETURNING freeze()";
         assert_serialization_failure(run(&mut conn, insert));
-        assert_lease_lost(&conn);
+        assert_lock_error!(conn, LeaseLost);
         assert_eq!(committed(&site), NOTHING);
         assert_eq!(site.item(), None);
         assert_usable(&mut conn);
@@ -619,8 +602,6 @@ fn a_query_that_is_dropped_half_way_leaves_no_lock() {
     assert_eq!(insert(&mut other, 3), Ok(1));
 }
 
-// ---- A commit that fails for other reasons ----
-
 #[test]
 fn a_commit_that_a_deferred_constraint_refuses_ends_the_transaction() {
     let site = Site::with_table();
@@ -659,11 +640,7 @@ fn a_writer_without_this_crate_is_waited_for_no_longer_than_the_timeout() {
     for _ in 0..2 {
         // Each attempt is granted the lease, and finds the file locked.
         assert_serialization_failure(insert(&mut conn, 1));
-        let error = conn.last_lock_error();
-        assert!(
-            matches!(error, Some(LockError::FileLocked { .. })),
-            "{error:?}"
-        );
+        assert_lock_error!(conn, FileLocked);
         assert_eq!(site.item(), None);
     }
     // Also by Diesel's own connection, which says when a statement begins to nobody.
@@ -688,11 +665,7 @@ fn a_commit_that_readers_keep_waiting_ends_the_transaction() {
     let mut conn = connect(&site.host().config().lock_timeout(BRIEF));
     let in_a_transaction = conn.transaction(|conn| insert(conn, 1));
     assert_serialization_failure(in_a_transaction);
-    let error = conn.last_lock_error();
-    assert!(
-        matches!(error, Some(LockError::FileLocked { .. })),
-        "{error:?}"
-    );
+    assert_lock_error!(conn, FileLocked);
     site.assert_nothing_left();
     let by_itself = insert(&mut conn, 2);
     assert_serialization_failure(by_itself);
@@ -747,8 +720,6 @@ fn a_commit_by_statement_that_readers_keep_waiting_may_be_tried_again() {
     site.assert_nothing_left();
 }
 
-// ---- Reading first, then writing ----
-
 #[test]
 fn a_snapshot_that_is_out_of_date_cannot_be_written_over() {
     let site = Site::with_table();
@@ -767,11 +738,7 @@ fn a_snapshot_that_is_out_of_date_cannot_be_written_over() {
         error
     });
     assert_serialization_failure(result);
-    let error = conn.last_lock_error();
-    assert!(
-        matches!(error, Some(LockError::StaleSnapshot { .. })),
-        "{error:?}"
-    );
+    assert_lock_error!(conn, StaleSnapshot);
     assert_eq!(conn.lock_stats().waits, 0);
 
     let again = conn.transaction(|conn| {
@@ -795,8 +762,7 @@ fn a_transaction_that_has_read_does_not_wait_for_the_lease() {
         insert(conn, 1)
     });
     assert_serialization_failure(result);
-    let error = conn.last_lock_error();
-    assert!(matches!(error, Some(LockError::Busy { .. })), "{error:?}");
+    assert_lock_error!(conn, Busy);
     assert_eq!(conn.lock_stats().waits, 0);
 
     assert_eq!(other.batch_execute("COMMIT"), Ok(()));
@@ -871,8 +837,6 @@ fn transactions_begun_with_the_lock_take_it_before_they_begin() {
     }
 }
 
-// ---- One lease over several transactions ----
-
 #[test]
 fn with_write_lock_is_one_lease_over_several_transactions() {
     let site = Site::with_table();
@@ -945,7 +909,7 @@ fn a_lease_lost_under_with_write_lock_fails_every_further_write_in_it() {
         insert(conn, 1)?;
         loser.lose();
         assert_serialization_failure(insert(conn, 2));
-        assert_lease_lost(conn);
+        assert_lock_error!(conn, LeaseLost);
         assert_serialization_failure(conn.transaction(|conn| insert(conn, 3)));
         assert_serialization_failure(conn.with_write_lock(|conn| insert(conn, 4)));
         Ok::<_, Error>(())
@@ -953,8 +917,6 @@ fn a_lease_lost_under_with_write_lock_fails_every_further_write_in_it() {
     assert_eq!(result, Ok(()));
     loser.assert_no_harm_done(&mut conn, &[1]);
 }
-
-// ---- Panics and dropped connections ----
 
 /// Runs what panics, and tells its message.
 fn panic_of<T>(body: impl FnOnce() -> T) -> String {
@@ -1073,11 +1035,7 @@ fn a_lock_store_that_panics_at_the_commit_point_leaves_the_outcome_unknown() {
         Err(Error::DatabaseError(DatabaseErrorKind::Unknown, _))
     );
     assert!(is_unknown, "{result:?}");
-    let error = conn.last_lock_error();
-    assert!(
-        matches!(error, Some(LockError::OutcomeUnknown { .. })),
-        "{error:?}"
-    );
+    assert_lock_error!(conn, OutcomeUnknown);
     // The item says whether the journal counts, so it stays until it runs out.
     assert!(site.item().is_some());
     conn.set_lock_timeout(VERY_LONG);
@@ -1100,8 +1058,6 @@ fn a_lock_store_that_panics_at_the_release_does_not_undo_the_commit() {
     site.remove_item();
     assert_usable(&mut conn);
 }
-
-// ---- What would go round the lock ----
 
 #[track_caller]
 fn assert_refused(conn: &mut EfsSqliteConnection, statement: &str, reason: &str) {
@@ -1259,8 +1215,6 @@ fn a_second_file_is_not_attached_unless_nobody_writes_it() {
     site.assert_nothing_left();
 }
 
-// ---- Large transactions, other databases ----
-
 #[test]
 fn vacuum_gives_back_the_space_of_deleted_rows() {
     let site = Site::with_table();
@@ -1299,7 +1253,7 @@ fn a_vacuum_that_loses_its_lease_at_the_commit_point_is_undone_by_the_next_write
     host.store.before(Call::Confirm, site.stealing());
     assert_serialization_failure(conn.batch_execute("VACUUM"));
     host.store.assert_fault_was_reached();
-    assert_lease_lost(&conn);
+    assert_lock_error!(conn, LeaseLost);
     assert!(site.scratch().journal().exists());
     site.remove_item();
 
