@@ -1,0 +1,373 @@
+//! The lock: which one it is, who holds it, and why it is not to be had or was lost.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind};
+use thiserror::Error;
+
+use super::{ConfigError, StoreError};
+
+/// Which lock an error speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockName {
+    /// The database file; empty for a [`DynamoDbLockClient`](crate::DynamoDbLockClient) used on
+    /// its own.
+    pub database: PathBuf,
+    /// The value of `pk`.
+    pub key: String,
+    /// The lock table.
+    pub table: String,
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.database.as_os_str().is_empty() {
+            write!(f, "database {}, ", self.database.display())?;
+        }
+        write!(f, "key `{}`, table `{}`", self.key, self.table)
+    }
+}
+
+/// Who holds a lease, as far as its item tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HolderInfo {
+    /// The holder's name; `None` for the Python package, which writes none.
+    pub name: Option<String>,
+    /// Since when, epoch seconds.
+    pub since: Option<u64>,
+    /// Until when unless it is renewed, epoch seconds.
+    pub until: Option<f64>,
+}
+
+impl fmt::Display for HolderInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.name.as_deref().unwrap_or("unnamed"))?;
+        if let Some(since) = self.since {
+            write!(f, " since {}", Utc(since as f64))?;
+        }
+        if let Some(until) = self.until {
+            write!(f, " until {}", Utc(until))?;
+        }
+        Ok(())
+    }
+}
+
+/// A time of the Unix epoch, shown as `2026-11-22T08:25:00Z`.
+pub(crate) struct Utc(pub(crate) f64);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0 as u64;
+        let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+        // Civil from days, counted in 400-year eras that begin on 1 March.
+        let z = days + 719_468;
+        let (era, day_of_era) = (z / 146_097, z % 146_097);
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+        let month = if shifted_month < 10 {
+            shifted_month + 3
+        } else {
+            shifted_month - 9
+        };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+            second_of_day / 3_600,
+            second_of_day / 60 % 60,
+            second_of_day % 60
+        )
+    }
+}
+
+/// Why a write did not happen, or is not known to have happened.
+///
+/// Inside Diesel it arrives as [`diesel::result::Error::DatabaseError`]: of kind
+/// `SerializationFailure` if [`is_retryable`](Self::is_retryable), else `Unknown`. The value itself
+/// is kept for [`EfsSqliteConnection::last_lock_error`](crate::EfsSqliteConnection::last_lock_error).
+#[derive(Debug, Error, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another connection holds the lease. Nothing was changed; trying again is safe.
+    #[error(
+        "the database is being written by {}; gave up after {} ms and {attempts} attempt(s) ({lock})",
+        holder.as_ref().map_or_else(|| "another connection".to_owned(), ToString::to_string),
+        waited.as_millis()
+    )]
+    Busy {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// Who holds it, if known.
+        holder: Option<HolderInfo>,
+        /// How long we waited.
+        waited: Duration,
+        /// How often the store was asked.
+        attempts: u32,
+    },
+    /// The deadline set with [`set_deadline`](crate::EfsSqliteConnection::set_deadline) has passed,
+    /// or leaves less time than the requests of a write take at the fastest: the write was not
+    /// begun. Trying again needs a later deadline.
+    #[error("the deadline has passed or is too near, the write was not begun ({lock})")]
+    DeadlinePassed {
+        /// Which lock.
+        lock: Arc<LockName>,
+    },
+    /// SQLite's own file locks were in the way: readers, or a writer outside this crate. Nothing
+    /// was changed; trying again is safe.
+    #[error(
+        "the database file is locked by another process; gave up after {} ms ({lock})",
+        waited.as_millis()
+    )]
+    FileLocked {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// The lease ended, or somebody else holds it now. The transaction was rolled back or will be
+    /// by the next writer; nothing of it will be seen. Trying again is safe.
+    #[error("the write lease was lost: {reason}; the transaction is rolled back ({lock})")]
+    LeaseLost {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// How it was lost.
+        reason: String,
+    },
+    /// The transaction had read a state that somebody has changed since, and now asked to write.
+    /// Nothing was changed; trying the whole transaction again is safe.
+    #[error("the transaction read a state that is no longer current; run it again ({lock})")]
+    StaleSnapshot {
+        /// Which lock.
+        lock: Arc<LockName>,
+    },
+    /// A read met a commit in progress, which file locks should have kept out. Trying the whole
+    /// transaction again is safe.
+    #[error("a page changed while the transaction was reading; run it again ({lock})")]
+    TornRead {
+        /// Which lock.
+        lock: Arc<LockName>,
+    },
+    /// The store cannot grant the lease, or refuses to confirm a commit under it. See [`StoreError`]
+    /// for the cause and what to do. Nothing was changed.
+    #[error("cannot take or keep the write lock: {source} ({lock})")]
+    Store {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// The cause.
+        source: StoreError,
+    },
+    /// The transaction is over, whatever became of it, but the lock item could not be removed.
+    /// No statement fails for it: look for it in
+    /// [`last_lock_error`](crate::EfsSqliteConnection::last_lock_error).
+    #[error(
+        "the lock was not released and blocks other writers until its lease has run out: {source} ({lock})"
+    )]
+    NotReleased {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// The cause.
+        source: StoreError,
+    },
+    /// The database's files cannot be used as they are: they cannot be written to, the disk is
+    /// full, somebody has switched the database to WAL mode, the file system fails. Nothing was
+    /// changed.
+    #[error("the database's files cannot be used: {reason} ({lock})")]
+    File {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// What is wrong and, where there is a remedy, what to do.
+        reason: String,
+    },
+    /// The commit could not be confirmed, nor refuted, before the lease ended. The transaction may
+    /// be committed or not; look before trying again.
+    #[error(
+        "the outcome of the commit is unknown: {reason}; the transaction is either whole or not there at all, read before trying again ({lock})"
+    )]
+    OutcomeUnknown {
+        /// Which lock.
+        lock: Arc<LockName>,
+        /// What happened.
+        reason: String,
+    },
+    /// The settings do not fit the database: another lock protects it. Nothing was changed.
+    #[error(transparent)]
+    Config(ConfigError),
+    /// The transaction ended before, by the error that is given; this statement was not run.
+    #[error("the transaction has been rolled back, this statement was not run: {cause}")]
+    Aborted {
+        /// What ended the transaction.
+        cause: String,
+        /// Whether running the whole transaction again is safe and may succeed.
+        retryable: bool,
+    },
+}
+
+impl LockError {
+    /// Whether running the whole transaction again is safe and can be expected to succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy { .. }
+            | Self::FileLocked { .. }
+            | Self::LeaseLost { .. }
+            | Self::StaleSnapshot { .. }
+            | Self::TornRead { .. } => true,
+            Self::Store { source, .. } => source.is_transient(),
+            Self::Aborted { retryable, .. } => *retryable,
+            Self::DeadlinePassed { .. }
+            | Self::NotReleased { .. }
+            | Self::File { .. }
+            | Self::Config(_)
+            | Self::OutcomeUnknown { .. } => false,
+        }
+    }
+
+    /// Whether a new connection is safer than the one that has met this: its lease was lost under
+    /// it, or the file system has failed it.
+    pub(crate) fn breaks_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::LeaseLost { .. } | Self::File { .. } | Self::OutcomeUnknown { .. }
+        )
+    }
+
+    /// How long was waited in vain.
+    pub(crate) fn waited(&self) -> Duration {
+        match self {
+            Self::Busy { waited, .. } | Self::FileLocked { waited, .. } => *waited,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether an answer of the store did not come in time.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::Store {
+                source: StoreError::Timeout { .. },
+                ..
+            }
+        )
+    }
+
+    /// Which lock the error speaks of.
+    pub fn lock(&self) -> Option<&LockName> {
+        match self {
+            Self::Busy { lock, .. }
+            | Self::DeadlinePassed { lock }
+            | Self::FileLocked { lock, .. }
+            | Self::LeaseLost { lock, .. }
+            | Self::StaleSnapshot { lock }
+            | Self::TornRead { lock }
+            | Self::Store { lock, .. }
+            | Self::NotReleased { lock, .. }
+            | Self::File { lock, .. }
+            | Self::OutcomeUnknown { lock, .. } => Some(lock),
+            Self::Aborted { .. } | Self::Config(_) => None,
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        if self.is_retryable() {
+            "Run the whole transaction again."
+        } else if matches!(self, Self::OutcomeUnknown { .. }) {
+            "Read what is stored before you run the transaction again."
+        } else if matches!(self, Self::NotReleased { .. }) {
+            "The transaction is over and need not be repeated; mend the cause."
+        } else {
+            "Mend the cause; trying again at once will not help."
+        }
+    }
+}
+
+impl From<LockError> for diesel::result::Error {
+    fn from(error: LockError) -> Self {
+        let kind = if error.is_retryable() {
+            DatabaseErrorKind::SerializationFailure
+        } else {
+            DatabaseErrorKind::Unknown
+        };
+        Self::DatabaseError(kind, Box::new(LockErrorInformation::new(error)))
+    }
+}
+
+/// A [`LockError`] as Diesel's error information.
+struct LockErrorInformation {
+    error: LockError,
+    message: String,
+    details: Option<String>,
+}
+
+impl LockErrorInformation {
+    fn new(error: LockError) -> Self {
+        Self {
+            message: error.to_string(),
+            details: error.lock().map(ToString::to_string),
+            error,
+        }
+    }
+}
+
+impl DatabaseErrorInformation for LockErrorInformation {
+    fn message(&self) -> &str {
+        &self.message
+    }
+    fn details(&self) -> Option<&str> {
+        self.details.as_deref()
+    }
+    fn hint(&self) -> Option<&str> {
+        Some(self.error.hint())
+    }
+    fn table_name(&self) -> Option<&str> {
+        None
+    }
+    fn column_name(&self) -> Option<&str> {
+        None
+    }
+    fn constraint_name(&self) -> Option<&str> {
+        None
+    }
+    fn statement_position(&self) -> Option<i32> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(Utc(0.0).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(Utc(951_782_400.0).to_string(), "2000-02-29T00:00:00Z");
+        assert_eq!(Utc(1_795_335_900.9).to_string(), "2026-11-22T08:25:00Z");
+    }
+
+    #[test]
+    fn retryable_lock_errors_become_serialization_failures() {
+        let lock = Arc::new(LockName {
+            database: "/mnt/efs/app.db".into(),
+            key: "database#app.db".into(),
+            table: "locks".into(),
+        });
+        let kind = |error: LockError| match error.into() {
+            diesel::result::Error::DatabaseError(kind, information) => {
+                (kind, information.hint().map(str::to_owned))
+            }
+            other => panic!("unexpected {other:?}"),
+        };
+        let (retryable, hint) = kind(LockError::StaleSnapshot { lock: lock.clone() });
+        assert!(matches!(retryable, DatabaseErrorKind::SerializationFailure));
+        assert_eq!(hint.as_deref(), Some("Run the whole transaction again."));
+        let (fatal, _) = kind(LockError::Store {
+            lock,
+            source: StoreError::NoRegion,
+        });
+        assert!(matches!(fatal, DatabaseErrorKind::Unknown));
+    }
+}
