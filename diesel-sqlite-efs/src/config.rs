@@ -1,6 +1,9 @@
 //! Settings: what there is, where each may come from, and what it is when nobody says.
 
+mod names;
+mod resolved;
 mod sources;
+mod values;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -8,10 +11,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use self::sources::{Keyword, Names, Place, Setting, Sources, nearest};
+use self::names::{
+    BASE_VFS, CACHE_SIZE_BYTES, CACHE_SIZE_PAGES, LOCK, LOCK_COMMIT, LOCK_EXPIRATION, LOCK_HOLDER,
+    LOCK_KEY, LOCK_MAX_ATTEMPTS, LOCK_MAX_HOLD, LOCK_READ_CHECK, LOCK_RELEASE, LOCK_TABLE,
+    LOCK_TIMEOUT, NAMES, SYNCHRONOUS,
+};
+pub(crate) use self::resolved::{CacheSize, Settings, StoreChoice};
+use self::sources::{Keyword, Place, Sources, nearest};
+use self::values::StoreKind;
+pub use self::values::{CommitMode, ReadCheck, ReleaseMode, Synchronous};
 use crate::clock::Clock;
 use crate::error::ConfigError;
-use crate::lease::renewal_period;
 use crate::store::LockStore;
 use crate::url::{self, Database, DatabaseUrl};
 
@@ -473,164 +483,6 @@ impl EfsConfig {
     }
 }
 
-/// What makes a commit final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CommitMode {
-    /// `confirmed`: one more conditional write to the lock table, just before the journal is
-    /// deleted. What is acknowledged is then true even if this machine was frozen past its lease
-    /// with its clocks standing still.
-    Confirmed,
-    /// `clock`: the lease must not have ended by this machine's clocks. Saves one request for each
-    /// transaction, and is wrong if the clocks stood still.
-    Clock,
-}
-
-impl Keyword for CommitMode {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("confirmed", Self::Confirmed), ("clock", Self::Clock)];
-}
-
-/// How reads are protected where file locks do not keep a writer out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReadCheck {
-    /// `off`: SQLite's file locks alone.
-    Off,
-    /// `counter`: after each page, the database's
-    /// [change counter](https://sqlite.org/fileformat2.html#file_change_counter) must still be the
-    /// one seen at the transaction's start and no commit be in progress; otherwise the read fails
-    /// with an error that says to try again. SQLite writes the counter's page before any other, so
-    /// no half-written commit is returned. The counter and the journal's name may be answered from
-    /// this host's cache: this is for file systems whose locks revalidate it, as those of NFS do.
-    Counter,
-    /// `reopen`: the same, past this host's cache. Under SHARED, pages and the counter are read
-    /// from the server (direct I/O), the file's size is asked for at the transaction's start, and
-    /// the directory is opened before each look for the journal. For file systems whose locks do
-    /// not revalidate caches, such as FUSE.
-    Reopen,
-}
-
-impl Keyword for ReadCheck {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("off", Self::Off),
-        ("counter", Self::Counter),
-        ("reopen", Self::Reopen),
-    ];
-}
-
-/// When the lock is released after a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReleaseMode {
-    /// `wait`: before the commit returns, so that a process that is frozen right afterwards, as on
-    /// Lambda, blocks nobody.
-    Wait,
-    /// `background`: the commit returns at once, and the release is sent by another thread. Nothing
-    /// is lost by it; but a process that is frozen or ends before it is sent blocks others until
-    /// the lease has run out. On Lambda, call [`finish_releases`](crate::finish_releases) before
-    /// the handler returns.
-    Background,
-}
-
-impl Keyword for ReleaseMode {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("wait", Self::Wait), ("background", Self::Background)];
-}
-
-/// How carefully SQLite syncs: [`PRAGMA synchronous`](https://sqlite.org/pragma.html#pragma_synchronous).
-///
-/// There is no `Off`: the commit that is recorded in the lock table, and acknowledged, would be of
-/// pages that may never reach the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Synchronous {
-    /// `extra`: also the directory after the journal's deletion, without which a power failure may
-    /// bring the journal back and undo the commit.
-    Extra,
-    /// `full`: journal and database, not the directory.
-    Full,
-    /// `normal`: one sync of the journal less; a power failure at the wrong moment may corrupt the
-    /// database on older file systems.
-    Normal,
-}
-
-impl Synchronous {
-    /// The value of the PRAGMA.
-    pub(crate) fn pragma(self) -> &'static str {
-        self.word()
-    }
-}
-
-impl Keyword for Synchronous {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("extra", Self::Extra),
-        ("full", Self::Full),
-        ("normal", Self::Normal),
-    ];
-}
-
-/// All settings of a connection, checked.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) database: Database,
-    /// [`StoreChoice::Local`] for a database in memory, whatever is configured.
-    pub(crate) store: StoreChoice,
-    /// How long a lease lasts unless it is renewed.
-    pub(crate) lease: Duration,
-    /// How long a write waits for the lease.
-    pub(crate) timeout: Duration,
-    /// How often a write asks for the lease; `None` is without limit.
-    pub(crate) max_attempts: Option<u32>,
-    pub(crate) key: String,
-    pub(crate) holder: String,
-    pub(crate) commit: CommitMode,
-    /// How long a lease may be held by renewal; not less than `lease`.
-    pub(crate) max_hold: Duration,
-    /// `None`: as the file system demands.
-    pub(crate) read_check: Option<ReadCheck>,
-    pub(crate) release: ReleaseMode,
-    pub(crate) synchronous: Synchronous,
-    pub(crate) cache_size: CacheSize,
-    pub(crate) base_vfs: String,
-    pub(crate) clock: Clock,
-    /// Whether the file system is one of the network, where the caller knows better.
-    pub(crate) network_override: Option<bool>,
-}
-
-impl Settings {
-    /// What SQLite is given to open the database through the VFS of that name.
-    pub(crate) fn sqlite_uri(&self, vfs: &str) -> String {
-        self.database.sqlite_uri(vfs)
-    }
-}
-
-/// Who grants leases.
-#[derive(Debug, Clone)]
-pub(crate) enum StoreChoice {
-    DynamoDb { table: String },
-    Local,
-    Custom(Arc<dyn LockStore>),
-}
-
-/// How large the page cache may become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CacheSize {
-    Bytes(u64),
-    Pages(u32),
-}
-
-impl CacheSize {
-    /// The value of `PRAGMA cache_size`: pages, or KiB as a negative number
-    /// (<https://sqlite.org/pragma.html#pragma_cache_size>).
-    pub(crate) fn pragma(self) -> i64 {
-        match self {
-            Self::Bytes(bytes) => -i64::try_from(bytes / 1024).unwrap_or(i64::MAX),
-            Self::Pages(pages) => i64::from(pages),
-        }
-    }
-}
-
 /// What was set by methods.
 #[derive(Debug, Clone, Default)]
 struct Given {
@@ -651,18 +503,6 @@ struct Given {
     network_override: Option<bool>,
 }
 
-/// The values of `lock`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StoreKind {
-    DynamoDb,
-    Local,
-}
-
-impl Keyword for StoreKind {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("dynamodb", Self::DynamoDb), ("local", Self::Local)];
-}
-
 const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(900);
@@ -670,134 +510,6 @@ const DEFAULT_CACHE_SIZE: CacheSize = CacheSize::Bytes(64 << 20);
 const DEFAULT_BASE_VFS: &str = "unix";
 /// One for the process: moments of two clocks, which count from different points, do not compare.
 static SYSTEM_CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
-/// Longer times are more likely a mistake in the unit.
-const LONGEST: Duration = Duration::from_secs(86_400);
-
-/// All that can be given in a URL or a variable.
-const NAMES: [Names; 14] = [
-    LOCK_TABLE.names(),
-    LOCK_EXPIRATION.names(),
-    LOCK_TIMEOUT.names(),
-    LOCK_MAX_ATTEMPTS.names(),
-    LOCK_KEY.names(),
-    LOCK_HOLDER.names(),
-    LOCK_COMMIT.names(),
-    LOCK_MAX_HOLD.names(),
-    LOCK_READ_CHECK.names(),
-    LOCK_RELEASE.names(),
-    LOCK.names(),
-    SYNCHRONOUS.names(),
-    CACHE_SIZE_BYTES.names(),
-    CACHE_SIZE_PAGES.names(),
-];
-
-const LOCK_TABLE: Setting<String> = Setting {
-    name: "lock_table",
-    variable: Some("SQLITE_LOCK_DYNAMODB_TABLE"),
-    accepts: |table| is_table(table),
-    valid: "give the name of a DynamoDB table (3 to 255 letters, digits, `_`, `.`, `-`) or its ARN",
-};
-const LOCK_EXPIRATION: Setting<Duration> = Setting {
-    name: "lock_expiration",
-    variable: Some("SQLITE_LOCK_EXPIRATION"),
-    accepts: |lease| *lease <= LONGEST && *lease >= 2 * renewal_period(*lease),
-    valid: "give seconds from 2 to 86400 without a unit, such as `10` or `2.5`; a lease must last \
-            two renewal periods, which are a second or more each",
-};
-const LOCK_TIMEOUT: Setting<Duration> = Setting {
-    name: "lock_timeout",
-    variable: Some("SQLITE_LOCK_TIMEOUT"),
-    accepts: |timeout| !timeout.is_zero() && *timeout <= LONGEST,
-    valid: "give seconds above 0 and up to 86400 without a unit, such as `3` or `0.5`; to try only \
-            once, set `lock_max_attempts` to 1",
-};
-const LOCK_MAX_ATTEMPTS: Setting<u32> = Setting {
-    name: "lock_max_attempts",
-    variable: Some("SQLITE_LOCK_MAX_ATTEMPTS"),
-    accepts: |attempts| (1..=1_000_000).contains(attempts),
-    valid: "give a whole number from 1 to 1000000, or leave it out so that only the timeout counts",
-};
-const LOCK_KEY: Setting<String> = Setting {
-    name: "lock_key",
-    variable: Some("SQLITE_LOCK_KEY"),
-    accepts: |key| (1..=2048).contains(&key.len()),
-    valid: "give 1 to 2048 bytes, the same in all processes that open the database",
-};
-const LOCK_HOLDER: Setting<String> = Setting {
-    name: "lock_holder",
-    variable: Some("SQLITE_LOCK_HOLDER"),
-    accepts: |holder| (1..=1024).contains(&holder.len()) && !holder.chars().any(char::is_control),
-    valid: "give 1 to 1024 bytes without control characters",
-};
-const LOCK_COMMIT: Setting<CommitMode> = Setting {
-    name: "lock_commit",
-    variable: Some("SQLITE_LOCK_COMMIT"),
-    accepts: |_| true,
-    valid: "give `confirmed` or `clock`",
-};
-const LOCK_MAX_HOLD: Setting<Duration> = Setting {
-    name: "lock_max_hold",
-    variable: Some("SQLITE_LOCK_MAX_HOLD"),
-    accepts: |max_hold| !max_hold.is_zero() && *max_hold <= LONGEST,
-    valid: "give seconds from the lease's duration to 86400 without a unit, such as `900`",
-};
-const LOCK_READ_CHECK: Setting<ReadCheck> = Setting {
-    name: "lock_read_check",
-    variable: Some("SQLITE_LOCK_READ_CHECK"),
-    accepts: |_| true,
-    valid: "give `counter`, `reopen` or `off`",
-};
-const LOCK_RELEASE: Setting<ReleaseMode> = Setting {
-    name: "lock_release",
-    variable: Some("SQLITE_LOCK_RELEASE"),
-    accepts: |_| true,
-    valid: "give `wait` or `background`",
-};
-const LOCK: Setting<StoreKind> = Setting {
-    name: "lock",
-    variable: Some("SQLITE_LOCK_STORE"),
-    accepts: |_| true,
-    valid: "give `dynamodb` or `local`",
-};
-const SYNCHRONOUS: Setting<Synchronous> = Setting {
-    name: "synchronous",
-    variable: None,
-    accepts: |_| true,
-    valid: "give `extra`, `full` or `normal`; there is no `off`, because a commit would be \
-            acknowledged whose pages may never reach the disk",
-};
-const CACHE_SIZE_BYTES: Setting<u64> = Setting {
-    name: "cache_size_bytes",
-    variable: None,
-    accepts: |bytes| (64 << 10..=64 << 30).contains(bytes),
-    valid: "give a whole number of bytes from 65536 (64 KiB) to 68719476736 (64 GiB)",
-};
-const CACHE_SIZE_PAGES: Setting<u32> = Setting {
-    name: "cache_size_pages",
-    variable: None,
-    accepts: |pages| (1..=1 << 24).contains(pages),
-    valid: "give a whole number of pages from 1 to 16777216",
-};
-/// Not in [`NAMES`]: given by its method only.
-const BASE_VFS: Setting<String> = Setting {
-    name: "base_vfs",
-    variable: None,
-    accepts: |name| !name.is_empty() && !name.contains('\0'),
-    valid: "give the name of a registered SQLite VFS, such as `unix`",
-};
-
-fn is_table(table: &str) -> bool {
-    let name = match table.strip_prefix("arn:") {
-        None => table,
-        // arn:PARTITION:dynamodb:REGION:ACCOUNT:table/NAME
-        Some(arn) => match arn.splitn(5, ':').collect::<Vec<_>>()[..] {
-            [_, "dynamodb", _, _, resource] => resource.strip_prefix("table/").unwrap_or(""),
-            _ => "",
-        },
-    };
-    (3..=255).contains(&name.len())
-        && (name.bytes()).all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-}
 
 fn default_holder(sources: &Sources<'_>) -> String {
     let variable = |name| sources.variable(name).map(|value| value.to_string_lossy());

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::names::LONGEST;
 use super::*;
 
 /// Names of settings that are read when a connection is opened, with their variable.

@@ -1,0 +1,136 @@
+//! Each setting: its names in the URL and in the environment, and which values make sense.
+
+use std::time::Duration;
+
+use super::sources::{Names, Setting};
+use super::values::{CommitMode, ReadCheck, ReleaseMode, StoreKind, Synchronous};
+use crate::lease::renewal_period;
+
+/// Longer times are more likely a mistake in the unit.
+pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// All that can be given in a URL or a variable.
+pub(super) const NAMES: [Names; 14] = [
+    LOCK_TABLE.names(),
+    LOCK_EXPIRATION.names(),
+    LOCK_TIMEOUT.names(),
+    LOCK_MAX_ATTEMPTS.names(),
+    LOCK_KEY.names(),
+    LOCK_HOLDER.names(),
+    LOCK_COMMIT.names(),
+    LOCK_MAX_HOLD.names(),
+    LOCK_READ_CHECK.names(),
+    LOCK_RELEASE.names(),
+    LOCK.names(),
+    SYNCHRONOUS.names(),
+    CACHE_SIZE_BYTES.names(),
+    CACHE_SIZE_PAGES.names(),
+];
+
+pub(super) const LOCK_TABLE: Setting<String> = Setting {
+    name: "lock_table",
+    variable: Some("SQLITE_LOCK_DYNAMODB_TABLE"),
+    accepts: |table| is_table(table),
+    valid: "give the name of a DynamoDB table (3 to 255 letters, digits, `_`, `.`, `-`) or its ARN",
+};
+pub(super) const LOCK_EXPIRATION: Setting<Duration> = Setting {
+    name: "lock_expiration",
+    variable: Some("SQLITE_LOCK_EXPIRATION"),
+    accepts: |lease| *lease <= LONGEST && *lease >= 2 * renewal_period(*lease),
+    valid: "give seconds from 2 to 86400 without a unit, such as `10` or `2.5`; a lease must last \
+            two renewal periods, which are a second or more each",
+};
+pub(super) const LOCK_TIMEOUT: Setting<Duration> = Setting {
+    name: "lock_timeout",
+    variable: Some("SQLITE_LOCK_TIMEOUT"),
+    accepts: |timeout| !timeout.is_zero() && *timeout <= LONGEST,
+    valid: "give seconds above 0 and up to 86400 without a unit, such as `3` or `0.5`; to try only \
+            once, set `lock_max_attempts` to 1",
+};
+pub(super) const LOCK_MAX_ATTEMPTS: Setting<u32> = Setting {
+    name: "lock_max_attempts",
+    variable: Some("SQLITE_LOCK_MAX_ATTEMPTS"),
+    accepts: |attempts| (1..=1_000_000).contains(attempts),
+    valid: "give a whole number from 1 to 1000000, or leave it out so that only the timeout counts",
+};
+pub(super) const LOCK_KEY: Setting<String> = Setting {
+    name: "lock_key",
+    variable: Some("SQLITE_LOCK_KEY"),
+    accepts: |key| (1..=2048).contains(&key.len()),
+    valid: "give 1 to 2048 bytes, the same in all processes that open the database",
+};
+pub(super) const LOCK_HOLDER: Setting<String> = Setting {
+    name: "lock_holder",
+    variable: Some("SQLITE_LOCK_HOLDER"),
+    accepts: |holder| (1..=1024).contains(&holder.len()) && !holder.chars().any(char::is_control),
+    valid: "give 1 to 1024 bytes without control characters",
+};
+pub(super) const LOCK_COMMIT: Setting<CommitMode> = Setting {
+    name: "lock_commit",
+    variable: Some("SQLITE_LOCK_COMMIT"),
+    accepts: |_| true,
+    valid: "give `confirmed` or `clock`",
+};
+pub(super) const LOCK_MAX_HOLD: Setting<Duration> = Setting {
+    name: "lock_max_hold",
+    variable: Some("SQLITE_LOCK_MAX_HOLD"),
+    accepts: |max_hold| !max_hold.is_zero() && *max_hold <= LONGEST,
+    valid: "give seconds from the lease's duration to 86400 without a unit, such as `900`",
+};
+pub(super) const LOCK_READ_CHECK: Setting<ReadCheck> = Setting {
+    name: "lock_read_check",
+    variable: Some("SQLITE_LOCK_READ_CHECK"),
+    accepts: |_| true,
+    valid: "give `counter`, `reopen` or `off`",
+};
+pub(super) const LOCK_RELEASE: Setting<ReleaseMode> = Setting {
+    name: "lock_release",
+    variable: Some("SQLITE_LOCK_RELEASE"),
+    accepts: |_| true,
+    valid: "give `wait` or `background`",
+};
+pub(super) const LOCK: Setting<StoreKind> = Setting {
+    name: "lock",
+    variable: Some("SQLITE_LOCK_STORE"),
+    accepts: |_| true,
+    valid: "give `dynamodb` or `local`",
+};
+pub(super) const SYNCHRONOUS: Setting<Synchronous> = Setting {
+    name: "synchronous",
+    variable: None,
+    accepts: |_| true,
+    valid: "give `extra`, `full` or `normal`; there is no `off`, because a commit would be \
+            acknowledged whose pages may never reach the disk",
+};
+pub(super) const CACHE_SIZE_BYTES: Setting<u64> = Setting {
+    name: "cache_size_bytes",
+    variable: None,
+    accepts: |bytes| (64 << 10..=64 << 30).contains(bytes),
+    valid: "give a whole number of bytes from 65536 (64 KiB) to 68719476736 (64 GiB)",
+};
+pub(super) const CACHE_SIZE_PAGES: Setting<u32> = Setting {
+    name: "cache_size_pages",
+    variable: None,
+    accepts: |pages| (1..=1 << 24).contains(pages),
+    valid: "give a whole number of pages from 1 to 16777216",
+};
+/// Not in [`NAMES`]: given by its method only.
+pub(super) const BASE_VFS: Setting<String> = Setting {
+    name: "base_vfs",
+    variable: None,
+    accepts: |name| !name.is_empty() && !name.contains('\0'),
+    valid: "give the name of a registered SQLite VFS, such as `unix`",
+};
+
+fn is_table(table: &str) -> bool {
+    let name = match table.strip_prefix("arn:") {
+        None => table,
+        // arn:PARTITION:dynamodb:REGION:ACCOUNT:table/NAME
+        Some(arn) => match arn.splitn(5, ':').collect::<Vec<_>>()[..] {
+            [_, "dynamodb", _, _, resource] => resource.strip_prefix("table/").unwrap_or(""),
+            _ => "",
+        },
+    };
+    (3..=255).contains(&name.len())
+        && (name.bytes()).all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}

@@ -1,0 +1,70 @@
+//! The settings as a connection is opened with them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::values::{CommitMode, ReadCheck, ReleaseMode, Synchronous};
+use crate::clock::Clock;
+use crate::store::LockStore;
+use crate::url::Database;
+
+/// All settings of a connection, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) database: Database,
+    /// [`StoreChoice::Local`] for a database in memory, whatever is configured.
+    pub(crate) store: StoreChoice,
+    /// How long a lease lasts unless it is renewed.
+    pub(crate) lease: Duration,
+    /// How long a write waits for the lease.
+    pub(crate) timeout: Duration,
+    /// How often a write asks for the lease; `None` is without limit.
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) key: String,
+    pub(crate) holder: String,
+    pub(crate) commit: CommitMode,
+    /// How long a lease may be held by renewal; not less than `lease`.
+    pub(crate) max_hold: Duration,
+    /// `None`: as the file system demands.
+    pub(crate) read_check: Option<ReadCheck>,
+    pub(crate) release: ReleaseMode,
+    pub(crate) synchronous: Synchronous,
+    pub(crate) cache_size: CacheSize,
+    pub(crate) base_vfs: String,
+    pub(crate) clock: Clock,
+    /// Whether the file system is one of the network, where the caller knows better.
+    pub(crate) network_override: Option<bool>,
+}
+
+impl Settings {
+    /// What SQLite is given to open the database through the VFS of that name.
+    pub(crate) fn sqlite_uri(&self, vfs: &str) -> String {
+        self.database.sqlite_uri(vfs)
+    }
+}
+
+/// Who grants leases.
+#[derive(Debug, Clone)]
+pub(crate) enum StoreChoice {
+    DynamoDb { table: String },
+    Local,
+    Custom(Arc<dyn LockStore>),
+}
+
+/// How large the page cache may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheSize {
+    Bytes(u64),
+    Pages(u32),
+}
+
+impl CacheSize {
+    /// The value of `PRAGMA cache_size`: pages, or KiB as a negative number
+    /// (<https://sqlite.org/pragma.html#pragma_cache_size>).
+    pub(crate) fn pragma(self) -> i64 {
+        match self {
+            Self::Bytes(bytes) => -i64::try_from(bytes / 1024).unwrap_or(i64::MAX),
+            Self::Pages(pages) => i64::from(pages),
+        }
+    }
+}
