@@ -48,7 +48,7 @@
 //!    own connection and translates what the lock made of it.
 //! 2. `transaction.rs`: begin, commit and rollback, and what SQLite ended by itself.
 //! 3. `vfs/ffi.rs`: SQLite asks its VFS for a lock level, a write, a deletion.
-//! 4. `vfs/gate.rs`: may it? The decisions, without pointers.
+//! 4. `vfs/gate.rs`, `vfs/gate/`: may it? The decisions, without pointers.
 //! 5. `client.rs`: a lease for the gate, kept renewed.
 //! 6. `lease/`: acquire, hold, confirm, release.
 //! 7. `store/`: each as one conditional `PutItem` or `DeleteItem`.
