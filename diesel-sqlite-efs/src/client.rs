@@ -171,7 +171,7 @@ impl DynamoDbLockClient {
             max_attempts: None,
         };
         let mut acquisition = self.begin(key);
-        match acquisition.try_once(timeout) {
+        match acquisition.try_in_turn(timeout) {
             Ok(Attempt::Granted(lease)) => Ok(self.keep(lease)),
             Err(error) if !error.is_retryable() => Err(error),
             Ok(Attempt::Refused { .. }) | Err(_) => {
@@ -199,6 +199,12 @@ impl DynamoDbLockClient {
             counters: self.counters.clone(),
             name: self.lock_name(key),
         })
+    }
+
+    /// Lets the next acquisition ask at once, whoever had to wait before.
+    #[cfg(test)]
+    pub(crate) fn forget_others(&self) {
+        self.shared.forget_all();
     }
 
     /// Renews the lease while it is held.

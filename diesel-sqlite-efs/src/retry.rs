@@ -96,7 +96,7 @@ impl Repeats {
         });
         let round_trip = client.fastest_answer();
         let backoff = self.backoff.get_or_insert_with(|| Backoff::new(round_trip));
-        let pause = backoff.next_pause(None);
+        let pause = backoff.next_pause(None, &mut fastrand::Rng::new());
         let start = now + pause;
         if start >= until || !gate.is_in_time(start, self.writes) {
             let spent = first_failure.elapsed();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::backoff::Backoff;
-use super::hand_on::{Grant, Handed, Left};
-use super::queue::{Queue, Turn};
+use super::hand_on::{Handed, Queue, Turn};
+use super::pace::{Pace, Refusal, Tuning};
 use super::{AtRelease, Desk, Held, ItemDraft, Lease, Sent, State};
 use crate::clock::Moment;
 use crate::error::{HolderInfo, LockError, StoreError};
@@ -22,8 +22,8 @@ use crate::store::{JournalId, PutAnswer, PutCondition, SeenItem};
 #[derive(Debug)]
 pub(crate) struct Acquisition {
     desk: Desk,
-    queue: Arc<Queue<Left>>,
-    turn: Option<Turn<Left>>,
+    queue: Arc<Queue>,
+    turn: Option<Turn>,
     lock_id: String,
     /// The caller's span, which the spans of the acquisition and its lease belong to.
     caller: LockSpan,
@@ -34,7 +34,12 @@ pub(crate) struct Acquisition {
     maybe_applied: Option<Option<JournalId>>,
     /// What the last request took; zero before the first.
     round_trip: Duration,
+    pace: Pace,
+    /// For asks that were not answered, or whose answer tells nothing of the others.
     backoff: Option<Backoff>,
+    random: fastrand::Rng,
+    /// The last ask, if it was refused and no pause has followed it yet.
+    refusal: Option<Refusal>,
     /// What stood in the way at the last attempt that was answered.
     in_the_way: Option<SeenItem>,
     /// Why the last attempt was not.
@@ -63,18 +68,27 @@ impl Acquisition {
     pub(crate) const FAIR_TIME: Duration = Duration::from_millis(250);
 
     pub(crate) fn new(desk: Desk) -> Self {
+        let begun = Instant::now();
+        let pace = Pace::new(
+            Tuning::CHOSEN,
+            begun,
+            desk.shared.experience(&desk.name.key),
+        );
         Self {
             queue: desk.shared.queue(&desk.name.key),
             desk,
             turn: None,
             lock_id: Uuid::new_v4().to_string(),
             caller: LockSpan::current(),
-            begun: Instant::now(),
+            begun,
             attempts: 0,
             waited: false,
             maybe_applied: None,
             round_trip: Duration::ZERO,
+            pace,
             backoff: None,
+            random: fastrand::Rng::new(),
+            refusal: None,
             in_the_way: None,
             last_failure: None,
         }
@@ -92,6 +106,21 @@ impl Acquisition {
                 self.failed(failure)
             }),
         }
+    }
+
+    /// As [`try_once`](Self::try_once) for one who can wait: does not ask if others are to be let
+    /// in first, because this process had the lease just now and they have waited longer.
+    pub(crate) fn try_in_turn(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
+        if self.lets_others_in_until().is_some() {
+            return Ok(Attempt::Refused { free_in: None });
+        }
+        self.try_once(give_up_after)
+    }
+
+    /// Until when others are to be let in first, if they are.
+    fn lets_others_in_until(&mut self) -> Option<Instant> {
+        let last = self.desk.shared.experience(&self.desk.name.key);
+        Pace::new(Tuning::CHOSEN, Instant::now(), last).first_ask(&mut self.random)
     }
 
     /// Lets others of this process ask in the meantime; [`wait`](Self::wait) queues again.
@@ -120,19 +149,18 @@ impl Acquisition {
 
     fn wait_in_line(&mut self, patience: Patience) -> Result<Lease, LockError> {
         // Somebody stood in the way just now: asking again at once would be answered the same.
-        let mut pause = (self.attempts > 0).then(|| self.next_pause(None));
+        let mut next_ask = (self.attempts > 0).then(|| self.next_ask(None, patience.until));
         loop {
             let left = patience.until.saturating_duration_since(Instant::now());
             let turn = match self.turn.take() {
                 Some(turn) => turn,
                 None => match self.queue.enter(left) {
                     None => return Err(self.gave_up()),
-                    Some((turn, None)) => turn,
-                    Some((turn, Some(Left::Courtesy))) => {
-                        pause = Some(self.next_pause(None));
+                    Some((turn, None)) => {
+                        next_ask = next_ask.max(self.lets_others_in_until());
                         turn
                     }
-                    Some((turn, Some(Left::Lease(handed)))) => match self.adopt(*handed, turn) {
+                    Some((turn, Some(handed))) => match self.adopt(*handed, turn) {
                         Some(lease) => return Ok(lease),
                         None => continue,
                     },
@@ -141,10 +169,12 @@ impl Acquisition {
             let attempts_are_used_up =
                 (patience.max_attempts).is_some_and(|most| self.attempts >= most);
             // The last attempt of all is made as late as its answer allows.
-            let latest = left.saturating_sub(self.round_trip * 2);
+            let round_trip = self.round_trip.max(self.desk.shared.fastest_answer());
+            let latest = left.saturating_sub(round_trip * 2);
             if attempts_are_used_up || (self.attempts > 0 && latest.is_zero()) {
                 return Err(self.gave_up());
             }
+            let pause = next_ask.map(|at| at.saturating_duration_since(Instant::now()));
             thread::sleep(pause.unwrap_or_default().min(latest));
             let left = patience.until.saturating_duration_since(Instant::now());
             let free_in = match self.attempt(turn, left) {
@@ -164,13 +194,24 @@ impl Acquisition {
                 }
                 Err(failure) => return Err(self.failed(failure)),
             };
-            pause = Some(self.next_pause(free_in));
+            next_ask = Some(self.next_ask(free_in, patience.until));
         }
     }
 
-    fn next_pause(&mut self, free_in: Option<Duration>) -> Duration {
+    /// When to ask again; `free_in` is when the lease that stands in the way ends at the latest.
+    fn next_ask(&mut self, free_in: Option<Duration>, until: Instant) -> Instant {
+        let now = Instant::now();
         let round_trip = self.round_trip;
-        (self.backoff.get_or_insert_with(|| Backoff::new(round_trip))).next_pause(free_in)
+        let backoff = self.backoff.get_or_insert_with(|| Backoff::new(round_trip));
+        let fallback = now + backoff.next_pause(free_in, &mut self.random);
+        let refusal = self.refusal.take();
+        let next = (refusal.as_ref())
+            .and_then(|refusal| self.pace.next_ask(refusal, now, until, &mut self.random));
+        match (next, free_in) {
+            (None, _) => fallback,
+            (Some(next), None) => next,
+            (Some(next), Some(free_in)) => next.min(now + free_in.max(Backoff::SHORTEST)),
+        }
     }
 
     /// The refusal of the last attempt, as an error.
@@ -185,6 +226,11 @@ impl Acquisition {
 
     /// Why there is no lease: the last attempt failed, or somebody stood in the way.
     fn gave_up(&self) -> LockError {
+        // Who never asked has learnt nothing: another of this process had the turn.
+        let experience = (self.attempts > 0).then(|| self.pace.gave_up(Instant::now()));
+        if let Some(experience) = experience.flatten() {
+            (self.desk.shared).remember(&self.desk.name.key, experience);
+        }
         match &self.last_failure {
             Some(failure) => self.failed(failure.clone()),
             None => self.busy(),
@@ -197,13 +243,10 @@ impl Acquisition {
 
     /// One attempt: a put that a free key grants, and if the lease in the way has expired, a
     /// second one that takes it over. The turn is kept if it was refused.
-    fn attempt(
-        &mut self,
-        turn: Turn<Left>,
-        give_up_after: Duration,
-    ) -> Result<Attempt, StoreError> {
+    fn attempt(&mut self, turn: Turn, give_up_after: Duration) -> Result<Attempt, StoreError> {
         self.attempts += 1;
         self.desk.counters.count(|stats| stats.attempts += 1);
+        let asked = Instant::now();
         let sent = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
         let (current, date) = match sent.answer {
             PutAnswer::Stored { .. } => return self.granted(sent, None, turn, give_up_after),
@@ -211,13 +254,13 @@ impl Acquisition {
         };
         let now = self.store_time(sent.received, date);
         let Some(current) = current else {
-            return self.attempt_blind(turn, now, give_up_after);
+            return self.attempt_blind(asked, turn, now, give_up_after);
         };
         let free_in = current.expires_at_seconds()? - now;
         // Our own, where the answer to a takeover was lost that had kept its predecessor's record.
         let ours = current.lock_id == self.lock_id;
         if free_in > 0.0 && !ours {
-            self.in_the_way = Some(current);
+            self.was_refused(asked, Some(current));
             self.turn = Some(turn);
             return Ok(Attempt::Refused {
                 free_in: Some(Duration::from_secs_f64(free_in)),
@@ -228,7 +271,7 @@ impl Acquisition {
         match sent.answer {
             PutAnswer::Stored { .. } => self.granted(sent, Some(current), turn, give_up_after),
             PutAnswer::Refused { ref current, .. } => {
-                self.in_the_way = current.clone();
+                self.was_refused(asked, current.clone());
                 self.turn = Some(turn);
                 Ok(Attempt::Refused { free_in: None })
             }
@@ -238,7 +281,8 @@ impl Acquisition {
     /// The store does not say what stands in the way: the Python package's condition decides.
     fn attempt_blind(
         &mut self,
-        turn: Turn<Left>,
+        asked: Instant,
+        turn: Turn,
         now: f64,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
@@ -250,10 +294,22 @@ impl Acquisition {
                 self.granted(sent, previous, turn, give_up_after)
             }
             PutAnswer::Refused { .. } => {
+                self.was_refused(asked, None);
                 self.turn = Some(turn);
                 Ok(Attempt::Refused { free_in: None })
             }
         }
+    }
+
+    fn was_refused(&mut self, asked: Instant, current: Option<SeenItem>) {
+        let holder = |item: &Option<SeenItem>| item.as_ref().map(|item| item.lock_id.clone());
+        self.refusal = Some(Refusal {
+            sent: asked,
+            waited: current.as_ref().and_then(|item| item.waited),
+            same_holder: current.is_some() && holder(&current) == holder(&self.in_the_way),
+        });
+        // A store that does not tell who holds it now has not told before.
+        self.in_the_way = current;
     }
 
     /// The time by the store's clock; later than it is by no more than the skew we allow for.
@@ -278,6 +334,7 @@ impl Acquisition {
             lock_id: &self.lock_id,
             acquired_at: None,
             committed,
+            waited: Some(self.pace.usual_wait(Instant::now())),
             since: None,
             not_before: 0,
         };
@@ -300,7 +357,7 @@ impl Acquisition {
         &mut self,
         sent: Sent,
         taken_from: Option<SeenItem>,
-        turn: Turn<Left>,
+        turn: Turn,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
         let recorded = taken_from.as_ref().and_then(|item| item.committed);
@@ -309,11 +366,9 @@ impl Acquisition {
             desk: self.desk.clone(),
             lock_id: self.lock_id.clone(),
             acquired_at: sent.item.acquired_at,
+            waited: sent.item.waited,
             begun: sent.span.from,
-            grant: Grant {
-                at: sent.span.from,
-                is_contended: self.attempts > 1,
-            },
+            granted: sent.span.from,
             state: Mutex::new(State {
                 span: sent.span,
                 end: sent.item.expires_at,
@@ -336,6 +391,9 @@ impl Acquisition {
         if sent.clock_was_wrong || blind {
             lease.held.correct(&sent.item, recorded, give_up_after)?;
         }
+        let waited = sent.item.waited.unwrap_or_default();
+        let experience = self.pace.granted(waited, Instant::now());
+        (self.desk.shared).remember(&self.desk.name.key, experience);
         self.desk.counters.count(|stats| {
             stats.acquisitions += 1;
             stats.takeovers += u64::from(taken_from.is_some());
@@ -351,7 +409,7 @@ impl Acquisition {
 
     /// Goes on with a lease that another connection of this process has handed on; gives it back
     /// if it cannot.
-    fn adopt(&mut self, handed: Handed, turn: Turn<Left>) -> Option<Lease> {
+    fn adopt(&mut self, handed: Handed, turn: Turn) -> Option<Lease> {
         // Its moments mean nothing by another clock.
         let is_ours = handed.desk.clock.is_same(&self.desk.clock);
         let desk = if is_ours {
@@ -363,8 +421,9 @@ impl Acquisition {
             span: desk.speaker().held_span(&self.caller),
             lock_id: handed.lock_id,
             acquired_at: handed.acquired_at,
+            waited: handed.waited,
             begun: desk.clock.now(),
-            grant: handed.grant,
+            granted: handed.granted,
             state: Mutex::new(handed.state),
             request: Mutex::default(),
             desk,

@@ -1,8 +1,9 @@
-//! When to ask the store again: exponential backoff with full jitter.
+//! When to try again where nothing is known of others: exponential backoff with full jitter.
 
 use std::time::Duration;
 
-/// The pauses between the attempts of one acquisition.
+/// The pauses between attempts: at SQLite's file locks, at transactions that are run again, and at
+/// the store when an answer was lost or tells nothing of the others ([`pace`](super::pace) otherwise).
 ///
 /// The bound starts at about one round trip, as the store cannot change faster than we can see it,
 /// doubles with each refusal, and is capped; each pause is drawn evenly between zero and the bound
@@ -15,7 +16,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// The least first bound, for stores inside the process.
-    const SHORTEST: Duration = Duration::from_millis(2);
+    pub(crate) const SHORTEST: Duration = Duration::from_millis(2);
     /// The cap in round trips: a waiter then asks about once in ten of them.
     const CAP_IN_ROUND_TRIPS: u32 = 20;
     /// No cap above this: a lock that became free is seen within a fraction of a second.
@@ -31,14 +32,19 @@ impl Backoff {
     }
 
     /// The next pause; `free_in` is when the lease that stands in the way ends at the latest.
-    pub(crate) fn next_pause(&mut self, free_in: Option<Duration>) -> Duration {
-        let pause = self.bound.mul_f64(fastrand::f64());
+    pub(crate) fn next_pause(
+        &mut self,
+        free_in: Option<Duration>,
+        random: &mut fastrand::Rng,
+    ) -> Duration {
+        let pause = self.bound.mul_f64(random.f64());
         self.bound = (self.bound * 2).min(self.cap);
         free_in.map_or(pause, |free_in| pause.min(free_in.max(Self::SHORTEST)))
     }
 }
 
 #[cfg(test)]
+#[path = "backoff/properties.rs"] // From wherever this file is included.
 mod properties;
 
 #[cfg(test)]
@@ -52,9 +58,9 @@ mod tests {
             let pauses = (0..500).map(|_| {
                 let mut backoff = Backoff::new(round_trip);
                 for _ in 0..steps {
-                    backoff.next_pause(None);
+                    backoff.next_pause(None, &mut fastrand::Rng::new());
                 }
-                backoff.next_pause(None)
+                backoff.next_pause(None, &mut fastrand::Rng::new())
             });
             let (mut least, mut most) = (Duration::MAX, Duration::ZERO);
             for pause in pauses {
@@ -74,7 +80,10 @@ mod tests {
     fn a_lease_about_to_end_is_asked_for_when_it_ends() {
         let mut backoff = Backoff::new(Duration::from_millis(200));
         for _ in 0..50 {
-            assert!(backoff.next_pause(Some(Duration::from_millis(3))) <= Duration::from_millis(3));
+            assert!(
+                backoff.next_pause(Some(Duration::from_millis(3)), &mut fastrand::Rng::new())
+                    <= Duration::from_millis(3)
+            );
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AtRelease, Desk, Lease, State};
+use super::{AtRelease, Desk, Lease, State, queue};
 use crate::clock::Moment;
 
 /// For how long leases go round in this process before others may have theirs.
@@ -11,21 +11,9 @@ use crate::clock::Moment;
 /// against the 3 s that a writer waits by default, where several processes do the same.
 const LONGEST_ROUND: Duration = Duration::from_millis(100);
 
-/// The grant by the store that a lease goes back to, however often it was handed on since.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Grant {
-    pub(super) at: Moment,
-    /// It was refused before: somebody outside this process wants the lease as well.
-    pub(super) is_contended: bool,
-}
-
-/// What one who had the turn leaves to the next in line.
-#[derive(Debug)]
-pub(crate) enum Left {
-    Lease(Box<Handed>),
-    /// Nothing: this process has had its round, and others wait. It is for them to ask first.
-    Courtesy,
-}
+/// Who has a turn may leave the lease to the next in line.
+pub(crate) type Queue = queue::Queue<Box<Handed>>;
+pub(crate) type Turn = queue::Turn<Box<Handed>>;
 
 /// A lease between two holders in this process.
 #[derive(Debug)]
@@ -33,7 +21,8 @@ pub(crate) struct Handed {
     pub(super) desk: Desk,
     pub(super) lock_id: String,
     pub(super) acquired_at: u64,
-    pub(super) grant: Grant,
+    pub(super) waited: Option<Duration>,
+    pub(super) granted: Moment,
     pub(super) state: State,
 }
 
@@ -50,7 +39,7 @@ impl Lease {
         let now = held.desk.clock.now();
         let stays = !state.released
             && state.at_release == AtRelease::Remove
-            && now.elapsed_since(held.grant.at) < LONGEST_ROUND
+            && now.elapsed_since(held.granted) < LONGEST_ROUND
             && held.check(&mut state).is_ok();
         let Some(turn) = self.turn.take_if(|_| stays) else {
             return false;
@@ -59,10 +48,11 @@ impl Lease {
             desk: held.desk.clone(),
             lock_id: held.lock_id.clone(),
             acquired_at: held.acquired_at,
-            grant: held.grant,
+            waited: held.waited,
+            granted: held.granted,
             state: state.clone(),
         });
-        if let Err((turn, _)) = turn.pass_on(Left::Lease(handed)) {
+        if let Err((turn, _)) = turn.pass_on(handed) {
             self.turn = Some(turn);
             return false;
         }
@@ -71,15 +61,6 @@ impl Lease {
         held.desk.counters.count(|stats| stats.held += time);
         (held.span).in_scope(|| held.desk.speaker().handed_on(time));
         true
-    }
-
-    /// The item is gone: the next in line may ask, at once unless others wait outside.
-    pub(super) fn end_turn(&mut self) {
-        let turn = self.turn.take();
-        if self.held.grant.is_contended {
-            // Where nobody waits there is nobody to be told.
-            let _ = turn.map(|turn| turn.pass_on(Left::Courtesy));
-        }
     }
 }
 

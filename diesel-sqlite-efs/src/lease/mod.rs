@@ -4,6 +4,7 @@ pub(crate) mod acquisition;
 pub(crate) mod backoff;
 pub(crate) mod hand_on;
 pub(crate) mod keeper;
+pub(crate) mod pace;
 pub(crate) mod queue;
 pub(crate) mod server_clock;
 pub(crate) mod shared;
@@ -13,8 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use self::hand_on::{Grant, Left};
-use self::queue::Turn;
+use self::hand_on::Turn;
 use self::shared::Shared;
 use crate::clock::{Clock, Moment};
 use crate::error::{HolderInfo, LockError, LockName, StoreError, panic_message};
@@ -92,6 +92,7 @@ impl Desk {
             holder: self.terms.holder.clone(),
             acquired_at: draft.acquired_at.unwrap_or(began as u64),
             committed: draft.committed,
+            waited: draft.waited,
         };
         let asked = Instant::now();
         let answer = self.ask(|store| store.put(&item, condition, give_up_after))?;
@@ -135,6 +136,7 @@ struct ItemDraft<'a> {
     /// `None` for the first put: now.
     acquired_at: Option<u64>,
     committed: Option<JournalId>,
+    waited: Option<Duration>,
     /// The put before it, if its time can be relied on.
     since: Option<Span>,
     /// The end is not brought forward from here; epoch seconds.
@@ -188,7 +190,7 @@ impl Span {
 pub struct Lease {
     held: Arc<Held>,
     /// Kept until the item is gone, so that the next in this process is not refused by it.
-    turn: Option<Turn<Left>>,
+    turn: Option<Turn>,
 }
 
 /// What the holder and the renewing thread share.
@@ -198,8 +200,11 @@ pub(crate) struct Held {
     desk: Desk,
     lock_id: String,
     acquired_at: u64,
+    /// What the item tells of the wait for the lease.
+    waited: Option<Duration>,
     begun: Moment,
-    grant: Grant,
+    /// When the store granted it, to whichever connection of this process.
+    granted: Moment,
     state: Mutex<State>,
     /// One request at a time: an answer must not speak of a state that another one has changed.
     request: Mutex<()>,
@@ -348,7 +353,7 @@ impl Lease {
             return Ok(GivenBack::Ours);
         }
         let result = self.held.release();
-        self.end_turn();
+        self.turn = None;
         result
     }
 }
@@ -425,6 +430,7 @@ impl Held {
             lock_id: &self.lock_id,
             acquired_at: Some(self.acquired_at),
             committed,
+            waited: self.waited,
             since,
             not_before: self.state().end,
         };
@@ -472,6 +478,7 @@ impl Held {
             lock_id: &self.lock_id,
             acquired_at: Some(self.acquired_at),
             committed,
+            waited: self.waited,
             since: None,
             not_before: 0,
         };
@@ -679,6 +686,8 @@ impl Desk {
             holder: self.terms.holder.clone(),
             acquired_at,
             committed: recorded,
+            // Nobody is in the way of the next.
+            waited: None,
         };
         self.ask(|store| store.put(&item, PutCondition::Ended, Lease::RELEASE_TIMEOUT))
     }

@@ -1,22 +1,24 @@
 //! What all connections of this process that use one store have in common.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use super::hand_on::Left;
+use super::hand_on::Queue;
 use super::keeper::Keeper;
-use super::queue::Queue;
+use super::pace::Experience;
 use super::server_clock::ServerClock;
 use crate::store::LockStore;
 
-/// The store's clock, the thread that renews leases, and the waiting lines, one for each key.
+/// The store's clock, the thread that renews leases, and for each key the waiting line and what was
+/// learnt in it.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) server_clock: ServerClock,
     pub(crate) keeper: Keeper,
-    queues: Mutex<HashMap<String, Weak<Queue<Left>>>>,
+    queues: Mutex<HashMap<String, Weak<Queue>>>,
     fastest_answer: Mutex<Option<Duration>>,
+    experiences: Mutex<HashMap<String, Experience>>,
 }
 
 /// By the store's address. A user keeps both alive, so no other store can have it.
@@ -51,8 +53,31 @@ impl Shared {
             .unwrap_or_default()
     }
 
+    /// How the last acquisition of `key` in this process went.
+    pub(crate) fn experience(&self, key: &str) -> Option<Experience> {
+        self.experiences().get(key).copied()
+    }
+
+    /// Remembers how an acquisition of `key` went, and forgets what is out of date.
+    pub(crate) fn remember(&self, key: &str, experience: Experience) {
+        let now = Instant::now();
+        let mut experiences = self.experiences();
+        experiences.retain(|_, experience| experience.is_recent(now));
+        experiences.insert(key.to_owned(), experience);
+    }
+
+    /// As if this process had never asked for a lease.
+    #[cfg(test)]
+    pub(crate) fn forget_all(&self) {
+        self.experiences().clear();
+    }
+
+    fn experiences(&self) -> MutexGuard<'_, HashMap<String, Experience>> {
+        (self.experiences.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The line in which all wait for `key`.
-    pub(crate) fn queue(&self, key: &str) -> Arc<Queue<Left>> {
+    pub(crate) fn queue(&self, key: &str) -> Arc<Queue> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.retain(|_, queue| queue.strong_count() > 0);
         upgrade_or_default(queues.entry(key.to_owned()).or_default())

@@ -294,6 +294,11 @@ impl PutRequest {
             attributes.insert("committed".to_owned(), text(&journal.to_string()));
         }
 
+        if let Some(waited) = item.waited {
+            let milliseconds = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            attributes.insert("waited".to_owned(), number(milliseconds));
+        }
+
         let mut values = HashMap::from([(":me".to_owned(), text(&item.lock_id))]);
         let renews = matches!(condition, PutCondition::Ours { .. } | PutCondition::Ended);
         // The literal forms: `committed = :committed`, or `attribute_not_exists(committed)`.
@@ -379,9 +384,16 @@ fn seen_item(attributes: &HashMap<String, AttributeValue>) -> Option<Result<Seen
                         })
                 })
                 .transpose()?,
+            waited: waited(attributes),
         })
     };
     Some(parse())
+}
+
+/// A hint when to ask again: one that cannot be read must not keep anybody from the lease.
+fn waited(attributes: &HashMap<String, AttributeValue>) -> Option<Duration> {
+    let digits = attributes.get("waited")?.as_n().ok()?;
+    digits.parse().ok().map(Duration::from_millis)
 }
 
 fn text(

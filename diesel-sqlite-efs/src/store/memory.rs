@@ -98,6 +98,7 @@ impl From<&LockItem> for SeenItem {
             holder: Some(item.holder.clone()),
             acquired_at: Some(item.acquired_at),
             committed: item.committed,
+            waited: item.waited,
         }
     }
 }

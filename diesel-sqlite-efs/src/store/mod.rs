@@ -86,6 +86,10 @@ pub struct LockItem {
     /// Attribute `committed` (S, absent if none): the last transaction that was committed under
     /// this item and whose journal may still stand beside the database.
     pub committed: Option<JournalId>,
+    /// Attribute `waited` (N, whole milliseconds, absent if none): for how long those who get the
+    /// lease have to wait for it, as its holder has found. Others place their attempts by it;
+    /// nothing that protects data does.
+    pub waited: Option<Duration>,
 }
 
 /// Which rollback journal a commit record speaks of: the nonce in bytes 12..16 of its header.
@@ -187,6 +191,8 @@ pub struct SeenItem {
     pub acquired_at: Option<u64>,
     /// Attribute `committed`.
     pub committed: Option<JournalId>,
+    /// Attribute `waited`, to the millisecond; the Python package writes none.
+    pub waited: Option<Duration>,
 }
 
 impl SeenItem {
@@ -258,6 +264,7 @@ mod tests {
             holder: String::new(),
             acquired_at: 0,
             committed: None,
+            waited: None,
         };
         let current = SeenItem::from(&item(2_000_000_003));
         let holds = |condition: PutCondition<'_>, expires_at| {

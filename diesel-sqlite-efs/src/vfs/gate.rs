@@ -280,7 +280,14 @@ impl Gate {
         }
         let mut acquisition = Box::new(self.client.begin(&self.lock.key));
         let give_up_after = state.until().saturating_duration_since(Instant::now());
-        match acquisition.try_once(give_up_after) {
+        let attempt = match purpose {
+            Purpose::Write { has_read: false } => acquisition.try_in_turn(give_up_after),
+            // What is refused here is not waited for.
+            Purpose::Write { has_read: true } | Purpose::Recovery => {
+                acquisition.try_once(give_up_after)
+            }
+        };
+        match attempt {
             Ok(Attempt::Granted(lease)) => {
                 state.take_up(self.client.keep(lease), Tenure::Transaction);
                 Ok(())

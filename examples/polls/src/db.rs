@@ -230,6 +230,7 @@ mod tests {
             holder: None,
             acquired_at: None,
             committed: None,
+            waited: None,
         };
         store.set_item(KEY, Some(item));
         let begun = Instant::now();

@@ -116,6 +116,7 @@ fn holds(current: Option<Item>, new: Item, condition: PutCondition<'_>, rules: &
         expires_at: new.end.into(),
         holder: String::new(),
         acquired_at: 0,
+        waited: None,
         committed: new.committed.map(journal_id),
     };
     if !rules.ends_only_grow {
@@ -141,6 +142,7 @@ fn seen_item(item: Item) -> SeenItem {
         expires_at: item.end.to_string(),
         holder: None,
         acquired_at: None,
+        waited: None,
         committed: item.committed.map(journal_id),
     }
 }

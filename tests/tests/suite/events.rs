@@ -224,6 +224,7 @@ fn waiting_taking_over_and_losing_are_told_with_who_held_it() -> TestResult {
         holder: Some("the python package".to_owned()),
         acquired_at: None,
         committed: None,
+        waited: None,
     };
     store.set_item(key, Some(item));
     second.acquire(key, Duration::ZERO)?.release()?;
@@ -369,6 +370,7 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
         holder: None,
         acquired_at: None,
         committed: None,
+        waited: None,
     };
     store.table.set_item(key, Some(expired));
     let lease = client.acquire(key, Duration::ZERO)?;

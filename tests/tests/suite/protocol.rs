@@ -363,6 +363,7 @@ fn a_last_attempt_without_time_for_an_answer_does_not_hide_who_holds_the_lease()
                     holder: Some("the-holder".to_owned()),
                     acquired_at: None,
                     committed: None,
+                    waited: None,
                 }),
                 date: None,
             });

@@ -236,6 +236,7 @@ fn foreign_item() -> SeenItem {
         holder: Some("another host".to_owned()),
         acquired_at: Some(now.as_secs()),
         committed: None,
+        waited: None,
     }
 }
 

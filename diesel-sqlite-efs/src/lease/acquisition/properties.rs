@@ -27,6 +27,7 @@ proptest! {
             holder: None,
             acquired_at: None,
             committed: None,
+            waited: None,
         }));
         // When it was asked, and for how long at most.
         let asked = Arc::new(Mutex::new(Vec::new()));

@@ -20,6 +20,7 @@ fn losing_takeovers(times: u32) -> Arc<HookedStore<impl Hook>> {
         holder: None,
         acquired_at: None,
         committed: RECORD,
+        waited: None,
     };
     table.set_item(KEY, Some(item));
     let left = AtomicU32::new(times);
@@ -57,4 +58,113 @@ fn giving_up_after_a_takeover_leaves_the_record_to_the_next() {
     let item = store.table.item(KEY).expect("the record's item");
     assert_eq!(item.committed, RECORD);
     assert_eq!(item.expires_at, "1", "nobody has to wait for it");
+}
+
+/// Counts the puts, and refuses so many of them for another's item.
+struct Contended {
+    puts: AtomicU32,
+    refused_still: AtomicU32,
+    waited: Option<Duration>,
+}
+
+impl Contended {
+    fn new(refused: u32, waited: Option<Duration>) -> Arc<HookedStore<Self>> {
+        let contended = Self {
+            puts: AtomicU32::new(0),
+            refused_still: AtomicU32::new(refused),
+            waited,
+        };
+        HookedStore::new(Arc::default(), contended)
+    }
+
+    fn puts(&self) -> u32 {
+        self.puts.load(Ordering::SeqCst)
+    }
+}
+
+impl Hook for Contended {
+    fn put(&self, put: Put<'_>) -> Result<PutAnswer, StoreError> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        let left = self.refused_still.load(Ordering::SeqCst);
+        if left == 0 {
+            return put.pass_on();
+        }
+        self.refused_still.store(left - 1, Ordering::SeqCst);
+        let current = SeenItem {
+            lock_id: format!("another {left}"),
+            expires_at: "9999999999".to_owned(),
+            holder: None,
+            acquired_at: None,
+            committed: None,
+            waited: self.waited,
+        };
+        Ok(PutAnswer::Refused {
+            current: Some(current),
+            date: None,
+        })
+    }
+}
+
+#[test]
+fn an_item_tells_what_its_holder_waited_and_keeps_telling() {
+    let usual = Duration::from_millis(40);
+    let store = Contended::new(2, Some(usual));
+    let client = DynamoDbLockClient::with_store(store.clone());
+    let lease = client.acquire(KEY, Duration::from_secs(5)).unwrap();
+    let told = store.table.item(KEY).unwrap().waited.expect("it tells");
+    assert!(
+        told >= usual * 3 / 4 && told < Duration::from_secs(5),
+        "{told:?}"
+    );
+    lease.renew().unwrap();
+    assert_eq!(store.table.item(KEY).unwrap().waited, Some(told));
+    lease.confirm(RECORD).unwrap();
+    assert_eq!(store.table.item(KEY).unwrap().waited, Some(told));
+}
+
+#[test]
+fn who_was_alone_asks_once_and_at_once_each_time() {
+    let store = Contended::new(0, None);
+    let client = DynamoDbLockClient::with_store(store.clone());
+    for nth in 1..=10 {
+        let lease = client.acquire(KEY, Duration::from_secs(5)).unwrap();
+        assert_eq!(store.puts(), nth);
+        lease.release().unwrap();
+    }
+    assert_eq!(client.stats().waits, 0);
+}
+
+#[test]
+fn who_was_served_in_turn_waits_before_it_asks_again_and_who_cannot_wait_does_not() {
+    // The others' wait is so long that their turn lasts beyond any delay of this test.
+    let usual = Duration::from_secs(1_000);
+    let store = Contended::new(1, Some(usual));
+    let client = DynamoDbLockClient::with_store(store.clone());
+    let refused = client.try_acquire(KEY).unwrap();
+    assert!(refused.is_none());
+    store.refused_still.store(1, Ordering::SeqCst);
+    (client.acquire(KEY, Duration::from_millis(100)).unwrap())
+        .release()
+        .unwrap();
+    let before = store.puts();
+
+    let mut acquisition = client.begin(KEY);
+    let attempt = acquisition.try_in_turn(Duration::from_secs(1)).unwrap();
+    assert!(matches!(attempt, Attempt::Refused { free_in: None }));
+    assert_eq!(store.puts(), before, "it has not asked");
+
+    let mut hurried = client.begin(KEY);
+    let attempt = hurried.try_once(Duration::from_secs(1)).unwrap();
+    assert!(matches!(attempt, Attempt::Granted(_)));
+    drop(attempt);
+    let before = store.puts();
+
+    let until = Instant::now() + Duration::from_secs(60);
+    let patience = Patience {
+        until,
+        max_attempts: Some(1),
+    };
+    let lease = acquisition.wait(patience).expect("nobody is there");
+    assert_eq!(store.puts(), before + 1);
+    lease.release().unwrap();
 }

@@ -29,7 +29,7 @@ proptest! {
         let cap = (first * 20).min(Duration::from_millis(250));
         let mut bound = first;
         for free_in in ends {
-            let pause = backoff.next_pause(free_in);
+            let pause = backoff.next_pause(free_in, &mut fastrand::Rng::new());
             prop_assert!(pause <= bound + ROUNDING, "{pause:?} of {bound:?}");
             if let Some(free_in) = free_in {
                 prop_assert!(pause <= free_in.max(Duration::from_millis(2)), "{pause:?}");
@@ -51,9 +51,9 @@ proptest! {
             .map(|_| {
                 let mut backoff = Backoff::new(round_trip);
                 for _ in 0..step {
-                    backoff.next_pause(None);
+                    backoff.next_pause(None, &mut fastrand::Rng::new());
                 }
-                backoff.next_pause(None)
+                backoff.next_pause(None, &mut fastrand::Rng::new())
             })
             .collect();
         pauses.sort_unstable();

@@ -42,6 +42,7 @@ fn a_put_sends_the_item_and_the_condition() {
         r#""expires_at":{"N":"1795335910"}"#,
         r#""holder":{"S":"worker 1"}"#,
         r#""acquired_at":{"N":"1795335900"}"#,
+        r#""waited":{"N":"1250"}"#,
         r#""committed":{"S":"00ab0102"}"#,
         r#""ConditionExpression":"attribute_not_exists(pk) OR (lock_id = :me AND expires_at <= :expires_at AND committed = :committed)""#,
         r#"":me":{"S":"us"}"#,
@@ -63,6 +64,7 @@ fn each_condition_names_what_it_compares() {
         holder: None,
         acquired_at: None,
         committed: None,
+        waited: None,
     };
     let committed = SeenItem {
         committed: Some(JournalId([0xde, 0xad, 0xbe, 0xef])),
@@ -141,8 +143,28 @@ fn a_stored_item_tells_the_date_and_what_it_replaced() {
         holder: Some("worker 2".to_owned()),
         acquired_at: Some(1_795_335_895),
         committed: Some(JournalId([0xde, 0xad, 0xbe, 0xef])),
+        waited: Some(Duration::from_millis(875)),
     });
     assert_eq!(put(&store), Ok(PutAnswer::Stored { previous, date }));
+}
+
+#[test]
+fn a_wait_that_cannot_be_read_is_none_and_keeps_nobody_from_the_lease() {
+    for waited in [
+        r#"{"N":"1.5"}"#,
+        r#"{"N":"-1"}"#,
+        r#"{"S":"long"}"#,
+        r#"{"NULL":true}"#,
+    ] {
+        let item = format!(
+            r#"{{"pk":{{"S":"k"}},"lock_id":{{"S":"them"}},"expires_at":{{"N":"1"}},"waited":{waited}}}"#
+        );
+        let server = Server::start(move |_, _| Reply::refused(Some(&item)));
+        let Ok(PutAnswer::Refused { current, .. }) = put(&server.store()) else {
+            panic!("{waited} is an error");
+        };
+        assert_eq!(current.expect("an item").waited, None, "{waited}");
+    }
 }
 
 #[test]
@@ -160,6 +182,7 @@ fn a_refusal_tells_the_date_and_who_stands_in_the_way() {
         holder: None,
         acquired_at: None,
         committed: None,
+        waited: None,
     });
     assert_eq!(put(&store), Ok(PutAnswer::Refused { current, date }));
     let current = None;
@@ -820,7 +843,7 @@ fn elapsed(output: &str) -> Duration {
 
 // Helpers
 
-const FULL_ITEM: &str = r#"{"pk":{"S":"database#app.db"},"lock_id":{"S":"them"},"expires_at":{"N":"1795335905"},"holder":{"S":"worker 2"},"acquired_at":{"N":"1795335895"},"committed":{"S":"deadbeef"}}"#;
+const FULL_ITEM: &str = r#"{"pk":{"S":"database#app.db"},"lock_id":{"S":"them"},"expires_at":{"N":"1795335905"},"holder":{"S":"worker 2"},"acquired_at":{"N":"1795335895"},"committed":{"S":"deadbeef"},"waited":{"N":"875"}}"#;
 const PYTHON_ITEM: &str = r#"{"pk":{"S":"database#app.db"},"lock_id":{"S":"them"},"expires_at":{"N":"1795335905.123456001281738281"}}"#;
 
 fn item() -> LockItem {
@@ -831,6 +854,7 @@ fn item() -> LockItem {
         holder: "worker 1".to_owned(),
         acquired_at: 1_795_335_900,
         committed: None,
+        waited: Some(Duration::from_micros(1_250_900)),
     }
 }
 

@@ -90,6 +90,7 @@ fn happen(world: &World, gate: &Gate, event: Event, pins: &mut u32) {
                     expires_at: (now() as u64 + LEASE.as_secs()).to_string(),
                     holder: None,
                     acquired_at: None,
+                    waited: None,
                     committed: old.and_then(|item| item.committed),
                 };
                 world.store.set_item(KEY, Some(item));

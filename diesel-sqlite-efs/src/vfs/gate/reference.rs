@@ -510,6 +510,8 @@ impl Real {
     fn answer(&self, event: Event) -> Answer {
         let Self { world, gate } = self;
         let now = || world.clock.now().wall.as_secs();
+        // The reference asks at once, even where others are let in first.
+        gate.client.forget_others();
         match event {
             Event::Reserve { has_read, is_stale } => {
                 let purpose = if has_read { UPGRADE } else { FIRST_WRITE };
@@ -610,6 +612,7 @@ impl Real {
             expires_at: until.to_string(),
             holder: None,
             acquired_at: None,
+            waited: None,
             committed,
         };
         self.world.store.set_item(KEY, Some(item));

@@ -79,7 +79,7 @@ impl Gate {
             backoff: Backoff::new(first_pause),
         });
         poll.pauses += 1;
-        let pause = poll.backoff.next_pause(None).max(first_pause / 4);
+        let pause = (poll.backoff.next_pause(None, &mut fastrand::Rng::new())).max(first_pause / 4);
         let mut left = state.until().saturating_duration_since(now);
         if let Some(hold) = &state.hold {
             left = left.min(hold.lease.remaining());

@@ -44,6 +44,7 @@ impl LockView {
             holder: "polls, looking".to_owned(),
             acquired_at: 0,
             committed: None,
+            waited: None,
         };
         let never = PutCondition::Ours { recorded: None };
         match self.store.put(&nobodys, never, PATIENCE)? {
@@ -165,6 +166,7 @@ mod tests {
             holder: None,
             acquired_at: None,
             committed: None,
+            waited: None,
         };
         assert!(matches!(sight_of(&item, 1001.0), Sight::Expired(_)));
         assert!(matches!(sight_of(&item, 999.0), Sight::Held(_)));

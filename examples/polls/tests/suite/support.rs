@@ -51,6 +51,7 @@ impl Site {
             holder: Some("another function".to_owned()),
             acquired_at: Some(1_700_000_000),
             committed: None,
+            waited: None,
         };
         self.store.table.set_item(KEY, Some(item));
     }
