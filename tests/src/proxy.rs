@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
@@ -56,6 +56,7 @@ impl Proxy {
             behind,
             state: Mutex::default(),
             changed: Condvar::new(),
+            closed: Condvar::new(),
         });
         let for_acceptor = Arc::clone(&shared);
         let acceptor = thread::Builder::new()
@@ -130,6 +131,7 @@ impl Drop for Proxy {
         let connections = std::mem::take(&mut state.connections);
         drop(state);
         self.shared.changed.notify_all();
+        self.shared.closed.notify_all();
         // Wakes the acceptor, which then sees that the end has come.
         if TcpStream::connect(self.address).is_ok()
             && let Some(acceptor) = self.acceptor.take()
@@ -560,6 +562,8 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled when a rule is met, released or removed, and at the end.
     changed: Condvar,
+    /// Signalled at the end alone: who is delayed need not be woken for every request of others.
+    closed: Condvar,
 }
 
 #[derive(Debug)]
@@ -645,12 +649,8 @@ impl Shared {
 
     /// Waits for so long, or until the proxy ends.
     fn delay(&self, duration: Duration) {
-        let deadline = Instant::now() + duration;
-        let open = |state: &mut State| !state.closing && Instant::now() < deadline;
-        drop(
-            self.changed
-                .wait_timeout_while(self.state(), duration, open),
-        );
+        let open = |state: &mut State| !state.closing;
+        drop(self.closed.wait_timeout_while(self.state(), duration, open));
     }
 
     /// Sees to it that the stream is shut down when the proxy ends.

@@ -9,20 +9,29 @@ use crate::target;
 /// A command that runs `python/worker.py`, which speaks as the binary `worker` does; its arguments
 /// and settings are to be added.
 ///
+/// # Panics
+/// As [`interpreter`].
+pub fn worker() -> Command {
+    let mut command = interpreter();
+    command.arg(scripts().join("worker.py"));
+    command
+}
+
+/// A command that runs the Python which has the package; the script and its arguments are to be
+/// added.
+///
 /// The package is installed when it is first asked for, into a virtual environment of its own below
 /// the target directory.
 ///
 /// # Panics
 /// If it cannot be installed, with what the installation said.
-pub fn worker() -> Command {
+pub fn interpreter() -> Command {
     static INTERPRETER: OnceLock<PathBuf> = OnceLock::new();
     let interpreter = INTERPRETER.get_or_init(|| match install() {
         Ok(interpreter) => interpreter,
         Err(said) => panic!("django_sqlite_efs cannot be installed: {said}"),
     });
-    let mut command = Command::new(interpreter);
-    command.arg(scripts().join("worker.py"));
-    command
+    Command::new(interpreter)
 }
 
 fn install() -> Result<PathBuf, String> {

@@ -1,7 +1,7 @@
 //! The method tables: the only unsafe code of this package.
 //!
 //! A file is a C "subclass" of `sqlite3_file`: [`File`] comes first in the memory that SQLite
-//! gives, the file of `unix-none` behind it (<https://sqlite.org/vfs.html>).
+//! gives, the file of SQLite's own VFS behind it (<https://sqlite.org/vfs.html>).
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Once};
 
 use libsqlite3_sys as ffi;
 
-use super::{Fault, HOLDER, OTHER, On, Operation, Recorder, Verdict, recorder_of};
+use super::{Fault, HOLDER, OTHER, On, Operation, Recorder, TIMED, Verdict, recorder_of};
 
 const OK: c_int = ffi::SQLITE_OK;
 
@@ -21,15 +21,21 @@ const OK: c_int = ffi::SQLITE_OK;
 struct Role {
     name: &'static str,
     base: *mut ffi::sqlite3_vfs,
+    /// Whether files and directories are really synced.
+    syncs: bool,
 }
 
 pub(super) fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the name ends with a zero byte.
-        let base = unsafe { ffi::sqlite3_vfs_find(c"unix-none".as_ptr()) };
-        assert!(!base.is_null(), "SQLite has `unix-none`");
-        for name in [HOLDER, OTHER] {
+        for (name, base, syncs) in [
+            (HOLDER, c"unix-none", false),
+            (OTHER, c"unix-none", false),
+            (TIMED, c"unix", true),
+        ] {
+            // SAFETY: the name ends with a zero byte.
+            let base = unsafe { ffi::sqlite3_vfs_find(base.as_ptr()) };
+            assert!(!base.is_null(), "SQLite has its own VFSes");
             // SAFETY: a registered VFS stays valid; the struct is plain data. The methods that are
             // kept do not look at the VFS that they are called with.
             let mut vfs = unsafe { *base };
@@ -37,7 +43,7 @@ pub(super) fn register() {
             vfs.szOsFile += File::SIZE;
             vfs.pNext = ptr::null_mut();
             vfs.zName = CString::new(name).expect("no zero byte").into_raw();
-            vfs.pAppData = Box::into_raw(Box::new(Role { name, base })).cast();
+            vfs.pAppData = Box::into_raw(Box::new(Role { name, base, syncs })).cast();
             vfs.xOpen = Some(open);
             vfs.xDelete = Some(delete);
             vfs.xAccess = Some(access);
@@ -132,6 +138,7 @@ unsafe extern "C" fn open(
         file: ffi::sqlite3_file { pMethods: &METHODS },
         base,
         watched,
+        syncs: role.syncs,
     };
     // SAFETY: the memory is large enough, aligned by SQLite's allocator, and nothing of ours is
     // in it.
@@ -148,9 +155,10 @@ unsafe extern "C" fn delete(
     let role = unsafe { role_of(vfs) };
     // SAFETY: a registered VFS; a plain field is read.
     let method = unsafe { (*role.base).xDelete }.expect("a VFS deletes files");
-    // What is synced is for the recorder to know; the test needs none.
+    // What is synced is for the recorder to know; most tests need none.
+    let really_synced = if role.syncs { sync_directory } else { 0 };
     // SAFETY: the arguments are SQLite's own.
-    let really = || unsafe { method(role.base, name, 0) };
+    let really = || unsafe { method(role.base, name, really_synced) };
     // SAFETY: a name of SQLite's own making.
     let Some(recorder) = (unsafe { recorder_for(role, name) }) else {
         return really();
@@ -201,6 +209,7 @@ struct File {
     file: ffi::sqlite3_file,
     base: *mut ffi::sqlite3_file,
     watched: Option<(Arc<Recorder>, On)>,
+    syncs: bool,
 }
 
 static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
@@ -334,16 +343,21 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int 
     result
 }
 
-/// Nothing is really synced: what survives a crash is for the recorder to say.
-unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, _flags: c_int) -> c_int {
+/// Mostly nothing is really synced: what survives a crash is for the recorder to say.
+unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: called through our method table.
     let file = unsafe { File::of(file) };
     if file.before(Operation::Sync) != Verdict::Proceed {
         return ffi::SQLITE_IOERR_FSYNC;
     }
+    let result = if file.syncs {
+        base!(file, xSync, flags)
+    } else {
+        OK
+    };
     file.change(|disk, on| disk.synced(on));
     file.after(Operation::Sync);
-    OK
+    result
 }
 
 unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut i64) -> c_int {

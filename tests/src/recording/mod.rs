@@ -3,7 +3,8 @@
 //!
 //! It stands below the crate's own VFS, over `unix-none`: only the lease keeps writers apart. There
 //! are two, [`HOLDER`] and [`OTHER`], so that two connections to one database are told apart. What
-//! a [`Recorder`] does not watch passes through, without syncs.
+//! a [`Recorder`] does not watch passes through, without syncs. A third, [`TIMED`], is for measuring:
+//! its file locks and syncs are real.
 //!
 //! At a crash the files are rewritten to what a crash may leave: see [`Crash`].
 
@@ -15,6 +16,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 pub use self::disk::Crash;
 use self::disk::Disk;
@@ -24,7 +26,11 @@ pub const HOLDER: &str = "recording-holder";
 /// The name of the VFS for all other connections.
 pub const OTHER: &str = "recording-other";
 
-/// Makes both known to SQLite; once is enough, more does no harm.
+/// The name of the VFS for a connection whose operations are to take as long as they do: over
+/// `unix`, with syncs.
+pub const TIMED: &str = "recording-timed";
+
+/// Makes all of them known to SQLite; once is enough, more does no harm.
 ///
 /// # Panics
 /// If SQLite lacks its own `unix-none`.
@@ -189,6 +195,8 @@ pub struct Recorder {
 
 struct State {
     operations: Vec<Operation>,
+    /// When each began, and ended if it did.
+    times: Vec<(Instant, Option<Instant>)>,
     plan: Plan,
     disk: Disk,
     reached: Option<Operation>,
@@ -231,6 +239,7 @@ impl Recorder {
         let recorder = Arc::new(Self {
             state: Mutex::new(State {
                 operations: Vec::new(),
+                times: Vec::new(),
                 plan: Plan::Watch,
                 disk: Disk::found(database),
                 reached: None,
@@ -258,6 +267,7 @@ impl Recorder {
     pub fn plan(&self, plan: Plan) {
         let mut state = self.state();
         state.operations.clear();
+        state.times.clear();
         state.reached = None;
         state.failed = None;
         state.over = false;
@@ -267,6 +277,15 @@ impl Recorder {
     /// The operations since the last plan.
     pub fn operations(&self) -> Vec<Operation> {
         self.state().operations.clone()
+    }
+
+    /// The operations since the last plan that were done, and from when to when.
+    pub fn times(&self) -> Vec<(Operation, Instant, Instant)> {
+        let state = self.state();
+        let operations = state.operations.iter().zip(&state.times);
+        operations
+            .filter_map(|(&operation, &(begun, ended))| Some((operation, begun, ended?)))
+            .collect()
     }
 
     /// The operation at which the plan came true.
@@ -328,6 +347,7 @@ impl Recorder {
         }
         let number = state.operations.len();
         state.operations.push(operation);
+        state.times.push((Instant::now(), None));
         state.over |= operation == Operation::Close(On::Main);
         let is_page = operation == Operation::Write(On::Main);
         let verdict = match &mut state.plan {
@@ -396,6 +416,11 @@ impl Recorder {
     fn after(&self, operation: Operation) {
         let mut state = self.state();
         let number = state.operations.len().wrapping_sub(1);
+        // Not always the last: requests are made by other threads too.
+        let same = (state.operations.iter()).rposition(|&begun| begun == operation);
+        if let Some((_, ended)) = same.and_then(|at| state.times.get_mut(at)) {
+            *ended = Some(Instant::now());
+        }
         let is_page = operation == Operation::Write(On::Main);
         let pauses = match &mut state.plan {
             Plan::Pause { at, after, .. } => *after && *at == number && state.reached.is_none(),

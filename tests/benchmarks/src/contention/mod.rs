@@ -1,0 +1,285 @@
+//! Many processes write one counter: throughput, waits, requests, fairness.
+
+pub(crate) mod worker;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use integration::process::Worker;
+use serde::{Deserialize, Serialize};
+
+use self::worker::Tally;
+use crate::args::Options;
+use crate::world::{Outcome, Requests, Site, World};
+use benchmarks::figures::{jain, millis, percentile};
+
+/// How long a process may take to start, or to answer after its time is over.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whose processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Peer {
+    Python,
+    Confirmed,
+    ConfirmedBackground,
+    Clock,
+    ClockBackground,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Python,
+        Self::Confirmed,
+        Self::ConfirmedBackground,
+        Self::Clock,
+        Self::ClockBackground,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Python => "Python package",
+            Self::Confirmed => "confirmed",
+            Self::ConfirmedBackground => "confirmed, background release",
+            Self::Clock => "clock",
+            Self::ClockBackground => "clock, background release",
+        }
+    }
+
+    /// The settings of this crate's; `None`: it is the other package.
+    pub(crate) fn parameters(self) -> Option<&'static str> {
+        match self {
+            Self::Python => None,
+            Self::Confirmed => Some("lock_timeout=3&lock_commit=confirmed&lock_release=wait"),
+            Self::ConfirmedBackground => {
+                Some("lock_timeout=3&lock_commit=confirmed&lock_release=background")
+            }
+            Self::Clock => Some("lock_timeout=3&lock_commit=clock&lock_release=wait"),
+            Self::ClockBackground => {
+                Some("lock_timeout=3&lock_commit=clock&lock_release=background")
+            }
+        }
+    }
+}
+
+/// Who writes how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) peer: Peer,
+    pub(crate) processes: u32,
+    /// Threads of each process, on a pool; 0: one connection, no pool.
+    pub(crate) threads: u32,
+    /// For how long a transaction is open; 0: autocommit.
+    pub(crate) hold_ms: u64,
+    pub(crate) seconds: u64,
+}
+
+impl Case {
+    pub(crate) fn label(&self) -> String {
+        let who = match (self.processes, self.threads) {
+            (1, 0) => "1 process".to_owned(),
+            (processes, 0) => format!("{processes} processes"),
+            (1, threads) => format!("1 process of {threads} threads"),
+            (processes, threads) => format!("{processes} processes of {threads} threads"),
+        };
+        let how = match self.hold_ms {
+            0 => "increments".to_owned(),
+            hold => format!("holding {hold} ms"),
+        };
+        format!("{who}, {how}, {}", self.peer.name())
+    }
+}
+
+/// What came of a case.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    pub(crate) case: Case,
+    /// Acknowledged writes a second, of those that ended in time.
+    pub(crate) rate: f64,
+    /// Of all calls, those that returned an error; a fraction.
+    pub(crate) failed: f64,
+    pub(crate) errors: BTreeMap<String, usize>,
+    /// Of acknowledged writes, from the call to its answer, in ms.
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+    pub(crate) requests: Requests,
+    pub(crate) acknowledged: u64,
+    /// By how much the counter in the file has grown.
+    pub(crate) counted: i64,
+    pub(crate) jain: f64,
+    /// Writes of the writer with the fewest and with the most.
+    pub(crate) least: usize,
+    pub(crate) most: usize,
+    /// The machine's load average over the last minute, at the end.
+    pub(crate) load: f64,
+}
+
+impl Figures {
+    pub(crate) fn requests_per_write(&self) -> f64 {
+        self.requests.all() as f64 / self.acknowledged as f64
+    }
+
+    pub(crate) fn least_to_most(&self) -> f64 {
+        self.least as f64 / self.most as f64
+    }
+
+    /// One line of text.
+    pub(crate) fn line(&self) -> String {
+        let Requests {
+            puts,
+            refused,
+            deletes,
+            others,
+        } = self.requests;
+        format!(
+            "{:<64} {:>7.1}/s  failed {:>5.2} %  p50 {:>7.1}  p99 {:>7.1}  max {:>7.1} ms  \
+             {:>5.2} requests a write ({puts} + {refused} refused + {deletes} + {others})  \
+             Jain {:.3}  least/most {}/{}  load {:.1}",
+            self.case.label(),
+            self.rate,
+            self.failed * 100.0,
+            self.p50,
+            self.p99,
+            self.max,
+            self.requests_per_write(),
+            self.jain,
+            self.least,
+            self.most,
+            self.load,
+        )
+    }
+}
+
+/// All cases, in the order in which they are run: those that are compared, side by side.
+pub(crate) fn cases(options: &Options) -> Vec<Case> {
+    let (counts, increments, holds): (&[u32], u64, u64) = if options.quick {
+        (&[1, 4], 1, 2)
+    } else {
+        (&[1, 2, 4, 8, 16, 32], 15, 30)
+    };
+    let case = |peer, processes, threads, hold_ms, seconds| Case {
+        peer,
+        processes,
+        threads,
+        hold_ms,
+        seconds: options.seconds.unwrap_or(seconds),
+    };
+    let mut cases = Vec::new();
+    for &processes in counts {
+        cases.extend(Peer::ALL.map(|peer| case(peer, processes, 0, 0, increments)));
+    }
+    let many = counts
+        .iter()
+        .copied()
+        .filter(|&n| n <= 16)
+        .max()
+        .unwrap_or(1);
+    cases.extend(Peer::ALL.map(|peer| case(peer, many, 0, 100, holds)));
+    let ours = Peer::ALL.into_iter().filter(|&peer| peer != Peer::Python);
+    cases.extend(ours.clone().map(|peer| case(peer, 1, many, 0, increments)));
+    // Others must not starve beside a process that hands its lease on among its threads.
+    cases.extend(ours.map(|peer| case(peer, 2, many, 0, increments)));
+    if let Some(only) = &options.only {
+        cases.retain(|case| case.label().contains(only.as_str()));
+    }
+    cases
+}
+
+pub(crate) fn run(world: &World, case: Case) -> Outcome<Figures> {
+    let site = world.site()?;
+    let mut crew: Vec<_> = (0..case.processes)
+        .map(|_| start(&site, case))
+        .collect::<Outcome<_>>()?;
+    for worker in &crew {
+        let line = worker.line(PATIENCE)?;
+        if line != "ready" {
+            return Err(format!("a worker says `{line}`").into());
+        }
+    }
+    // One after the other: whatever is set up at the first write is set up then.
+    for worker in &mut crew {
+        worker.send("warm")?;
+        for tally in tallies(worker, PATIENCE)? {
+            if let Some(error) = tally.failed.first() {
+                return Err(format!("the first write of a process fails: {error}").into());
+            }
+        }
+    }
+    let before = site.counter()?;
+    site.proxy.forget_requests();
+    for worker in &mut crew {
+        worker.send(&format!("go {}", case.seconds))?;
+    }
+    let within = PATIENCE + Duration::from_secs(case.seconds);
+    let mut writers = Vec::new();
+    for worker in &crew {
+        writers.extend(tallies(worker, within)?);
+    }
+    for worker in &mut crew {
+        worker.close_stdin();
+        // What is released in the background is released at the end of the process.
+        worker.wait(PATIENCE)?;
+    }
+    let counted = site.counter()? - before;
+    Ok(summary(case, &writers, site.requests(), counted))
+}
+
+fn start(site: &Site, case: Case) -> Outcome<Worker> {
+    let hold = case.hold_ms.to_string();
+    let threads = case.threads.to_string();
+    let mut command = match case.peer.parameters() {
+        None => site.python("contender.py", &[&hold]),
+        Some(parameters) => {
+            let url = site.url(parameters);
+            let arguments = ["contender", &url, "--hold-ms", &hold, "--threads", &threads];
+            site.worker(&arguments)?
+        }
+    };
+    Ok(Worker::spawn(&mut command)?)
+}
+
+fn tallies(worker: &Worker, within: Duration) -> Outcome<Vec<Tally>> {
+    Ok(serde_json::from_str(&worker.line(within)?)?)
+}
+
+fn summary(case: Case, writers: &[Tally], requests: Requests, counted: i64) -> Figures {
+    let in_time = |&&(_, ended): &&(u64, u64)| ended <= case.seconds * 1_000_000;
+    let shares: Vec<_> = writers
+        .iter()
+        .map(|tally| tally.written.iter().filter(in_time).count())
+        .collect();
+    let written = writers.iter().flat_map(|tally| &tally.written);
+    let mut waits: Vec<_> = written
+        .map(|&(took, _)| Duration::from_micros(took))
+        .collect();
+    waits.sort();
+    let mut errors = BTreeMap::new();
+    for error in writers.iter().flat_map(|tally| &tally.failed) {
+        *errors.entry(error.clone()).or_insert(0) += 1;
+    }
+    let failed: usize = errors.values().sum();
+    let acknowledged = waits.len();
+    Figures {
+        case,
+        rate: shares.iter().sum::<usize>() as f64 / case.seconds as f64,
+        failed: failed as f64 / (failed + acknowledged) as f64,
+        errors,
+        p50: millis(percentile(&waits, 50)),
+        p99: millis(percentile(&waits, 99)),
+        max: millis(percentile(&waits, 100)),
+        requests,
+        acknowledged: acknowledged as u64,
+        counted,
+        jain: jain(&shares.iter().map(|&n| n as f64).collect::<Vec<_>>()),
+        least: shares.iter().copied().min().unwrap_or_default(),
+        most: shares.iter().copied().max().unwrap_or_default(),
+        load: load(),
+    }
+}
+
+/// The load average over the last minute; not a number where the system does not tell.
+pub(crate) fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split(' ').next().unwrap_or_default();
+    first.parse().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,111 @@
+//! Measures diesel-sqlite-efs beside the Python package and Diesel's own connection, and writes the
+//! report.
+//!
+//! `args` says what can be asked for. `world` has the database, the lock table and the proxy of one
+//! case. Each of `contention`, `requests`, `cold_start`, `side_by_side` and `timeline` measures one
+//! thing; `results` keeps what they found, so that parts can be measured anew, and `report` with
+//! `plot` writes it down.
+
+mod args;
+mod cold_start;
+mod contention;
+mod plot;
+mod report;
+mod requests;
+mod results;
+mod side_by_side;
+mod timeline;
+mod world;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::args::{Args, Options, Part, Role};
+use crate::results::Results;
+use crate::world::{Outcome, World};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match &args.role {
+        Some(Role::Contender(work)) => work.serve(),
+        Some(Role::Actor { url }) => requests::actor::serve(url),
+        Some(Role::TimelineOf { url, transactions }) => timeline::serve(url, *transactions),
+        None => measure(&args.options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures what was asked for, and writes the report of all that has been measured.
+fn measure(options: &Options) -> Outcome<()> {
+    let quick = options.quick;
+    let mut results = Results::load(quick)?;
+    if options.report {
+        println!("written: {}", report::write(&results, quick)?.display());
+        return Ok(());
+    }
+    let world = World::new(Duration::from_millis(options.delay_ms))?;
+    let round_trip = world.round_trip()?;
+    println!(
+        "round trip {round_trip:.2?}, {} ms of it added",
+        options.delay_ms
+    );
+    results.describe(options, round_trip);
+    for part in options.parts() {
+        println!("\n{}", part.title());
+        match part {
+            Part::OneProcess => {
+                results.one_process = side_by_side::run(quick, |pair| println!("{}", pair.line()))?;
+            }
+            Part::Requests => {
+                results.requests = requests::run(&world)?;
+                for step in &results.requests {
+                    println!("{}", step.line());
+                }
+            }
+            Part::Timeline => {
+                results.timelines = timeline::run(&world, if quick { 20 } else { 200 })?;
+                for timeline in &results.timelines {
+                    println!("{}", timeline.line());
+                }
+            }
+            Part::ColdStart => {
+                let mut profiles = vec![cold_start::own_profile()];
+                if !quick {
+                    profiles.push("lambda");
+                }
+                for profile in &profiles {
+                    println!("building the minimal application, profile {profile} ...");
+                    cold_start::build(profile)?;
+                }
+                results.sizes = (profiles.iter().map(|profile| cold_start::size(profile)))
+                    .collect::<Outcome<_>>()?;
+                results.starts = cold_start::run(&world, &profiles, if quick { 3 } else { 20 })?;
+                for start in &results.starts {
+                    println!("{}", start.line());
+                }
+                for size in &results.sizes {
+                    println!("{size:?}");
+                }
+            }
+            Part::Contention => {
+                for case in contention::cases(options) {
+                    let figures = contention::run(&world, case)?;
+                    println!("{}", figures.line());
+                    results.take(figures);
+                }
+            }
+        }
+        results.save(quick)?;
+    }
+    let page = report::write(&results, quick)?;
+    println!("\nwritten: {}", page.display());
+    Ok(())
+}
