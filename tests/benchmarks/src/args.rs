@@ -3,6 +3,7 @@
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::contention::worker::Work;
+use crate::world::Place;
 
 /// Measures diesel-sqlite-efs beside the Python package and Diesel's own connection.
 ///
@@ -38,6 +39,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: Option<u64>,
 
+    /// The databases are on a file system in memory: where the disk is not quiet
+    #[arg(long)]
+    pub(crate) in_memory: bool,
+
+    /// Of contention, the cases that are held to bars run so often, and the round of the median rate counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) rounds: u32,
+
     /// What the proxy adds to each request
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) delay_ms: u64,
@@ -48,6 +57,14 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    pub(crate) fn place(&self) -> Place {
+        if self.in_memory {
+            Place::Memory
+        } else {
+            Place::Disk
+        }
+    }
+
     pub(crate) fn parts(&self) -> Vec<Part> {
         match (self.report, self.parts.is_empty()) {
             (true, _) => Vec::new(),

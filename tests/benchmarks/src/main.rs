@@ -51,18 +51,19 @@ fn measure(options: &Options) -> Outcome<()> {
         println!("written: {}", report::write(&results, quick)?.display());
         return Ok(());
     }
-    let world = World::new(Duration::from_millis(options.delay_ms))?;
+    let world = World::new(Duration::from_millis(options.delay_ms), options.place())?;
     let round_trip = world.round_trip()?;
     println!(
         "round trip {round_trip:.2?}, {} ms of it added",
         options.delay_ms
     );
-    results.describe(options, round_trip);
+    results.describe(options, round_trip)?;
     for part in options.parts() {
         println!("\n{}", part.title());
         match part {
             Part::OneProcess => {
-                results.one_process = side_by_side::run(quick, |pair| println!("{}", pair.line()))?;
+                results.one_process =
+                    side_by_side::run(options.place(), quick, |pair| println!("{}", pair.line()))?;
             }
             Part::Requests => {
                 results.requests = requests::run(&world)?;
@@ -96,10 +97,11 @@ fn measure(options: &Options) -> Outcome<()> {
                 }
             }
             Part::Contention => {
-                for case in contention::cases(options) {
-                    let figures = contention::run(&world, case)?;
-                    println!("{}", figures.line());
-                    results.take(figures);
+                for cases in contention::cases(options) {
+                    contention::by_turns(&world, &cases, |figures| println!("{}", figures.line()))?
+                        .into_iter()
+                        .for_each(|figures| results.take(figures));
+                    results.save(quick)?;
                 }
             }
         }

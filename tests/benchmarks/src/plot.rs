@@ -26,7 +26,7 @@ pub(crate) struct Axes<'a> {
     pub(crate) is_logarithmic: bool,
 }
 
-/// Distinguishable also without colours' help: each curve has marks of its own size.
+/// In the order of the curves.
 const COLOURS: [RGBColor; 5] = [
     RGBColor(0x99, 0x99, 0x99),
     RGBColor(0x1f, 0x5f, 0xb4),
@@ -34,6 +34,10 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(0xd9, 0x5f, 0x02),
     RGBColor(0xf0, 0xa6, 0x5a),
 ];
+
+/// The width of a drawing of curves, and of what names them beside it.
+const WIDTH: u32 = 860;
+const LEGEND: u32 = 210;
 
 const FONT: &str = "sans-serif";
 
@@ -43,7 +47,7 @@ pub(crate) fn curves(file: &Path, axes: Axes<'_>, curves: &[Curve]) -> Outcome<(
     let most = points().fold(1.0_f64, |most, point| most.max(point.0));
     let highest = points().fold(0.0_f64, |highest, point| highest.max(point.1));
     let lowest = points().fold(f64::INFINITY, |lowest, point| lowest.min(point.1));
-    let root = SVGBackend::new(file, (760, 420)).into_drawing_area();
+    let root = SVGBackend::new(file, (WIDTH, 380)).into_drawing_area();
     let drawn = (|| -> Result<(), Box<dyn Error>> {
         root.fill(&WHITE)?;
         let x = (1.0..most * 1.1).log_scale().base(2.0);
@@ -51,21 +55,44 @@ pub(crate) fn curves(file: &Path, axes: Axes<'_>, curves: &[Curve]) -> Outcome<(
         builder
             .caption(axes.title, (FONT, 18))
             .margin(12)
+            .margin_right(LEGEND)
             .x_label_area_size(42)
             .y_label_area_size(64);
         if axes.is_logarithmic {
             let y = (lowest / 1.5..highest * 1.5).log_scale();
-            lines(builder.build_cartesian_2d(x, y)?, axes, curves)
+            lines(builder.build_cartesian_2d(x, y)?, axes, curves)?;
         } else {
             lines(
                 builder.build_cartesian_2d(x, 0.0..highest * 1.1)?,
                 axes,
                 curves,
-            )
+            )?;
         }
+        legend(&root, curves)
     })();
     drawn?;
     Ok(root.present()?)
+}
+
+/// Names the curves, beside them: nothing is hidden.
+fn legend(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    curves: &[Curve],
+) -> Result<(), Box<dyn Error>> {
+    let (left, mut y) = ((WIDTH - LEGEND) as i32 + 8, 50);
+    for (curve, colour) in curves.iter().zip(COLOURS) {
+        area.draw(&PathElement::new(
+            [(left, y), (left + 16, y)],
+            colour.stroke_width(3),
+        ))?;
+        area.draw(&Text::new(
+            curve.name.clone(),
+            (left + 22, y - 6),
+            (FONT, 12),
+        ))?;
+        y += 20;
+    }
+    Ok(())
 }
 
 fn lines<'a, X, Y>(
@@ -85,23 +112,14 @@ where
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (curve, colour) in curves.iter().zip(COLOURS) {
-        chart
-            .draw_series(LineSeries::new(
-                curve.points.clone(),
-                colour.stroke_width(2),
-            ))?
-            .label(&curve.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
+        chart.draw_series(LineSeries::new(
+            curve.points.clone(),
+            colour.stroke_width(2),
+        ))?;
         chart.draw_series(
             (curve.points.iter()).map(|&point| Circle::new(point, 3, colour.filled())),
         )?;
     }
-    chart
-        .configure_series_labels()
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .position(SeriesLabelPosition::UpperLeft)
-        .draw()?;
     Ok(())
 }
 
@@ -121,7 +139,10 @@ pub(crate) fn transaction(file: &Path, timeline: &Timeline) -> Outcome<()> {
             .iter()
             .fold(timeline.answered, |end, span| end.max(span.to));
         let rows = |spans: &[&Span]| {
-            let mut names = vec!["request".to_owned()];
+            let mut names = Vec::new();
+            if spans.iter().any(|span| span.is_request) {
+                names.push("request".to_owned());
+            }
             for span in spans.iter().filter(|span| !span.is_request) {
                 if !names.contains(&span.name) {
                     names.push(span.name.clone());

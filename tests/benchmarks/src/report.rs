@@ -14,7 +14,7 @@ use crate::contention::{Case, Figures, Peer};
 use crate::plot::{self, Axes, Curve};
 use crate::results::{Machine, Results};
 use crate::timeline::Timeline;
-use crate::world::Outcome;
+use crate::world::{Outcome, Place};
 
 /// Writes page and drawings; a quick run's below the target directory, as they say little.
 pub(crate) fn write(results: &Results, quick: bool) -> Outcome<PathBuf> {
@@ -85,7 +85,7 @@ fn head(page: &mut Page, machine: Option<&Machine>, quick: bool) {
         page.paragraph(&format!(
             "Measured on {}, {} cores ({}), Linux {}, load average {:.1} when the last part began; the processes, the \
              proxy and the emulator share those cores. The proxy adds {} ms to each request: {:.1} ms as a client sees it. \
-             The database is on the local disk.",
+             The databases are {}, where a page is written and synced in {:.2?}.",
             day(machine.when),
             machine.cores,
             machine.processor,
@@ -93,6 +93,11 @@ fn head(page: &mut Page, machine: Option<&Machine>, quick: bool) {
             machine.load,
             machine.delay_ms,
             millis(machine.round_trip),
+            match machine.place {
+                Place::Disk => "on the local disk",
+                Place::Memory => "on a file system in memory",
+            },
+            machine.sync,
         ));
     }
 }
@@ -126,7 +131,8 @@ fn contention(page: &mut Page, all: &[Figures], drawings: &Path) -> Outcome<()> 
         "Each process writes `UPDATE counter SET n = n + 1` as fast as it is let, all for the same seconds, with a timeout \
          of 3 s; a call that fails is followed by the next. The Python package runs in the same cases in the same run, \
          its connection kept open. Waits are those of acknowledged writes, from the call to the answer. Requests are \
-         counted at the proxy. Counter: whether the file has grown by what was acknowledged.",
+         counted at the proxy. Cases that are held to bars run several times, all peers by turns; shown is the round of the \
+         median rate. Counter: whether the file has grown by what was acknowledged.",
     );
     let increments = |case: &Case| case.hold_ms == 0 && case.threads == 0;
     figures(page, all.iter().filter(|figures| increments(&figures.case)));

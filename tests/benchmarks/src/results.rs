@@ -12,7 +12,7 @@ use crate::contention::{Figures, load};
 use crate::requests::Step;
 use crate::side_by_side::Pair;
 use crate::timeline::Timeline;
-use crate::world::Outcome;
+use crate::world::{Outcome, Place};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
@@ -35,6 +35,9 @@ pub(crate) struct Machine {
     /// A request as a client sees it.
     pub(crate) round_trip: Duration,
     pub(crate) delay_ms: u64,
+    pub(crate) place: Place,
+    /// What a sync takes there.
+    pub(crate) sync: Duration,
     /// The load average before the run.
     pub(crate) load: f64,
 }
@@ -58,7 +61,7 @@ impl Results {
     }
 
     /// Notes where this run is made.
-    pub(crate) fn describe(&mut self, options: &Options, round_trip: Duration) {
+    pub(crate) fn describe(&mut self, options: &Options, round_trip: Duration) -> Outcome<()> {
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let processor = (processor.lines())
             .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
@@ -71,8 +74,11 @@ impl Results {
             when: SystemTime::now(),
             round_trip,
             delay_ms: options.delay_ms,
+            place: options.place(),
+            sync: options.place().sync()?,
             load: load(),
         });
+        Ok(())
     }
 
     /// Puts a case's figures in the place of those that were there.

@@ -1,7 +1,8 @@
 //! A database and a lock table behind a proxy that adds a fixed delay, for one case.
 
 use std::error::Error;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -25,18 +26,56 @@ pub(crate) const TABLE: &str = "benchmark-locks";
 /// What both packages are told: for how long a lease lasts, in seconds, and a wait.
 const LEASE: &str = "10";
 
+/// Where the databases are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// The system's directory for temporary files.
+    Disk,
+    /// A file system in memory, whose syncs take no time.
+    Memory,
+}
+
+impl Place {
+    pub(crate) fn scratch(self) -> io::Result<Scratch> {
+        match self {
+            Self::Disk => Scratch::new(),
+            Self::Memory => Scratch::in_memory(),
+        }
+    }
+
+    /// What it takes to write a page and have it synced: the median of fifty times.
+    pub(crate) fn sync(self) -> io::Result<Duration> {
+        let scratch = self.scratch()?;
+        let mut file = File::create(scratch.file("page"))?;
+        let mut times = Vec::new();
+        for _ in 0..50 {
+            let begun = Instant::now();
+            file.write_all(&[1; 4096])?;
+            file.sync_all()?;
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        Ok(percentile(&times, 50))
+    }
+}
+
 /// One emulator for all cases of a run.
 pub(crate) struct World {
     emulator: Emulator,
     delay: Duration,
+    place: Place,
 }
 
 impl World {
     /// Starts the emulator; requests will take `delay` longer than it needs.
-    pub(crate) fn new(delay: Duration) -> Outcome<Self> {
+    pub(crate) fn new(delay: Duration, place: Place) -> Outcome<Self> {
         let emulator = Emulator::start()?;
         LockTable::create(emulator.endpoint(), TABLE)?;
-        Ok(Self { emulator, delay })
+        Ok(Self {
+            emulator,
+            delay,
+            place,
+        })
     }
 
     /// A new database with the table `counter`, and a proxy of its own.
@@ -50,7 +89,7 @@ impl World {
         if !delay.is_zero() {
             proxy.rule(Rule::any(Action::Delay(delay)));
         }
-        let scratch = Scratch::new()?;
+        let scratch = self.place.scratch()?;
         let mut conn = plain(scratch.database())?;
         conn.batch_execute(
             "CREATE TABLE counter (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);

@@ -150,42 +150,82 @@ impl Figures {
     }
 }
 
-/// All cases, in the order in which they are run: those that are compared, side by side.
-pub(crate) fn cases(options: &Options) -> Vec<Case> {
-    let (counts, increments, holds): (&[u32], u64, u64) = if options.quick {
-        (&[1, 4], 1, 2)
-    } else {
-        (&[1, 2, 4, 8, 16, 32], 15, 30)
-    };
-    let case = |peer, processes, threads, hold_ms, seconds| Case {
-        peer,
-        processes,
-        threads,
-        hold_ms,
-        seconds: options.seconds.unwrap_or(seconds),
-    };
-    let mut cases = Vec::new();
-    for &processes in counts {
-        cases.extend(Peer::ALL.map(|peer| case(peer, processes, 0, 0, increments)));
-    }
-    let many = counts
-        .iter()
-        .copied()
-        .filter(|&n| n <= 16)
-        .max()
-        .unwrap_or(1);
-    cases.extend(Peer::ALL.map(|peer| case(peer, many, 0, 100, holds)));
-    let ours = Peer::ALL.into_iter().filter(|&peer| peer != Peer::Python);
-    cases.extend(ours.clone().map(|peer| case(peer, 1, many, 0, increments)));
-    // Others must not starve beside a process that hands its lease on among its threads.
-    cases.extend(ours.map(|peer| case(peer, 2, many, 0, increments)));
-    if let Some(only) = &options.only {
-        cases.retain(|case| case.label().contains(only.as_str()));
-    }
-    cases
+/// Cases that are compared with each other.
+#[derive(Debug)]
+pub(crate) struct Group {
+    cases: Vec<Case>,
+    /// How often each is run.
+    rounds: u32,
 }
 
-pub(crate) fn run(world: &World, case: Case) -> Outcome<Figures> {
+/// All cases, in the order in which they are run.
+pub(crate) fn cases(options: &Options) -> Vec<Group> {
+    // Those with as many processes as this are held to bars.
+    let (counts, many, seconds): (&[u32], u32, u64) = if options.quick {
+        (&[1, 4], 4, 1)
+    } else {
+        (&[1, 2, 4, 8, 16, 32], 16, 15)
+    };
+    let rounds = if options.quick { 1 } else { options.rounds };
+    let group = |peers: &[Peer], processes, threads, hold_ms, rounds| Group {
+        cases: (peers.iter())
+            .map(|&peer| Case {
+                peer,
+                processes,
+                threads,
+                hold_ms,
+                // Fewer writes each, so longer.
+                seconds: (options.seconds).unwrap_or(if hold_ms > 0 {
+                    2 * seconds
+                } else {
+                    seconds
+                }),
+            })
+            .filter(|case| {
+                let only = options.only.as_deref().unwrap_or_default();
+                case.label().contains(only)
+            })
+            .collect(),
+        rounds,
+    };
+    let rounds_of = |processes| if processes == many { rounds } else { 1 };
+    let mut groups: Vec<_> = (counts.iter())
+        .map(|&processes| group(&Peer::ALL, processes, 0, 0, rounds_of(processes)))
+        .collect();
+    groups.push(group(&Peer::ALL, many, 0, 100, rounds));
+    let ours = &Peer::ALL[1..];
+    groups.push(group(ours, 1, many, 0, 1));
+    // Others must not starve beside a process that hands its lease on among its threads.
+    groups.push(group(ours, 2, many, 0, 1));
+    groups.retain(|group| !group.cases.is_empty());
+    groups
+}
+
+/// Runs the cases of a group by turns, and returns for each the round of the median rate.
+pub(crate) fn by_turns(
+    world: &World,
+    group: &Group,
+    mut tell: impl FnMut(&Figures),
+) -> Outcome<Vec<Figures>> {
+    let mut all = vec![Vec::new(); group.cases.len()];
+    for _ in 0..group.rounds {
+        for (case, rounds) in group.cases.iter().zip(&mut all) {
+            let figures = run(world, *case)?;
+            tell(&figures);
+            rounds.push(figures);
+        }
+    }
+    Ok(all
+        .into_iter()
+        .filter_map(|mut rounds| {
+            rounds.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+            let middle = rounds.len() / 2;
+            (!rounds.is_empty()).then(|| rounds.swap_remove(middle))
+        })
+        .collect())
+}
+
+fn run(world: &World, case: Case) -> Outcome<Figures> {
     let site = world.site()?;
     let mut crew: Vec<_> = (0..case.processes)
         .map(|_| start(&site, case))
