@@ -63,11 +63,7 @@ async fn list(State(app): State<App>, deadline: Deadline) -> Result<Response, Re
 }
 
 async fn poll(State(app): State<App>, deadline: Deadline, Id(id): Id) -> Result<Response, Refusal> {
-    let poll = app
-        .database()
-        .read(deadline, move |conn| polls::find(conn, id))
-        .await?;
-    let poll = poll.ok_or(Failure::NotFound)?;
+    let poll = app.poll(deadline, id).await?;
     Ok(Json(Detail::from(&poll)).into_response())
 }
 
@@ -76,11 +72,7 @@ async fn results(
     deadline: Deadline,
     Id(id): Id,
 ) -> Result<Response, Refusal> {
-    let poll = app
-        .database()
-        .read(deadline, move |conn| polls::find(conn, id))
-        .await?;
-    let poll = poll.ok_or(Failure::NotFound)?;
+    let poll = app.poll(deadline, id).await?;
     Ok(Json(Results::from(&poll)).into_response())
 }
 

@@ -13,10 +13,13 @@ use crate::accounts::Accounts;
 use crate::admin::LockView;
 use crate::attempts::Attempts;
 use crate::db::{Database, OpenError};
+use crate::failure::Failure;
+use crate::invocation::Deadline;
 use crate::lock_log::LockLog;
+use crate::polls::Poll;
 use crate::session::Signer;
 use crate::settings::Settings;
-use crate::{admin, api, assets, headers, invocation, pages, session};
+use crate::{admin, api, assets, headers, invocation, pages, polls, session};
 
 /// The longest body that anybody may send: a poll's form with all its choices.
 const LONGEST_BODY: usize = 32 * 1024;
@@ -91,6 +94,12 @@ impl App {
 
     pub(crate) fn database(&self) -> &Database {
         &self.0.database
+    }
+
+    /// The poll that a page or an answer is about.
+    pub(crate) async fn poll(&self, deadline: Deadline, id: i32) -> Result<Poll, Failure> {
+        let work = move |conn: &mut _| polls::find(conn, id);
+        (self.database().read(deadline, work).await?).ok_or(Failure::NotFound)
     }
 
     pub(crate) fn accounts(&self) -> &Accounts {

@@ -125,7 +125,7 @@ pub(crate) async fn poll(
     deadline: Deadline,
     Id(id): Id,
 ) -> Result<Response, Refusal> {
-    let poll = find(&app, deadline, id).await?;
+    let poll = app.poll(deadline, id).await?;
     page(&Ballot {
         frame: Frame::new(&app, &session),
         poll,
@@ -194,7 +194,7 @@ pub(crate) async fn vote(
     };
     let ballot = Ballot {
         frame: Frame::new(&app, &session),
-        poll: find(&app, deadline, id).await?,
+        poll: app.poll(deadline, id).await?,
         key,
         chosen,
         problem: Some(problem),
@@ -227,7 +227,7 @@ pub(crate) async fn results(
     Id(id): Id,
     Query(live): Query<Live>,
 ) -> Result<Response, Refusal> {
-    let poll = find(&app, deadline, id).await?;
+    let poll = app.poll(deadline, id).await?;
     let period = if poll.open { RESULTS_PERIOD } else { 0 };
     let here = format!("/polls/{id}/results");
     page(&Results {
@@ -269,14 +269,6 @@ pub(crate) async fn history(
         entries,
         days,
     })
-}
-
-async fn find(app: &App, deadline: Deadline, id: i32) -> Result<Poll, Refusal> {
-    let found = app
-        .database()
-        .read(deadline, move |conn| polls::find(conn, id))
-        .await?;
-    Ok(found.ok_or(Failure::NotFound)?)
 }
 
 pub(crate) async fn not_found() -> Refusal {

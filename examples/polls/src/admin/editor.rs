@@ -84,7 +84,7 @@ pub(crate) async fn filled(
     deadline: Deadline,
     Id(id): Id,
 ) -> Result<Response, Refusal> {
-    let poll = find(&app, deadline, id).await?;
+    let poll = app.poll(deadline, id).await?;
     pages::page(&Editor {
         frame: Frame::new(&app, &session),
         id: Some(id),
@@ -127,7 +127,7 @@ pub(crate) async fn edit(
     Id(id): Id,
     OurForm(fields): OurForm<Fields>,
 ) -> Result<Response, Refusal> {
-    let before = find(&app, deadline, id).await?;
+    let before = app.poll(deadline, id).await?;
     let again = Again {
         frame: Frame::new(&app, &session),
         id: Some(id),
@@ -156,14 +156,6 @@ pub(crate) async fn edit(
         }
         Err(failure) => again.fail(failure),
     }
-}
-
-async fn find(app: &App, deadline: Deadline, id: i32) -> Result<Poll, Refusal> {
-    let found = app
-        .database()
-        .read(deadline, move |conn| polls::find(conn, id))
-        .await?;
-    Ok(found.ok_or(Failure::NotFound)?)
 }
 
 /// The same form again, with what was typed.
