@@ -6,6 +6,30 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::thread::{self, JoinHandle};
+
+/// Serves a connection that was accepted on a thread of its own, named for the server. Whatever ends
+/// it is the client's to see; what was no HTTP is told here as well.
+pub(crate) fn serve_apart(
+    server: &'static str,
+    stream: io::Result<TcpStream>,
+    serve: impl FnOnce(TcpStream) -> io::Result<()> + Send + 'static,
+) -> Option<JoinHandle<()>> {
+    let started = stream.and_then(|stream| {
+        thread::Builder::new()
+            .name(format!("{server} connection"))
+            .spawn(move || {
+                if let Err(error) = serve(stream)
+                    && error.kind() == io::ErrorKind::InvalidData
+                {
+                    eprintln!("{server}: {error}");
+                }
+            })
+    });
+    started
+        .inspect_err(|error| eprintln!("{server}: cannot serve a connection: {error}"))
+        .ok()
+}
 
 /// A client of one server. Keeps its connection; not for use by several threads at once.
 #[derive(Debug)]

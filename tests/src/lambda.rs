@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use crate::http::Message;
+use crate::http::{self, Message};
 use crate::process::Worker;
 
 /// The version of the API, the first part of every path.
@@ -489,21 +489,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let for_connection = Arc::clone(shared);
-        let started = stream.and_then(|stream| {
-            thread::Builder::new()
-                .name("Runtime API connection".to_owned())
-                .spawn(move || {
-                    // Any other error is the process's end, which is seen by its output.
-                    if let Err(error) = serve(stream, &for_connection)
-                        && error.kind() == io::ErrorKind::InvalidData
-                    {
-                        eprintln!("Runtime API: {error}");
-                    }
-                })
-        });
-        if let Err(error) = started {
-            eprintln!("Runtime API: cannot serve a connection: {error}");
-        }
+        // The process's end is seen by its output.
+        let serve = move |stream| serve(stream, &for_connection);
+        http::serve_apart("Runtime API", stream, serve);
     }
 }
 

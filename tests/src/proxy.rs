@@ -12,7 +12,7 @@ use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use serde_json::{Value, json};
 
-use crate::http::Message;
+use crate::http::{self, Message};
 
 /// A proxy on a loopback port; ends with all its connections when this is dropped.
 ///
@@ -686,22 +686,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         state.connections.retain(|thread| !thread.is_finished());
         let for_connection = Arc::clone(shared);
-        let started = stream.and_then(|stream| {
-            thread::Builder::new()
-                .name("proxy connection".to_owned())
-                .spawn(move || {
-                    // An error ends the connection; that is all the client is to see of it.
-                    if let Err(error) = serve(stream, &for_connection)
-                        && error.kind() == io::ErrorKind::InvalidData
-                    {
-                        eprintln!("proxy: {error}");
-                    }
-                })
-        });
-        match started {
-            Ok(thread) => state.connections.push(thread),
-            Err(error) => eprintln!("proxy: cannot serve a connection: {error}"),
-        }
+        let serve = move |stream| serve(stream, &for_connection);
+        (state.connections).extend(http::serve_apart("proxy", stream, serve));
     }
 }
 

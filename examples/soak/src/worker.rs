@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_sqlite_efs::{Clock, EfsConfig, EfsSqliteConnection, LockError, Moment, ReadCheck};
+use integration::clock;
 use quickstart::ledger;
 
 use crate::told::{Audit, Runs, Told};
@@ -197,10 +198,9 @@ struct Orders {
 impl Orders {
     /// Follows the system's clocks, the wall clock at the distance that the parent wants.
     fn clock(&self) -> Clock {
-        const TICK: Duration = Duration::from_millis(5);
         let start = Instant::now();
         let offset = Arc::clone(&self.offset);
-        let now = move || {
+        clock::following(move || {
             let wall = (SystemTime::now().duration_since(UNIX_EPOCH)).unwrap_or_default();
             let offset = offset.load(Ordering::Relaxed);
             let by = Duration::from_secs(offset.unsigned_abs());
@@ -212,16 +212,7 @@ impl Orders {
                     wall + by
                 },
             }
-        };
-        let clock = Clock::manual(now());
-        let ticking = clock.clone();
-        thread::spawn(move || {
-            loop {
-                thread::sleep(TICK);
-                ticking.set(now());
-            }
-        });
-        clock
+        })
     }
 
     fn listen(&self) {

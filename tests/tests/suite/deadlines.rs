@@ -53,10 +53,7 @@ fn a_transaction_that_is_forgotten_open_loses_the_lock_after_the_longest_hold() 
     holder.ok(WRITE);
     other.ok("execute INSERT INTO note VALUES ('of another')");
     let failure = holder.fails("commit");
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("LeaseLost", true)
-    );
+    failure.assert_retryable("LeaseLost");
     assert_eq!(holder.ok("query SELECT text FROM note"), "of another");
     holder.ok(WRITE);
     stage.assert_whole();

@@ -215,10 +215,7 @@ fn a_refused_renewal_loses_the_lease_at_once() {
     assert_eq!(client.ok("is-valid lock"), "true", "it cannot know yet");
     for _ in 0..2 {
         let failure = client.fails("renew lock");
-        assert_eq!(
-            (failure.kind.as_str(), failure.retryable),
-            ("LeaseLost", true)
-        );
+        failure.assert_retryable("LeaseLost");
     }
     assert_eq!(client.ok("is-valid lock"), "false");
     client.ok("release lock");

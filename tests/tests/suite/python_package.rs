@@ -32,7 +32,7 @@ fn each_waits_for_the_others_lease() {
     theirs.ok("begin");
     theirs.ok(ADD_ONE);
     let failure = ours.fails(ADD_ONE);
-    assert_eq!((failure.kind.as_str(), failure.retryable), ("Busy", true));
+    failure.assert_retryable("Busy");
     assert_eq!(theirs.ok("commit"), "committed");
     ours.ok(ADD_ONE);
 
@@ -90,10 +90,7 @@ fn a_frozen_process_of_ours_does_its_python_successor_no_harm() {
     python(&stage, LONG_LEASE, "timeout=3").ok(ADD_ONE);
     ours.resume();
     let failure = ours.fails("commit");
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("LeaseLost", true)
-    );
+    failure.assert_retryable("LeaseLost");
     assert_eq!(ours.ok(VALUE), "1");
     ours.ok(ADD_ONE);
     stage.assert_whole();
@@ -141,10 +138,7 @@ fn a_frozen_python_process_is_stopped_by_file_locks_where_they_work() {
         }
         !is_unheard
     });
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("FileLocked", true)
-    );
+    failure.assert_retryable("FileLocked");
     theirs.resume();
     // Refuses the commit for its lost lease; whether the row is there it leaves to chance.
     assert_eq!(theirs.fails("commit").kind, "LockRequired");

@@ -10,7 +10,7 @@ use integration::emulator::Emulator;
 use integration::process::wait_until;
 use integration::proxy::{Action, Proxy, Purpose, Rule, RuleHandle};
 
-use crate::worker::{Answer, Failure, LONG, Process, Stage, proxy, requests, steps};
+use crate::worker::{Answer, LONG, Process, Stage, proxy, requests, steps};
 
 /// Long enough to be still running when the test is done.
 const LONG_LEASE: &str = "lock_expiration=60";
@@ -105,7 +105,7 @@ fn a_reader_that_began_before_a_commit_does_not_see_half_of_it() {
     );
     let holder = Holder::at_confirmation(&stage, LONG_LEASE, Action::Hold);
     let failure = reader.fails("query SELECT state FROM item WHERE id = 40");
-    assert_retryable(&failure, "TornRead");
+    failure.assert_retryable("TornRead");
     reader.ok("rollback");
     // Begun now, it finds the hot journal of a holder whose lease runs.
     reader.busy(READ);
@@ -426,7 +426,7 @@ fn a_holder_stopped_in_mid_transaction_loses_it_and_nothing_else() {
         .open(PATIENT)
         .ok("execute UPDATE item SET state = 'next'");
     holder.resume();
-    assert_retryable(&holder.fails("commit"), "LeaseLost");
+    holder.fails("commit").assert_retryable("LeaseLost");
     assert_eq!(holder.ok(READ), "next|40");
     holder.ok("execute INSERT INTO item (state) VALUES ('again')");
     assert_eq!(holder.ok(READ), "again|1; next|40");
@@ -442,7 +442,7 @@ fn a_holder_thawed_before_its_first_write_leaves_its_successors_cold_journal_alo
     successor.ok("execute UPDATE item SET state = 'next'");
     let before = stage.files();
     assert!(before.1.is_some());
-    assert_retryable(&holder.fails(WRITE), "LeaseLost");
+    holder.fails(WRITE).assert_retryable("LeaseLost");
     assert_eq!(stage.files(), before);
     assert!(holder.fails("commit").retryable);
     assert_eq!(stage.files(), before);
@@ -466,7 +466,7 @@ fn a_holder_thawed_before_its_first_write_leaves_its_successors_hot_journal_alon
         "execute UPDATE item SET state = 'next'",
     );
     let before = stage.files();
-    assert_retryable(&holder.fails(WRITE), "LeaseLost");
+    holder.fails(WRITE).assert_retryable("LeaseLost");
     assert!(holder.fails("commit").retryable);
     assert_eq!(stage.files(), before);
     successor.confirmation.release();
@@ -485,7 +485,7 @@ fn a_holder_thawed_before_its_first_write_makes_no_journal_of_a_state_that_its_s
         .ok("execute UPDATE item SET state = 'next'");
     assert!(!stage.has_journal(), "nothing of the successor's is left");
     let before = stage.files().0;
-    assert_retryable(&holder.fails(WRITE), "LeaseLost");
+    holder.fails(WRITE).assert_retryable("LeaseLost");
     assert!(holder.fails("commit").retryable);
     assert_eq!(stage.files().0, before);
     // Whoever comes next would have rolled such a journal back.
@@ -599,12 +599,6 @@ impl Holder {
         self.process.resume();
         self
     }
-}
-
-#[track_caller]
-fn assert_retryable(failure: &Failure, kind: &str) {
-    assert_eq!(failure.kind, kind, "{failure:?}");
-    assert!(failure.retryable, "{failure:?}");
 }
 
 /// The commit was not acknowledged: refused, or, if the refusal came too late to be heard,

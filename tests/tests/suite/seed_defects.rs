@@ -33,10 +33,7 @@ fn defect_1_a_transaction_whose_lease_is_lost_becomes_visible() {
     writer.ok(INSERT);
     usurp(&stage);
     let failure = writer.fails("commit");
-    assert_eq!(
-        (failure.kind.as_str(), failure.retryable),
-        ("LeaseLost", true)
-    );
+    failure.assert_retryable("LeaseLost");
     assert_eq!(writer.fails("last-lock-error").kind, "LeaseLost");
     stage.table.delete(&stage.key()).expect("the usurper goes");
     assert_eq!(writer.ok(COUNT), "0");
@@ -250,7 +247,7 @@ fn a_live_item_of_the_python_package_is_respected_and_left_as_it_is() {
     let mut writer = stage.open("lock_timeout=0.5");
     for statement in [INSERT, "immediate"] {
         let failure = writer.fails(statement);
-        assert_eq!((failure.kind.as_str(), failure.retryable), ("Busy", true));
+        failure.assert_retryable("Busy");
     }
     assert_eq!(stage.table.item(&stage.key()).expect("an answer"), item);
     assert_eq!(writer.ok(COUNT), "0");

@@ -27,6 +27,14 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
+impl Failure {
+    #[track_caller]
+    pub(crate) fn assert_retryable(&self, kind: &str) {
+        assert_eq!(self.kind, kind, "{self:?}");
+        assert!(self.retryable, "{self:?}");
+    }
+}
+
 /// A process with one connection or one lock client.
 pub(crate) struct Process {
     worker: Worker,
@@ -346,6 +354,23 @@ pub(crate) fn steps(proxy: &Proxy) -> Vec<String> {
         .collect();
     steps.dedup();
     steps
+}
+
+/// The ledger holds what each `writer-NUMBER` was told that it has written, and nothing else.
+#[track_caller]
+pub(crate) fn assert_ledger(auditor: &mut Process, acknowledged: &[u64]) {
+    let total = acknowledged.iter().sum::<u64>().to_string();
+    assert_eq!(auditor.ok("query SELECT value FROM counter"), total);
+    for (number, acknowledged) in acknowledged.iter().enumerate() {
+        let found = auditor.ok(&format!(
+            "query SELECT count(*), coalesce(max(sequence), 0) FROM entry \
+             WHERE writer = 'writer-{number}'"
+        ));
+        assert_eq!(found, format!("{acknowledged}|{acknowledged}"));
+    }
+    let distinct = auditor.ok("query SELECT count(DISTINCT counter_value) FROM entry");
+    assert_eq!(distinct, total, "an update was lost");
+    assert_eq!(auditor.ok("query SELECT sum(balance) FROM account"), "8000");
 }
 
 /// `12` for `.. 12 torn ..`.

@@ -14,11 +14,11 @@ mod runtime;
 use std::collections::HashMap;
 use std::env;
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use console::Console;
 use diesel_sqlite_efs::{Clock, Moment};
+use integration::clock;
 
 const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead|behind|stepping] [runtime=PLACE]\n       \
     worker plain PATH\n       \
@@ -93,24 +93,14 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A host's clock whose wall time is what `wall` makes of the true one and the time since the start.
 fn skewed(wall: fn(Duration, Duration) -> Duration) -> Clock {
-    const TICK: Duration = Duration::from_millis(5);
     let start = Instant::now();
-    let skewed = move || {
+    clock::following(move || {
         let monotonic = start.elapsed();
         Moment {
             monotonic,
             wall: wall(now().wall, monotonic),
         }
-    };
-    let clock = Clock::manual(skewed());
-    let ticking = clock.clone();
-    thread::spawn(move || {
-        loop {
-            thread::sleep(TICK);
-            ticking.set(skewed());
-        }
-    });
-    clock
+    })
 }
 
 /// An hour ahead and an hour behind by turns.
