@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, FOREVER};
 use crate::error::{LockError, LockName, StoreError};
 use crate::events::Speaker;
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
@@ -167,7 +167,7 @@ impl DynamoDbLockClient {
     /// [`LockError::Store`], at once where waiting cannot help, if the store could not answer.
     pub fn acquire(&self, key: &str, timeout: Duration) -> Result<Lease, LockError> {
         let patience = Patience {
-            until: Instant::now() + timeout,
+            until: Instant::now() + timeout.min(FOREVER),
             max_attempts: None,
         };
         let mut acquisition = self.begin(key);

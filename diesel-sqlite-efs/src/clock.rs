@@ -4,6 +4,9 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The longest that anybody waits: a moment so far away can still be computed.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// Both clocks of this host, read at one moment.
 ///
 /// A lease is over as soon as *either* clock says so: the monotonic one may stand still while a

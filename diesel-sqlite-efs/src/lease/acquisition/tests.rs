@@ -168,3 +168,12 @@ fn who_was_served_in_turn_waits_before_it_asks_again_and_who_cannot_wait_does_no
     assert_eq!(store.puts(), before + 1);
     lease.release().unwrap();
 }
+
+/// The longest that a caller can say.
+#[test]
+fn a_wait_without_end_is_one() {
+    let client =
+        DynamoDbLockClient::with_store(Arc::new(InMemoryLockStore::new())).max_hold(Duration::MAX);
+    let lease = client.acquire(KEY, Duration::MAX).unwrap();
+    lease.release().unwrap();
+}

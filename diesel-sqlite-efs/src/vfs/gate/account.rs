@@ -2,6 +2,7 @@
 //! refused.
 
 use super::*;
+use crate::clock::FOREVER;
 
 impl Gate {
     /// A statement begins: errors of earlier ones are no longer its concern.
@@ -204,8 +205,6 @@ impl Gate {
     }
 
     pub(crate) fn set_timeout(&self, timeout: Duration) {
-        /// A moment so far away can still be computed.
-        const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
         self.state().timeout = timeout.min(FOREVER);
     }
 
