@@ -1,5 +1,7 @@
 //! Polls, their votes and their history: every statement that the application runs.
 
+use std::collections::HashMap;
+
 use diesel::dsl::{exists, select, sql};
 use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
@@ -127,14 +129,19 @@ pub(crate) fn all(conn: &mut EfsSqliteConnection) -> QueryResult<Vec<Poll>> {
                 is_open(),
             ))
             .load(conn)?;
-        let choices: Vec<(i32, i32, String, i32)> = choice::table
+        let choices: Vec<(i32, (i32, String, i32))> = choice::table
             .order(choice::id)
-            .select((choice::question_id, choice::id, choice::text, choice::votes))
+            .select((
+                choice::question_id,
+                (choice::id, choice::text, choice::votes),
+            ))
             .load(conn)?;
+        let mut of_poll: HashMap<_, Vec<_>> = HashMap::new();
+        for (question, choice) in choices {
+            of_poll.entry(question).or_default().push(choice);
+        }
         let polls = rows.into_iter().map(|row| {
-            let own = choices.iter().filter(|(question, ..)| *question == row.id);
-            let own = own.map(|(_, id, text, votes)| (*id, text.clone(), *votes));
-            let own = own.collect();
+            let own = of_poll.remove(&row.id).unwrap_or_default();
             Poll::new(row, own)
         });
         Ok(polls.collect())
