@@ -61,8 +61,8 @@ impl EfsSqliteConnection {
     /// long as a single statement would; the time that the first has worked is not counted, so that
     /// a long transaction that lost its lease at the end gets its second run. Nor is a run begun that
     /// cannot end before the [deadline](Self::set_deadline). (`lock_max_attempts` limits each
-    /// acquisition, not the runs.) Between runs it pauses, at random, at
-    /// first for about a request's time and at most for 250 ms.
+    /// acquisition, not the runs.) Between runs it pauses, at random, at first for about a request's
+    /// time and at most for 250 ms.
     ///
     /// How often it ran is told by `retries` in [`lock_stats`](Self::lock_stats) and by the events
     /// `transaction.retried` and `transaction.gave_up`.

@@ -258,6 +258,21 @@ impl File {
         }
     }
 
+    /// Does this and lets the recorder know before and after; `failure` where it must not be done.
+    fn watch(
+        &self,
+        operation: impl Fn(On) -> Operation + Copy,
+        failure: c_int,
+        call: impl FnOnce() -> c_int,
+    ) -> c_int {
+        if self.before(operation) != Verdict::Proceed {
+            return failure;
+        }
+        let result = call();
+        self.after(operation);
+        result
+    }
+
     fn change(&self, change: impl FnOnce(&mut super::Disk, On)) {
         if let Some((recorder, on)) = &self.watched {
             recorder.change(|disk| change(disk, *on));
@@ -294,12 +309,9 @@ unsafe extern "C" fn read(
 ) -> c_int {
     // SAFETY: called through our method table.
     let file = unsafe { File::of(file) };
-    if file.before(Operation::Read) != Verdict::Proceed {
-        return ffi::SQLITE_IOERR_READ;
-    }
-    let result = base!(file, xRead, buffer, amount, offset);
-    file.after(Operation::Read);
-    result
+    file.watch(Operation::Read, ffi::SQLITE_IOERR_READ, || {
+        base!(file, xRead, buffer, amount, offset)
+    })
 }
 
 unsafe extern "C" fn write(
@@ -331,44 +343,37 @@ unsafe extern "C" fn write(
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
     // SAFETY: called through our method table.
     let file = unsafe { File::of(file) };
-    if file.before(Operation::Truncate) != Verdict::Proceed {
-        return ffi::SQLITE_IOERR_TRUNCATE;
-    }
-    let result = base!(file, xTruncate, size);
-    if result == OK {
-        let size = usize::try_from(size).expect("a size");
-        file.change(|disk, on| disk.truncated(on, size));
-    }
-    file.after(Operation::Truncate);
-    result
+    file.watch(Operation::Truncate, ffi::SQLITE_IOERR_TRUNCATE, || {
+        let result = base!(file, xTruncate, size);
+        if result == OK {
+            let size = usize::try_from(size).expect("a size");
+            file.change(|disk, on| disk.truncated(on, size));
+        }
+        result
+    })
 }
 
 /// Mostly nothing is really synced: what survives a crash is for the recorder to say.
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: called through our method table.
     let file = unsafe { File::of(file) };
-    if file.before(Operation::Sync) != Verdict::Proceed {
-        return ffi::SQLITE_IOERR_FSYNC;
-    }
-    let result = if file.syncs {
-        base!(file, xSync, flags)
-    } else {
-        OK
-    };
-    file.change(|disk, on| disk.synced(on));
-    file.after(Operation::Sync);
-    result
+    file.watch(Operation::Sync, ffi::SQLITE_IOERR_FSYNC, || {
+        let result = if file.syncs {
+            base!(file, xSync, flags)
+        } else {
+            OK
+        };
+        file.change(|disk, on| disk.synced(on));
+        result
+    })
 }
 
 unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut i64) -> c_int {
     // SAFETY: called through our method table.
     let file = unsafe { File::of(file) };
-    if file.before(Operation::Size) != Verdict::Proceed {
-        return ffi::SQLITE_IOERR_FSTAT;
-    }
-    let result = base!(file, xFileSize, size);
-    file.after(Operation::Size);
-    result
+    file.watch(Operation::Size, ffi::SQLITE_IOERR_FSTAT, || {
+        base!(file, xFileSize, size)
+    })
 }
 
 unsafe extern "C" fn lock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
@@ -387,12 +392,10 @@ unsafe extern "C" fn lock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
 unsafe extern "C" fn unlock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
     // SAFETY: called through our method table.
     let file = unsafe { File::of(file) };
-    if file.before(|_| Operation::Unlock(level)) != Verdict::Proceed {
-        return ffi::SQLITE_IOERR_UNLOCK;
-    }
-    let result = base!(file, xUnlock, level);
-    file.after(|_| Operation::Unlock(level));
-    result
+    let operation = |_| Operation::Unlock(level);
+    file.watch(operation, ffi::SQLITE_IOERR_UNLOCK, || {
+        base!(file, xUnlock, level)
+    })
 }
 
 unsafe extern "C" fn check_reserved_lock(
