@@ -1,0 +1,456 @@
+//! The tables and drawings of `docs/fairness.md`.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::plots::{Line, Plot, draw};
+use crate::{Arrivals, Commit, Outcome, Policy, Scene, run};
+
+/// What a million write request units of DynamoDB's on-demand capacity cost in us-east-1, in US
+/// dollars (<https://aws.amazon.com/dynamodb/pricing/on-demand/>). A put or a deletion of an item
+/// of up to 1 KB is one, and so is one whose condition does not hold.
+pub const PRICE: f64 = 0.625;
+
+/// Writes the page and its drawings below this directory; returns the page.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(docs: &Path, price: f64) -> Result<String, Box<dyn Error>> {
+    let drawings = docs.join("fairness");
+    fs::create_dir_all(&drawings)?;
+    for (name, plot) in plots(price) {
+        draw(&drawings.join(name).with_extension("svg"), &plot)?;
+    }
+    let page = page(price);
+    fs::write(docs.join("fairness.md"), &page)?;
+    Ok(page)
+}
+
+/// The page: the text of `page.md` with the tables in it.
+pub fn page(price: f64) -> String {
+    let mut page = include_str!("page.md").to_owned();
+    for (name, table) in [
+        ("price", format!("{price}")),
+        ("targets", targets()),
+        ("fleets", fleets(price)),
+        ("patient", patient(price)),
+        ("beside", beside(price)),
+        ("holds", holds()),
+        ("round_trips", round_trips()),
+        ("arrivals", arrivals()),
+        ("mixed", mixed()),
+        ("starts", starts()),
+        ("throttled", throttled()),
+    ] {
+        page = page.replace(&format!("{{{{{name}}}}}"), table.trim_end());
+    }
+    page
+}
+
+const POLICIES: [Policy; 3] = [Policy::PACED, Policy::BACKOFF, Policy::PYTHON];
+const BOTH: [Commit; 2] = [Commit::Confirmed, Commit::Clock];
+
+fn name(commit: Commit) -> &'static str {
+    match commit {
+        Commit::Confirmed => "confirmed",
+        Commit::Clock => "clock",
+    }
+}
+
+/// Once all are under way.
+fn settled(scene: Scene) -> Scene {
+    Scene {
+        warm_up: Duration::from_secs(60),
+        length: Duration::from_secs(60),
+        ..scene
+    }
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn targets() -> String {
+    let mut table = String::from(
+        "| hold | policy | writes/s | gave up | p99 wait | requests a write | Jain | least/most |\n\
+         |---|---|---|---|---|---|---|---|\n",
+    );
+    for hold in [1, 100] {
+        for commit in BOTH {
+            let scene = Scene {
+                hold: ms(hold),
+                ..Scene::closed(16, commit)
+            };
+            for policy in POLICIES {
+                if policy == Policy::PYTHON && commit == Commit::Confirmed {
+                    continue;
+                }
+                let outcome = run(&scene, &[policy]);
+                let (least, most) = outcome.extremes();
+                let _ = writeln!(
+                    table,
+                    "| {hold} ms | {} | {:.1} | {} | {} | {:.2} | {:.3} | {least}/{most} |",
+                    policy_and(policy, commit),
+                    outcome.rate(),
+                    percent(outcome.failed_share()),
+                    time(outcome.wait(0.99)),
+                    outcome.requests_each(),
+                    outcome.jain(),
+                );
+            }
+        }
+    }
+    table
+}
+
+/// The heads of [`figures`].
+const FIGURES: &str = "writes/s | gave up | wait p50 | wait p99 | requests a write | requests/s | USD a million writes | Jain |";
+
+fn figures(outcome: &Outcome, price: f64) -> String {
+    format!(
+        "{:.1} | {} | {} | {} | {:.1} | {:.0} | {:.2} | {:.3} |",
+        outcome.rate(),
+        percent(outcome.failed_share()),
+        time(outcome.wait(0.5)),
+        time(outcome.wait(0.99)),
+        outcome.requests_each(),
+        outcome.rate() * outcome.requests_each(),
+        outcome.requests_each() * price,
+        outcome.jain(),
+    )
+}
+
+const FLEETS: [usize; 10] = [2, 4, 8, 16, 32, 64, 128, 250, 500, 1_000];
+
+fn fleets(price: f64) -> String {
+    let mut table =
+        format!("| processes | commit | {FIGURES}\n|---|---|---|---|---|---|---|---|---|---|\n");
+    for waiters in FLEETS {
+        for commit in BOTH {
+            let outcome = run(&settled(Scene::closed(waiters, commit)), &[Policy::PACED]);
+            let (commit, figures) = (name(commit), figures(&outcome, price));
+            let _ = writeln!(table, "| {waiters} | {commit} | {figures}");
+        }
+    }
+    table
+}
+
+fn patient(price: f64) -> String {
+    let mut table =
+        format!("| processes | policy | {FIGURES}\n|---|---|---|---|---|---|---|---|---|---|\n");
+    for waiters in [100, 250, 500, 1_000] {
+        let scene = Scene {
+            timeout: Duration::from_secs(30),
+            ..Scene::closed(waiters, Commit::Confirmed)
+        };
+        for policy in POLICIES {
+            let outcome = run(&settled(scene), &[policy]);
+            let (policy, figures) = (policy.name(), figures(&outcome, price));
+            let _ = writeln!(table, "| {waiters} | {policy} | {figures}");
+        }
+    }
+    table
+}
+
+fn beside(price: f64) -> String {
+    let mut table =
+        format!("| processes | policy | {FIGURES}\n|---|---|---|---|---|---|---|---|---|---|\n");
+    for waiters in [2, 16, 64, 250, 1_000] {
+        let scene = settled(Scene::closed(waiters, Commit::Clock));
+        for policy in POLICIES {
+            let outcome = run(&scene, &[policy]);
+            let (policy, figures) = (policy.name(), figures(&outcome, price));
+            let _ = writeln!(table, "| {waiters} | {policy} | {figures}");
+        }
+    }
+    table
+}
+
+fn holds() -> String {
+    let mut table = String::from(
+        "| hold | processes | timeout | writes/s | at most | gave up | wait p99 | requests a write | Jain | backoff: gave up | requests | Jain |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for hold in [5, 20, 100, 300, 1_000] {
+        for (waiters, timeout) in [(4, 3), (16, 3), (16, 30)] {
+            let scene = settled(Scene {
+                hold: ms(hold),
+                hold_spread: 0.5,
+                timeout: Duration::from_secs(timeout),
+                ..Scene::closed(waiters, Commit::Confirmed)
+            });
+            let outcome = run(&scene, &[Policy::PACED]);
+            let before = run(&scene, &[Policy::BACKOFF]);
+            let _ = writeln!(
+                table,
+                "| {hold} ms | {waiters} | {timeout} s | {:.1} | {:.1} | {} | {} | {:.1} | {:.3} | {} | {:.1} | {:.3} |",
+                outcome.rate(),
+                1.0 / scene.busy().as_secs_f64(),
+                percent(outcome.failed_share()),
+                time(outcome.wait(0.99)),
+                outcome.requests_each(),
+                outcome.jain(),
+                percent(before.failed_share()),
+                before.requests_each(),
+                before.jain(),
+            );
+        }
+    }
+    table
+}
+
+fn round_trips() -> String {
+    let mut table = String::from(
+        "| round trip | commit | writes/s | at most | wait p99 | requests a write | Jain | backoff: writes/s | wait p99 | requests |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for round_trip in [2, 5, 10, 20] {
+        for commit in BOTH {
+            let scene = settled(Scene {
+                round_trip: ms(round_trip),
+                ..Scene::closed(16, commit)
+            });
+            let outcome = run(&scene, &[Policy::PACED]);
+            let before = run(&scene, &[Policy::BACKOFF]);
+            let _ = writeln!(
+                table,
+                "| {round_trip} ms | {} | {:.1} | {:.1} | {} | {:.2} | {:.3} | {:.1} | {} | {:.2} |",
+                name(commit),
+                outcome.rate(),
+                1.0 / scene.busy().as_secs_f64(),
+                time(outcome.wait(0.99)),
+                outcome.requests_each(),
+                outcome.jain(),
+                before.rate(),
+                time(before.wait(0.99)),
+                before.requests_each(),
+            );
+        }
+    }
+    table
+}
+
+fn arrivals() -> String {
+    let mut table = String::from(
+        "| wanted of what is possible | policy | writes/s | gave up | wait p50 | wait p99 | requests a write |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    const PROCESSES: usize = 200;
+    for load in [0.1, 0.3, 0.5, 0.7, 0.9] {
+        let scene = Scene::closed(PROCESSES, Commit::Confirmed);
+        let every = scene.busy().mul_f64(PROCESSES as f64 / load);
+        let scene = settled(Scene {
+            arrivals: Arrivals::After(every),
+            ..scene
+        });
+        for policy in [Policy::PACED, Policy::BACKOFF] {
+            let outcome = run(&scene, &[policy]);
+            let _ = writeln!(
+                table,
+                "| {:.0} % | {} | {:.1} | {} | {} | {} | {:.2} |",
+                load * 100.0,
+                policy.name(),
+                outcome.rate(),
+                percent(outcome.failed_share()),
+                time(outcome.wait(0.5)),
+                time(outcome.wait(0.99)),
+                outcome.requests_each(),
+            );
+        }
+    }
+    table
+}
+
+fn mixed() -> String {
+    let mut table = String::from(
+        "| 8 of each | writes of the first | of the second | gave up | wait p99 | requests a write |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for others in [Policy::BACKOFF, Policy::PYTHON] {
+        for hold in [1, 100] {
+            let scene = settled(Scene {
+                hold: ms(hold),
+                ..Scene::closed(16, Commit::Clock)
+            });
+            let outcome = run(&scene, &[Policy::PACED, others]);
+            let of = |first| outcome.served.iter().skip(first).step_by(2).sum::<u64>();
+            let _ = writeln!(
+                table,
+                "| paced, {}; {hold} ms | {} | {} | {} | {} | {:.1} |",
+                others.name(),
+                of(0),
+                of(1),
+                percent(outcome.failed_share()),
+                time(outcome.wait(0.99)),
+                outcome.requests_each(),
+            );
+        }
+    }
+    table
+}
+
+fn starts() -> String {
+    let mut table = String::from(
+        "| processes | policy | writes in 20 s | requests a write | most requests in a second |\n\
+         |---|---|---|---|---|\n",
+    );
+    for waiters in [16, 100, 1_000] {
+        for policy in POLICIES {
+            let outcome = run(&Scene::closed(waiters, Commit::Confirmed), &[policy]);
+            let _ = writeln!(
+                table,
+                "| {waiters} | {} | {} | {:.1} | {} |",
+                policy.name(),
+                outcome.successes(),
+                outcome.requests_each(),
+                outcome.busiest_second,
+            );
+        }
+    }
+    table
+}
+
+fn throttled() -> String {
+    let mut table = String::from(
+        "| processes | policy | writes/s | gave up | requests a write | Jain | most requests in a second |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    for waiters in [100, 1_000] {
+        for policy in POLICIES {
+            let scene = Scene {
+                capacity: Some(1_000),
+                timeout: Duration::from_secs(30),
+                length: Duration::from_secs(60),
+                ..Scene::closed(waiters, Commit::Confirmed)
+            };
+            let outcome = run(&scene, &[policy]);
+            let _ = writeln!(
+                table,
+                "| {waiters} | {} | {:.1} | {} | {:.1} | {:.3} | {} |",
+                policy.name(),
+                outcome.rate(),
+                percent(outcome.failed_share()),
+                outcome.requests_each(),
+                outcome.jain(),
+                outcome.busiest_second,
+            );
+        }
+    }
+    table
+}
+
+type Figure = (
+    &'static str,
+    &'static str,
+    &'static str,
+    bool,
+    fn(&Outcome) -> f64,
+);
+
+fn plots(price: f64) -> Vec<(&'static str, Plot)> {
+    const FIGURES: [Figure; 6] = [
+        (
+            "throughput",
+            "Writes",
+            "writes a second",
+            false,
+            Outcome::rate,
+        ),
+        ("failed", "Given up after 3 s", "% of all", false, |o| {
+            o.failed_share() * 100.0
+        }),
+        (
+            "wait",
+            "Wait for the lease, 99th percentile",
+            "s",
+            true,
+            |o| o.wait(0.99).as_secs_f64(),
+        ),
+        (
+            "requests",
+            "Requests for each write",
+            "requests",
+            true,
+            Outcome::requests_each,
+        ),
+        (
+            "jain",
+            "Jain's fairness index over a minute",
+            "1 = all the same",
+            false,
+            Outcome::jain,
+        ),
+        (
+            "cost",
+            "Cost of a million writes",
+            "USD",
+            true,
+            Outcome::requests_each,
+        ),
+    ];
+    let series = [
+        (Policy::PACED, Commit::Confirmed),
+        (Policy::PACED, Commit::Clock),
+        (Policy::BACKOFF, Commit::Confirmed),
+        (Policy::BACKOFF, Commit::Clock),
+        (Policy::PYTHON, Commit::Clock),
+    ];
+    let outcomes: Vec<(String, Vec<(f64, Outcome)>)> = series
+        .into_iter()
+        .map(|(policy, commit)| {
+            let name = policy_and(policy, commit);
+            let points = FLEETS.map(|waiters| {
+                let outcome = run(&settled(Scene::closed(waiters, commit)), &[policy]);
+                (waiters as f64, outcome)
+            });
+            (name, points.into())
+        })
+        .collect();
+    FIGURES
+        .into_iter()
+        .map(|(file, title, unit, is_logarithmic, figure)| {
+            let scale = if file == "cost" { price } else { 1.0 };
+            let lines = outcomes
+                .iter()
+                .map(|(name, points)| Line {
+                    name: name.clone(),
+                    points: (points.iter())
+                        .map(|(waiters, outcome)| (*waiters, figure(outcome) * scale))
+                        .collect(),
+                })
+                .collect();
+            let plot = Plot {
+                title,
+                unit,
+                is_logarithmic,
+                lines,
+            };
+            (file, plot)
+        })
+        .collect()
+}
+
+/// The Python package does not confirm its commits.
+fn policy_and(policy: Policy, commit: Commit) -> String {
+    match policy {
+        Policy::PYTHON => policy.name().to_owned(),
+        _ => format!("{}, {}", policy.name(), name(commit)),
+    }
+}
+
+fn percent(share: f64) -> String {
+    match share {
+        0.0 => "0".to_owned(),
+        _ => format!("{:.1} %", share * 100.0),
+    }
+}
+
+fn time(time: Duration) -> String {
+    match time.as_millis() {
+        0..1_000 => format!("{:.0} ms", time.as_secs_f64() * 1e3),
+        _ => format!("{:.2} s", time.as_secs_f64()),
+    }
+}
