@@ -23,6 +23,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::args::{Args, Options, Part, Role};
+use crate::contention::Peer;
 use crate::results::Results;
 use crate::world::{Outcome, World};
 
@@ -109,5 +110,21 @@ fn measure(options: &Options) -> Outcome<()> {
     }
     let page = report::write(&results, quick)?;
     println!("\nwritten: {}", page.display());
-    Ok(())
+    let ours = (results.contention.iter()).filter(|figures| figures.case.peer != Peer::Python);
+    let wrong: Vec<_> = ours
+        .filter(|figures| !figures.is_right())
+        .map(|figures| {
+            let (counted, acknowledged) = (figures.counted, figures.acknowledged);
+            format!("{}: {counted} of {acknowledged}", figures.case.label())
+        })
+        .collect();
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "the counter has not grown by what was acknowledged: {}",
+            wrong.join("; ")
+        )
+        .into())
+    }
 }

@@ -218,8 +218,7 @@ fn figures<'a>(page: &mut Page, all: impl Iterator<Item = &'a Figures>) {
     page.table(
         &head,
         all.map(|figures| {
-            let is_right = i64::try_from(figures.acknowledged) == Ok(figures.counted);
-            let counter = if is_right {
+            let counter = if figures.is_right() {
                 "right".to_owned()
             } else {
                 format!("{} of {}", figures.counted, figures.acknowledged)

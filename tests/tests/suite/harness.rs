@@ -9,10 +9,14 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, SqliteConnection};
 use integration::dynamodb::{self, AttributeValue, LockTable};
 use integration::emulator::Emulator;
 use integration::process::{NoLine, Worker, wait_until};
 use integration::proxy::{Action, Answer, Date, Operation, Proxy, RefusedEndpoint, Rule};
+use integration::recording;
+use integration::scratch::Scratch;
 use serde_json::{Value, json};
 
 type TestResult = Result<(), Box<dyn Error>>;
@@ -475,4 +479,43 @@ impl RawClient {
             body: serde_json::from_slice(&body)?,
         })
     }
+}
+
+#[test]
+fn a_timed_connection_tells_when_each_of_its_operations_was_done() -> TestResult {
+    use recording::{On, Operation, Plan, Recorder, TIMED};
+    recording::register();
+    let scratch = Scratch::new()?;
+    let recorder = Recorder::install(TIMED, scratch.database());
+    let url = format!("file:{}?vfs={TIMED}", scratch.database().display());
+    let mut conn = SqliteConnection::establish(&url)?;
+    conn.batch_execute("CREATE TABLE t (n INTEGER)")?;
+
+    recorder.plan(Plan::Watch);
+    let called = Instant::now();
+    conn.batch_execute("INSERT INTO t VALUES (1)")?;
+    let answered = Instant::now();
+
+    let times = recorder.times();
+    assert_eq!(times.len(), recorder.operations().len());
+    let order = [
+        Operation::Open(On::Journal),
+        Operation::Sync(On::Journal),
+        Operation::Write(On::Main),
+        Operation::Sync(On::Main),
+        Operation::Delete,
+    ];
+    let mut last = called;
+    for expected in order {
+        let (_, begun, ended) = (times.iter())
+            .find(|(operation, ..)| *operation == expected)
+            .ok_or_else(|| format!("no {expected:?} among {times:?}"))?;
+        assert!(
+            last <= *begun && begun <= ended,
+            "{expected:?} in {times:?}"
+        );
+        last = *ended;
+    }
+    assert!(last <= answered);
+    Ok(())
 }

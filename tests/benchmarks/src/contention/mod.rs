@@ -123,6 +123,11 @@ impl Figures {
         self.least as f64 / self.most as f64
     }
 
+    /// Whether nothing that was acknowledged is lost, and nothing else is there.
+    pub(crate) fn is_right(&self) -> bool {
+        i64::try_from(self.acknowledged) == Ok(self.counted)
+    }
+
     /// One line of text.
     pub(crate) fn line(&self) -> String {
         let Requests {
