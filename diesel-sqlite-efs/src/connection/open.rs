@@ -17,7 +17,7 @@ use crate::error::{ConfigError, ConnectError, LockError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
 use crate::vfs::gate::{Gate, GateSettings};
-use crate::vfs::netfs::network_file_system;
+use crate::vfs::netfs::{FileSystem, network_file_system};
 use crate::vfs::{Admission, open_admitted, shim_over};
 
 /// Opens connections by the same settings, with one lock client.
@@ -72,7 +72,7 @@ fn open_file(
         gate: gate.clone(),
         read_check,
         normal_sync_allowed: settings.synchronous == Synchronous::Normal,
-        network: network.is_some() || read_check == ReadCheck::Reopen,
+        file_system: file_system(network.as_deref(), read_check),
     };
     let uri = settings.sqlite_uri(shim);
     let opened = open_admitted(admission, || SqliteConnection::establish(&uri));
@@ -135,6 +135,17 @@ fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigErr
             file_system,
         }),
         (_, network) => Ok(network),
+    }
+}
+
+/// What is to be done about this host's caches; where reads are to go past them, also on a file system
+/// that is taken for local.
+fn file_system(network: Option<&str>, read_check: ReadCheck) -> FileSystem {
+    match network {
+        Some("nfs") => FileSystem::Nfs,
+        Some(_) => FileSystem::Shared,
+        None if read_check == ReadCheck::Reopen => FileSystem::Shared,
+        None => FileSystem::Local,
     }
 }
 

@@ -413,8 +413,8 @@ impl BaseFile {
         result
     }
 
-    fn state(self) -> Result<FileState, c_int> {
-        let version = self.version()?;
+    /// How a file of this version stands.
+    fn state(self, version: FileVersion) -> Result<FileState, c_int> {
         if version != FileVersion::default() {
             return Ok(FileState::Version(version));
         }
@@ -549,14 +549,15 @@ unsafe fn open_main(
     };
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let journal_path = Path::new(OsStr::from_bytes(journal_path.to_bytes()));
-    let fresh_reads = match admission.network.then(|| FreshReads::new(path)).transpose() {
-        Ok(fresh_reads) => fresh_reads,
-        Err(_) => {
-            base_file.close();
-            return ffi::SQLITE_CANTOPEN;
-        }
+    let file_system = admission.file_system;
+    let fresh_reads = (file_system.is_network())
+        .then(|| FreshReads::new(path, file_system))
+        .transpose();
+    let Ok(fresh_reads) = fresh_reads else {
+        base_file.close();
+        return ffi::SQLITE_CANTOPEN;
     };
-    let journal = Journal::new(journal_path.to_owned(), admission.network);
+    let journal = Journal::new(journal_path.to_owned(), file_system);
     admission.gate.opened(journal, KeyFile::beside(path));
     journals().insert(journal_name.addr(), admission.gate.clone());
     let main = MainFile {
@@ -885,7 +886,7 @@ impl MainFile {
         }
         if self.gate.take_cache_is_suspect() {
             self.snapshot.distrust_cache();
-            if let Err(error) = self.drop_cached_pages() {
+            if let Err(error) = self.drop_cached_pages().and_then(|()| self.refresh_size()) {
                 return error;
             }
         }
@@ -924,7 +925,7 @@ impl MainFile {
         if result != OK {
             return self.claim_refused(result);
         }
-        let current = match self.drop_cached_pages().and_then(|()| base.state()) {
+        let current = match self.current_state(base) {
             Ok(current) => current,
             Err(error) => {
                 base.unlock(ffi::SQLITE_LOCK_SHARED);
@@ -950,7 +951,7 @@ impl MainFile {
         if result != OK {
             return self.claim_refused(result);
         }
-        if let Err(error) = self.drop_cached_pages() {
+        if let Err(error) = self.drop_cached_pages().and_then(|()| self.refresh_size()) {
             return error;
         }
         match self.gate.before_recovery() {
@@ -1043,13 +1044,27 @@ impl MainFile {
 
     /// With the transaction's own journal in place: whether it would restore the current state.
     fn journal_created(&mut self, base: BaseFile) -> Result<(), c_int> {
-        let current = if self.fresh_reads.is_some() {
+        let current = self.current_version(base)?;
+        let admitted = self.snapshot.version();
+        (self.gate.journal_created(admitted, current)).map_err(|Refused| ffi::SQLITE_CANTOPEN)
+    }
+
+    /// With the lease and RESERVED in hand: how the file stands now. What SQLite reads from here on is
+    /// of this state.
+    fn current_state(&mut self, base: BaseFile) -> Result<FileState, c_int> {
+        self.drop_cached_pages()?;
+        let version = self.current_version(base)?;
+        self.refresh_size()?;
+        base.state(version)
+    }
+
+    /// The file's version as it stands now, on whatever host it was written.
+    fn current_version(&mut self, base: BaseFile) -> Result<FileVersion, c_int> {
+        if self.fresh_reads.is_some() {
             self.version_past_caches()
         } else {
             base.version()
-        };
-        let admitted = self.snapshot.version();
-        (self.gate.journal_created(admitted, current?)).map_err(|Refused| ffi::SQLITE_CANTOPEN)
+        }
     }
 
     fn version_past_caches(&mut self) -> Result<FileVersion, c_int> {
@@ -1084,11 +1099,22 @@ impl MainFile {
     }
 
     /// Where this host's caches may be old: makes the next reads of the file ask the server.
-    fn drop_cached_pages(&self) -> Result<(), c_int> {
-        match &self.fresh_reads {
+    fn drop_cached_pages(&mut self) -> Result<(), c_int> {
+        match &mut self.fresh_reads {
             None => Ok(()),
             Some(fresh_reads) => {
                 (fresh_reads.drop_cached_pages()).map_err(|error| self.not_read_afresh(&error))
+            }
+        }
+    }
+
+    /// Where this host's caches may be old: makes the file's size, up to which pages are read, the
+    /// server's.
+    fn refresh_size(&mut self) -> Result<(), c_int> {
+        match &mut self.fresh_reads {
+            None => Ok(()),
+            Some(fresh_reads) => {
+                (fresh_reads.refresh_size()).map_err(|error| self.not_read_afresh(&error))
             }
         }
     }
@@ -1261,6 +1287,8 @@ unsafe extern "C" fn vfs_delete(
             EndOfJournal::Leave => return OK,
             EndOfJournal::Remove => {}
         }
+        let is_durable = gate.journal().is_some_and(Journal::is_deleted_durably);
+        let sync_directory = if is_durable { 0 } else { sync_directory };
         match base_vfs_call!(base, xDelete, name, sync_directory) {
             OK => gate.journal_removed(),
             ffi::SQLITE_IOERR_DELETE_NOENT if gate.absence_is_success() => gate.journal_removed(),

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::journal::{Journal, Standing};
 use super::key_file::{Found, KeyFile, OwnLock};
+use super::netfs::FileSystem;
 use crate::error::{ConfigError, LockName};
 use crate::store::JournalId;
 
@@ -25,7 +26,12 @@ pub(crate) enum JournalState {
 pub(crate) fn journal(database: &Path, network: bool) -> io::Result<JournalState> {
     let mut path = database.as_os_str().to_owned();
     path.push("-journal");
-    Ok(match Journal::new(path.into(), network).standing()? {
+    let file_system = if network {
+        FileSystem::Shared
+    } else {
+        FileSystem::Local
+    };
+    Ok(match Journal::new(path.into(), file_system).standing()? {
         Standing::Absent => JournalState::Absent,
         Standing::Cold => JournalState::Cold,
         Standing::Hot(journal) => JournalState::Hot(journal),

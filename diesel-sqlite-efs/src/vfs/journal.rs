@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::files;
+use super::netfs::FileSystem;
 use crate::store::JournalId;
 
 /// The path of a database's rollback journal.
@@ -15,7 +16,7 @@ pub(super) struct Journal {
     path: PathBuf,
     directory: PathBuf,
     /// On a network file system a name must be looked up afresh.
-    network: bool,
+    file_system: FileSystem,
 }
 
 /// What stands at the journal's path.
@@ -77,7 +78,7 @@ impl Found {
 }
 
 impl Journal {
-    pub(super) fn new(path: PathBuf, network: bool) -> Self {
+    pub(super) fn new(path: PathBuf, file_system: FileSystem) -> Self {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
@@ -85,13 +86,21 @@ impl Journal {
         Self {
             path,
             directory,
-            network,
+            file_system,
         }
     }
 
     /// Whether its name may be remembered for a file of another time.
     pub(super) fn is_on_network(&self) -> bool {
-        self.network
+        self.file_system.is_network()
+    }
+
+    /// Whether its deletion is durable once it has been answered, so that the directory need not be
+    /// synced: NFS servers answer when a name is on stable storage
+    /// ([RFC 1813](https://www.rfc-editor.org/rfc/rfc1813#section-4.7)), and Linux's client does
+    /// nothing for `fsync` of a directory. Opening the directory for it would be a round trip.
+    pub(super) fn is_deleted_durably(&self) -> bool {
+        self.file_system == FileSystem::Nfs
     }
 
     /// Makes the file system look up the journal's name anew.
@@ -99,7 +108,7 @@ impl Journal {
     /// An NFS client remembers for up to 30 s that a name did not exist, and would miss a crashed
     /// writer's journal. Opening the directory revalidates what it knows (close-to-open).
     pub(super) fn refresh_name(&self) {
-        if self.network {
+        if self.is_on_network() {
             // If the directory cannot be opened, the look-up that follows says so.
             drop(files::open_directory(&self.directory));
         }
@@ -108,7 +117,7 @@ impl Journal {
     /// Looks at what stands at the path now.
     pub(super) fn standing(&self) -> io::Result<Standing> {
         self.refresh_name();
-        self.look(self.network)
+        self.look(self.is_on_network())
     }
 
     /// The same by what this host knows of the name, which may be up to 30 s old on NFS.
@@ -141,7 +150,7 @@ impl Journal {
 
     fn identify(&self) -> io::Result<Identity> {
         let file = files::open(&self.path)?;
-        if self.network {
+        if self.is_on_network() {
             files::refresh_size(&file)?;
         }
         // Before the content: what is written in between shows when it is looked at again.
@@ -209,7 +218,7 @@ mod tests {
     #[test]
     fn a_journal_is_hot_only_with_a_complete_header() {
         let path = std::env::temp_dir().join(format!("efs-journal-{}", std::process::id()));
-        let journal = Journal::new(path.clone(), true);
+        let journal = Journal::new(path.clone(), FileSystem::Shared);
         let mut header = [0; 512];
         header[12..16].copy_from_slice(&[1, 2, 3, 4]);
         assert_eq!(journal.standing().unwrap(), Standing::Absent);
@@ -230,7 +239,7 @@ mod tests {
     #[test]
     fn what_was_found_is_removed_and_nothing_else_of_its_name() {
         let path = std::env::temp_dir().join(format!("efs-found-{}", std::process::id()));
-        let journal = Journal::new(path.clone(), false);
+        let journal = Journal::new(path.clone(), FileSystem::Local);
         let nothing = journal.find().unwrap();
         assert_eq!(nothing.standing(), Standing::Absent);
         assert!(journal.remove_found(&nothing).unwrap());

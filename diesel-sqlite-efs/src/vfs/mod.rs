@@ -17,6 +17,7 @@ use diesel::result::ConnectionResult;
 use diesel::sqlite::SqliteConnection;
 
 use self::gate::Gate;
+use self::netfs::FileSystem;
 use crate::config::ReadCheck;
 
 /// What is settled about a main file before it is opened.
@@ -24,8 +25,7 @@ pub(crate) struct Admission {
     pub(crate) gate: Arc<Gate>,
     pub(crate) read_check: ReadCheck,
     pub(crate) normal_sync_allowed: bool,
-    /// This host's caches of the file may be old: it is on a network file system.
-    pub(crate) network: bool,
+    pub(crate) file_system: FileSystem,
 }
 
 /// The name of the shim over the named base VFS; `None` if SQLite has no such VFS.

@@ -12,6 +12,24 @@ use rustix::io::Errno;
 
 use super::files;
 
+/// What is to be done about what this host has cached of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// Nothing: it is this machine's own.
+    Local,
+    /// What makes the Linux client of NFS ask its server.
+    Nfs,
+    /// All that is known to help: it is another that several hosts may share.
+    Shared,
+}
+
+impl FileSystem {
+    /// Whether other hosts may change a file, so that what this one has cached of it may be old.
+    pub(crate) fn is_network(self) -> bool {
+        self != Self::Local
+    }
+}
+
 /// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
 /// and whatever is not known to be local.
 ///
@@ -56,13 +74,15 @@ const LOCAL: &[u32] = &[
 /// Two measures, as neither suffices everywhere: a fresh `open` makes a client that knows
 /// close-to-open consistency ask the server whether its pages are current (FUSE); a Linux NFS client
 /// does not do so while the file is open for writing, and is told to drop its pages
-/// (`posix_fadvise(2)`).
+/// (`posix_fadvise(2)`). There the open would be of use for the file's size and times alone, which
+/// can be asked for on a descriptor that is open already.
 ///
 /// Closing any descriptor of a file drops all POSIX locks that the process has on it, SQLite's
 /// included (<https://sqlite.org/howtocorrupt.html>, section 2.2). So what is opened here stays
 /// open until no connection of the process holds a lock on the file.
 #[derive(Debug)]
 pub(super) struct FreshReads {
+    file_system: FileSystem,
     inode: Inode,
     path: PathBuf,
     /// Counted in [`Descriptors::lockers`].
@@ -92,12 +112,13 @@ impl FreshReads {
     /// those of all others' transactions open.
     const MOST_DESCRIPTORS: usize = 128;
 
-    /// For the file at `path`, which SQLite has just opened.
-    pub(super) fn new(path: &Path) -> io::Result<Self> {
+    /// For the file at `path` on a network file system, which SQLite has just opened.
+    pub(super) fn new(path: &Path, file_system: FileSystem) -> io::Result<Self> {
         let metadata = files::metadata(path)?;
         let inode = (metadata.dev(), metadata.ino());
         by_inode().entry(inode).or_default().connections += 1;
         Ok(Self {
+            file_system,
             inode,
             path: path.to_owned(),
             locks: false,
@@ -123,7 +144,10 @@ impl FreshReads {
     ///
     /// # Errors
     /// The file cannot be opened, or too many descriptors wait for other connections' locks.
-    pub(super) fn drop_cached_pages(&self) -> io::Result<()> {
+    pub(super) fn drop_cached_pages(&mut self) -> io::Result<()> {
+        if self.file_system == FileSystem::Nfs {
+            return files::drop_cached_pages(&self.uncached()?.file);
+        }
         let mut files = by_inode();
         let descriptors = files.entry(self.inode).or_default();
         if descriptors.open.len() >= Self::MOST_DESCRIPTORS {
@@ -137,6 +161,18 @@ impl FreshReads {
         descriptors.open.push(file);
         descriptors.close_unless_locked();
         result
+    }
+
+    /// Makes the file's size the server's, up to which pages are read, where
+    /// [`drop_cached_pages`](Self::drop_cached_pages) does not.
+    ///
+    /// After a read, and not before: NFS does not vouch for the times of a file that it has just
+    /// read, and would ask for them once more when SQLite, which does so next, looks at the file.
+    pub(super) fn refresh_size(&mut self) -> io::Result<()> {
+        match self.file_system {
+            FileSystem::Nfs => self.uncached()?.refresh_size(),
+            FileSystem::Local | FileSystem::Shared => Ok(()),
+        }
     }
 
     /// Takes a file lock with `lock`, which tells whether it was granted.
@@ -286,8 +322,8 @@ mod tests {
     fn the_uncached_file_is_one_for_all_and_outlives_all_but_the_last() {
         let path = std::env::temp_dir().join(format!("efs-shared-{}", std::process::id()));
         std::fs::write(&path, b"x").unwrap();
-        let mut first = FreshReads::new(&path).unwrap();
-        let mut second = FreshReads::new(&path).unwrap();
+        let mut first = FreshReads::new(&path, FileSystem::Shared).unwrap();
+        let mut second = FreshReads::new(&path, FileSystem::Shared).unwrap();
         let one = std::ptr::from_ref(first.uncached().unwrap());
         assert_eq!(one, std::ptr::from_ref(second.uncached().unwrap()));
         let weak = first.uncached.as_ref().map(Arc::downgrade).unwrap();
@@ -317,8 +353,8 @@ mod tests {
     fn descriptors_stay_open_while_any_connection_of_the_process_holds_a_lock() {
         let path = std::env::temp_dir().join(format!("efs-fresh-{}", std::process::id()));
         std::fs::write(&path, b"x").unwrap();
-        let mut reader = FreshReads::new(&path).unwrap();
-        let mut writer = FreshReads::new(&path).unwrap();
+        let mut reader = FreshReads::new(&path, FileSystem::Shared).unwrap();
+        let mut writer = FreshReads::new(&path, FileSystem::Shared).unwrap();
         let inode = reader.inode;
         let open = || {
             by_inode()

@@ -20,3 +20,4 @@
 mod beside;
 mod ours;
 mod rig;
+mod round_trips;

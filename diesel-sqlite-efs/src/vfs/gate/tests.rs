@@ -8,6 +8,7 @@ use super::*;
 use crate::clock::{Clock, Moment};
 use crate::store::hooked::{HookedStore, Put};
 use crate::store::{InMemoryLockStore, SeenItem};
+use crate::vfs::netfs::FileSystem;
 
 pub(super) const KEY: &str = "database#test";
 pub(super) const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
@@ -22,7 +23,7 @@ pub(super) struct World {
     pub(super) store: Arc<InMemoryLockStore>,
     database: PathBuf,
     journal: PathBuf,
-    on_network: bool,
+    file_system: FileSystem,
     key_file: PathBuf,
     /// Renewal goes on in the background for so long.
     pub(super) max_hold: Duration,
@@ -51,7 +52,7 @@ impl World {
             clock,
             database: beside(""),
             journal: beside("-journal"),
-            on_network: false,
+            file_system: FileSystem::Local,
             key_file: beside("-lock-key"),
             max_hold: Duration::from_secs(900),
             meanwhile: Meanwhile::default(),
@@ -92,7 +93,7 @@ impl World {
             .max_hold(self.max_hold)
             .clock(self.clock.clone());
         let gate = Gate::new(client, key, settings);
-        let journal = Journal::new(self.journal.clone(), self.on_network);
+        let journal = Journal::new(self.journal.clone(), self.file_system);
         gate.opened(journal, KeyFile::beside(&self.database));
         gate
     }
@@ -587,8 +588,8 @@ fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
 #[test]
 fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
     let mut world = World::new();
-    for (on_network, is_lost) in [(true, true), (false, false)] {
-        world.on_network = on_network;
+    for (file_system, is_lost) in [(FileSystem::Nfs, true), (FileSystem::Local, false)] {
+        world.file_system = file_system;
         let gate = world.gate();
         begin_writing(&gate);
         gate.operation_failed(
@@ -608,7 +609,7 @@ fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
         assert_eq!(world.item(), None);
     }
     // A full disk is no sign of it, and once the journal has ended the outcome stands.
-    world.on_network = true;
+    world.file_system = FileSystem::Nfs;
     let gate = world.gate();
     begin_writing(&gate);
     gate.operation_failed("writing the database", "no space", Some(Errno::NOSPC));

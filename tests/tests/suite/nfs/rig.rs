@@ -47,7 +47,7 @@ pub(super) enum Mount {
 }
 
 impl Mount {
-    fn directory(self) -> &'static str {
+    pub(super) fn directory(self) -> &'static str {
         match self {
             Self::Efs => "/mnt/efs",
             Self::WithoutLocks => "/mnt/alt",
