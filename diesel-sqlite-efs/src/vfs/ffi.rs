@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use libsqlite3_sys as ffi;
 use rustix::io::Errno;
@@ -460,14 +460,16 @@ struct Rules {
 
 /// The gates of the open main files, by the address of their journal's name: SQLite passes that
 /// very pointer to `xOpen`, `xDelete` and `xAccess` (<https://sqlite.org/c3ref/filename_database.html>).
-static JOURNALS: LazyLock<Mutex<HashMap<usize, Arc<Gate>>>> = LazyLock::new(Mutex::default);
+/// Every transaction asks here, of every thread; there are as many entries as open connections.
+static JOURNALS: RwLock<BTreeMap<usize, Arc<Gate>>> = RwLock::new(BTreeMap::new());
 
-fn journals() -> MutexGuard<'static, HashMap<usize, Arc<Gate>>> {
-    JOURNALS.lock().unwrap_or_else(PoisonError::into_inner)
+fn journals() -> RwLockWriteGuard<'static, BTreeMap<usize, Arc<Gate>>> {
+    JOURNALS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gate_of_journal(name: *const c_char) -> Option<Arc<Gate>> {
-    journals().get(&name.addr()).cloned()
+    let journals = JOURNALS.read().unwrap_or_else(PoisonError::into_inner);
+    journals.get(&name.addr()).cloned()
 }
 
 // ---- Opening ----

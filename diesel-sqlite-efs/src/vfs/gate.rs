@@ -12,18 +12,21 @@ mod pin;
 mod properties;
 #[cfg(test)]
 mod reference;
+mod remembers;
 #[cfg(test)]
 mod tests;
 mod waiting;
 mod writing;
 
 use std::io::ErrorKind;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use self::remembers::Remembers;
 use super::journal::{Journal, Standing};
 use super::key_file::{Found, KeyFile, OwnLock};
 use super::pragma;
@@ -46,6 +49,7 @@ pub(crate) struct Gate {
     max_attempts: Option<u32>,
     is_local: bool,
     files: OnceLock<Files>,
+    remembers: Remembers,
     state: Mutex<State>,
 }
 
@@ -203,6 +207,7 @@ impl Gate {
             max_attempts: settings.max_attempts,
             is_local: settings.is_local,
             files: OnceLock::new(),
+            remembers: Remembers::default(),
             state: Mutex::new(State {
                 timeout: settings.timeout,
                 deadline: None,
@@ -236,7 +241,14 @@ impl Gate {
         let _ = self.files.set(Files { journal, key_file });
     }
 
+    /// To be changed, perhaps: from now on there may be something in it to look at.
     fn state(&self) -> MutexGuard<'_, State> {
+        self.remembers.set_more();
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be looked at alone.
+    fn look(&self) -> impl Deref<Target = State> + '_ {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -495,12 +507,15 @@ impl Gate {
     /// Whether this transaction's journal has ended: a file lock that cannot be given up changes
     /// nothing about the outcome.
     pub(crate) fn has_ended(&self) -> bool {
-        self.state().ended
+        self.look().ended
     }
 
     /// At most SHARED is held now: the transaction is over, or a retry that the lease was parked
     /// for has failed.
     pub(crate) fn unlocked(&self) {
+        if self.remembers.nothing() {
+            return;
+        }
         let mut state = self.state();
         if state.tenure() != Some(Tenure::AwaitingHandler) {
             state.put_lease_away(self);
@@ -521,7 +536,7 @@ impl Gate {
 
     /// Whether SQLite's page cache has to be dropped; asked once for each SHARED lock.
     pub(super) fn take_cache_is_suspect(&self) -> bool {
-        std::mem::take(&mut self.state().cache_is_suspect)
+        self.remembers.more() && std::mem::take(&mut self.state().cache_is_suspect)
     }
 
     /// A page changed under a reader.

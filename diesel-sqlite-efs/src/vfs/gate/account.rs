@@ -7,17 +7,24 @@ use crate::clock::FOREVER;
 impl Gate {
     /// A statement begins: errors of earlier ones are no longer its concern.
     pub(crate) fn statement_begins(&self) {
+        if !self.remembers.more() {
+            return;
+        }
         let mut state = self.state();
         state.error = None;
         state.forbidden = None;
         state.block = None;
         state.poll = None;
         state.until = None;
+        self.remembers.set(&state);
     }
 
     /// A statement has ended. SQLite may have done without the busy handler, or without the write
     /// that the lease was parked for: what was to go on ends here.
     pub(crate) fn statement_ended(&self) {
+        if !self.remembers.more() {
+            return;
+        }
         let mut state = self.state();
         state.block = None;
         state.until = None;
@@ -31,11 +38,17 @@ impl Gate {
 
     /// Why the lock is still in the table although the transaction has ended.
     pub(crate) fn take_not_released(&self) -> Option<LockError> {
+        if !self.remembers.more() {
+            return None;
+        }
         self.state().not_released.take()
     }
 
     /// How long was waited for the lease since this was last asked, if at all.
     pub(crate) fn take_waited(&self) -> Option<Waited> {
+        if !self.remembers.more() {
+            return None;
+        }
         self.state().waited.take()
     }
 
@@ -84,6 +97,9 @@ impl Gate {
     /// A loss that SQLite rolled back for without telling: it commits a statement that was not run
     /// to its end when the statement is reset, where Diesel does not look for errors.
     pub(crate) fn take_hidden_loss(&self) -> Option<LockError> {
+        if !self.remembers.more() {
+            return None;
+        }
         let mut state = self.state();
         let is_loss = matches!(
             state.error,
@@ -102,7 +118,7 @@ impl Gate {
 
     /// Whether a transaction that writes is under way.
     pub(crate) fn is_writing(&self) -> bool {
-        self.state().tenure() == Some(Tenure::Transaction)
+        !self.remembers.nothing() && self.look().tenure() == Some(Tenure::Transaction)
     }
 
     pub(crate) fn lock_name(&self) -> &Arc<LockName> {
@@ -130,7 +146,7 @@ impl Gate {
 
     /// What the beginning of the database says; `None` if it is empty or was not read.
     pub(crate) fn file_format(&self) -> Option<FileFormat> {
-        self.state().format
+        self.look().format
     }
 
     /// SQLite has ended a transaction by a rollback.
@@ -159,7 +175,7 @@ impl Gate {
     /// as is known without asking SQLite.
     #[cfg(feature = "r2d2")]
     pub(crate) fn may_have_begun(&self) -> bool {
-        self.state().may_have_begun
+        self.look().may_have_begun
     }
 
     /// SQLite was asked: no transaction is open.
@@ -178,13 +194,13 @@ impl Gate {
     /// Whether the connection has lost a lease or met a failure of the file system.
     #[cfg(feature = "r2d2")]
     pub(crate) fn is_broken(&self) -> bool {
-        self.state().is_broken
+        self.look().is_broken
     }
 
     /// Whether a lease is in hand, be it pinned or a transaction's.
     #[cfg(feature = "r2d2")]
     pub(crate) fn is_holding(&self) -> bool {
-        self.state().hold.is_some()
+        self.look().hold.is_some()
     }
 
     /// Whether the lease that somebody further up has pinned is lost: nothing can be written until
@@ -196,7 +212,7 @@ impl Gate {
 
     /// Whether it did since this was last asked.
     pub(crate) fn take_rolled_back(&self) -> bool {
-        std::mem::take(&mut self.state().rolled_back)
+        self.remembers.more() && std::mem::take(&mut self.state().rolled_back)
     }
 
     /// The longest that a statement waits for locks.

@@ -11,15 +11,14 @@ use crate::vfs::snapshot::FileVersion;
 impl Gate {
     /// Whether a write, a truncation or a sync may still proceed.
     pub(crate) fn fence(&self) -> Result<(), Refused> {
-        let mut state = self.state();
-        let loss = match &state.hold {
+        let loss = match &self.look().hold {
             Some(hold) => hold.lease.loss(),
             None => Some(self.lease_lost("it is not held")),
         };
         match loss {
             None => Ok(()),
             Some(loss) => {
-                state.lost(loss);
+                self.state().lost(loss);
                 Err(Refused)
             }
         }
@@ -31,7 +30,7 @@ impl Gate {
     /// There it comes after the request that confirmed the commit, and a successor may have made
     /// the file longer since: one more request, which only VACUUM has to make, tells.
     pub(crate) fn fence_truncation(&self) -> Option<Result<(), Refused>> {
-        if !self.state().ended {
+        if !self.look().ended {
             return Some(self.fence());
         }
         let confirmed = match self.commit {
