@@ -109,9 +109,11 @@ impl Duties {
     fn run(&self) {
         let mut work = self.work();
         loop {
-            if let Some(lease) = work.releases.pop_front() {
+            if let Some(mut lease) = work.releases.pop_front() {
                 work.releasing = true;
                 drop(work);
+                // A failure is reported as an event; the lease runs out by itself.
+                let _ = lease.send_back();
                 drop(lease);
                 work = self.work();
                 work.releasing = false;

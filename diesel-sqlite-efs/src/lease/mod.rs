@@ -352,6 +352,12 @@ impl Lease {
         if self.hand_on() {
             return Ok(GivenBack::Ours);
         }
+        self.send_back()
+    }
+
+    /// Ends the lease at the store, whoever waits in this process: what ended a while ago may be
+    /// lost by now, unnoticed where clocks stood still.
+    pub(crate) fn send_back(&mut self) -> Result<GivenBack, LockError> {
         let result = self.held.release();
         self.turn = None;
         result
