@@ -41,13 +41,13 @@ impl Tuning {
     /// as exponential backoff did, with an even share for each.
     pub(crate) const CHOSEN: Self = Self {
         asks: 1.5,
-        power: 10.0,
+        power: 14.0,
         spread: 0.8,
         oldest: 2.0,
         gain: 0.25,
         patience: 0.25,
         humility: 0.5,
-        humblest: Duration::from_millis(50),
+        humblest: Duration::from_millis(30),
         longest: Duration::from_millis(250),
         longest_share: 0.5,
     };
@@ -122,6 +122,9 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    /// No item is believed that tells of a longer wait.
+    const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
     pub(crate) fn new(tuning: Tuning, begun: Instant, last: Option<Experience>) -> Self {
         let last = last.filter(|last| last.is_recent(begun));
         let outcome = last.map(|last| last.outcome);
@@ -172,7 +175,8 @@ impl Pace {
         if !refusal.same_holder {
             self.met = Some(refusal.sent);
         }
-        self.wait = refusal.waited.or(self.wait);
+        let told = refusal.waited.map(|waited| waited.min(Self::LONGEST_WAIT));
+        self.wait = told.or(self.wait);
         let wait = self.wait?.as_secs_f64();
         let tuning = self.tuning;
         let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
@@ -202,7 +206,8 @@ impl Pace {
         pause = pause.min(longest.max(wait.min(time) * tuning.longest_share));
         // A holder that stays is asked less and less often, down to the longest pause.
         let shortest = (met * tuning.patience * (met / wait).min(1.0)).min(longest);
-        let next = refusal.sent + Duration::from_secs_f64(pause);
+        // By rounding it may be a little less than nothing.
+        let next = refusal.sent + Duration::from_secs_f64(pause.max(0.0));
         Some(next.max(now + Duration::from_secs_f64(shortest)))
     }
 

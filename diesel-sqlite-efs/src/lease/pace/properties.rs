@@ -10,6 +10,7 @@ fn waits() -> impl Strategy<Value = Option<Duration>> {
         (0..10_000_u64).prop_map(Duration::from_millis),
         Just(Duration::ZERO),
         Just(Duration::from_millis(u64::MAX)),
+        Just(Duration::MAX),
     ])
 }
 
@@ -43,6 +44,14 @@ proptest! {
             let longest = Duration::from_millis(250).max(timeout / 2);
             prop_assert!(pause <= longest, "{pause:?} at {:?} of {timeout:?}", now - begun);
             sent = next;
+        }
+        // Nor does it keep the process from its next acquisition for long.
+        let served = pace.granted(pace.usual_wait(sent), sent);
+        for last in [Some(served), pace.gave_up(sent)] {
+            let again = Pace::new(Tuning::CHOSEN, sent, last);
+            if let Some(first) = again.first_ask(&mut random) {
+                prop_assert!(first - sent <= Duration::from_millis(250));
+            }
         }
     }
 }
