@@ -10,6 +10,7 @@
 //! table from outside through a [`LockTable`](dynamodb::LockTable), and runs what it tests in this
 //! process or in [`Worker`](process::Worker)s.
 
+pub mod build;
 pub mod clock;
 pub mod dynamodb;
 pub mod emulator;

@@ -6,6 +6,7 @@
 //! `CI=true`.
 
 mod file_operations;
+mod instructions;
 
 use std::env;
 use std::io::{self, Write};
