@@ -224,6 +224,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn caches_are_treated_as_the_file_system_needs() {
+        for check in [ReadCheck::Off, ReadCheck::Counter, ReadCheck::Reopen] {
+            assert_eq!(file_system(Some("nfs"), check), FileSystem::Nfs);
+            assert_eq!(file_system(Some("fuse"), check), FileSystem::Shared);
+        }
+        assert_eq!(file_system(None, ReadCheck::Off), FileSystem::Local);
+        assert_eq!(file_system(None, ReadCheck::Reopen), FileSystem::Shared);
+    }
+
+    #[test]
     fn reads_are_checked_as_much_as_the_file_system_needs() {
         assert_eq!(read_check_for(None), ReadCheck::Off);
         assert_eq!(read_check_for(Some("nfs")), ReadCheck::Counter);

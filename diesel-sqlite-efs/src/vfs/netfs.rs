@@ -338,6 +338,24 @@ mod tests {
     }
 
     #[test]
+    fn on_nfs_pages_are_dropped_by_the_descriptor_that_stays_open() {
+        let path = std::env::temp_dir().join(format!("efs-nfs-{}", std::process::id()));
+        std::fs::write(&path, b"x").unwrap();
+        let mut writer = FreshReads::new(&path, FileSystem::Nfs).unwrap();
+        assert!(writer.locking(|| (true, true)));
+        // More often than descriptors may wait to be closed.
+        for _ in 0..=FreshReads::MOST_DESCRIPTORS {
+            writer.drop_cached_pages().unwrap();
+            writer.refresh_size().unwrap();
+        }
+        let open = by_inode().get(&writer.inode).map(|files| files.open.len());
+        assert_eq!(open, Some(0));
+        assert!(writer.uncached.is_some());
+        drop(writer);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn local_file_systems_are_recognised_also_for_files_yet_to_be_made() {
         let missing = std::env::temp_dir().join("no-such-file.db");
         assert_eq!(network_file_system(&missing).unwrap(), None);
