@@ -35,8 +35,8 @@ pub(crate) fn write(results: &Results, quick: bool) -> Outcome<PathBuf> {
     starts(&mut page, results);
     one_process(&mut page, results);
     let file = docs.join("benchmarks.md");
-    fs::write(&file, page.text)?;
-    Ok(file)
+    fs::write(&file, format!("{}\n", page.text.trim_end()))?;
+    Ok(file.canonicalize()?)
 }
 
 /// The text of the page.
@@ -52,7 +52,7 @@ impl Page {
     }
 
     fn section(&mut self, title: &str) {
-        self.line(&format!("\n## {title}\n"));
+        self.line(&format!("## {title}\n"));
     }
 
     fn paragraph(&mut self, text: &str) {
@@ -71,7 +71,12 @@ impl Page {
 
 fn head(page: &mut Page, machine: Option<&Machine>, quick: bool) {
     page.line("# Benchmarks\n");
-    let option = if quick { " -- --quick" } else { "" };
+    let in_memory = machine.is_some_and(|machine| machine.place == Place::Memory);
+    let option = match (quick, in_memory) {
+        (true, _) => " -- --quick",
+        (false, true) => " -- --in-memory",
+        (false, false) => "",
+    };
     page.paragraph(&format!(
         "Written, with its drawings, by one command, which needs what the tests need, and Python 3.10 or newer for the \
          Python package:\n\n```sh\ncargo run --release -p benchmarks{option}\n```"

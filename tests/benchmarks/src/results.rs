@@ -89,6 +89,10 @@ impl Results {
             Some(other) => *other = figures,
             None => self.contention.push(figures),
         }
+        // Whatever the order in which parts were measured anew.
+        (self.contention).sort_by_key(|Figures { case, .. }| {
+            (case.threads > 0, case.hold_ms, case.processes, case.peer)
+        });
     }
 }
 

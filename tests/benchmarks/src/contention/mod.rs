@@ -17,7 +17,7 @@ use benchmarks::figures::{jain, millis, percentile};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whose processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Peer {
     Python,
     Confirmed,
