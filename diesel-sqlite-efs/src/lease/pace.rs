@@ -40,9 +40,9 @@ impl Tuning {
     /// Found by sweeps over waiters, round trips and holds: the fewest requests that serve as many
     /// as exponential backoff did, with an even share for each.
     pub(crate) const CHOSEN: Self = Self {
-        asks: 1.5,
+        asks: 2.0,
         power: 14.0,
-        spread: 0.8,
+        spread: 0.4,
         oldest: 2.0,
         gain: 0.25,
         patience: 0.25,
