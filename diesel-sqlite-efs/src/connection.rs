@@ -302,6 +302,7 @@ impl EfsSqliteConnection {
     /// Tells Diesel's instrumentation how long was waited for the lock, if at all: as a query of
     /// its own, since there is no event for it. Told afterwards, as SQLite waits in the middle of a
     /// statement, where the instrumentation is in use.
+    #[inline]
     fn tell_wait(&mut self, error: Option<&diesel::result::Error>) {
         let Some((waited, key)) = self.session.take_waited() else {
             return;
@@ -320,6 +321,7 @@ impl EfsSqliteConnection {
     }
 
     /// Tells a race for a migration from other failures.
+    #[inline]
     fn explain<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
         let Some(listing) = self.listing.take() else {
             return result;

@@ -62,6 +62,7 @@ impl Session {
     }
 
     /// The lock's key and how long was waited for it since this was last asked, if at all.
+    #[inline]
     pub(crate) fn take_waited(&self) -> Option<(Waited, &str)> {
         let gate = self.gate()?;
         Some((gate.take_waited()?, &gate.lock_name().key))
@@ -112,6 +113,7 @@ impl Session {
     }
 
     /// Whether a statement may run: not in a transaction that SQLite has ended already.
+    #[inline]
     pub(crate) fn begin_statement(&mut self) -> QueryResult<()> {
         self.note_end_of_transaction(None);
         if let Some(aborted) = self.transaction.aborted() {
@@ -128,6 +130,7 @@ impl Session {
     }
 
     /// A statement ran: translates what the lock had to do with its failure.
+    #[inline]
     pub(crate) fn finish_statement<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
         let result = self.finish_control(result);
         self.note_end_of_transaction(result.as_ref().err());
@@ -135,12 +138,14 @@ impl Session {
     }
 
     /// A statement that begins or commits a transaction is about to run.
+    #[inline]
     pub(crate) fn begin_control(&mut self) {
         self.retry_cause = None;
         self.begin_rollback();
     }
 
     /// A rollback is about to run: what it follows is the failure that counts.
+    #[inline]
     pub(crate) fn begin_rollback(&mut self) {
         if let Some(gate) = &self.gate {
             gate.statement_begins();
@@ -148,6 +153,7 @@ impl Session {
     }
 
     /// A statement ran that may have committed something.
+    #[inline]
     pub(crate) fn finish_control<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
         let result = self.translate(result)?;
         match self.gate().and_then(Gate::take_hidden_loss) {
@@ -211,6 +217,7 @@ impl Session {
     }
 
     /// If SQLite has ended the transaction by itself, nothing more may happen in it.
+    #[inline]
     fn note_end_of_transaction(&mut self, cause: Option<&Error>) {
         let Some(gate) = &self.gate else {
             return;

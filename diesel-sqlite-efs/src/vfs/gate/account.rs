@@ -6,6 +6,7 @@ use crate::clock::FOREVER;
 
 impl Gate {
     /// A statement begins: errors of earlier ones are no longer its concern.
+    #[inline]
     pub(crate) fn statement_begins(&self) {
         if !self.remembers.more() {
             return;
@@ -21,6 +22,7 @@ impl Gate {
 
     /// A statement has ended. SQLite may have done without the busy handler, or without the write
     /// that the lease was parked for: what was to go on ends here.
+    #[inline]
     pub(crate) fn statement_ended(&self) {
         if !self.remembers.more() {
             return;
@@ -37,6 +39,7 @@ impl Gate {
     }
 
     /// Why the lock is still in the table although the transaction has ended.
+    #[inline]
     pub(crate) fn take_not_released(&self) -> Option<LockError> {
         if !self.remembers.more() {
             return None;
@@ -45,6 +48,7 @@ impl Gate {
     }
 
     /// How long was waited for the lease since this was last asked, if at all.
+    #[inline]
     pub(crate) fn take_waited(&self) -> Option<Waited> {
         if !self.remembers.more() {
             return None;
@@ -96,6 +100,7 @@ impl Gate {
 
     /// A loss that SQLite rolled back for without telling: it commits a statement that was not run
     /// to its end when the statement is reset, where Diesel does not look for errors.
+    #[inline]
     pub(crate) fn take_hidden_loss(&self) -> Option<LockError> {
         if !self.remembers.more() {
             return None;
@@ -211,6 +216,7 @@ impl Gate {
     }
 
     /// Whether it did since this was last asked.
+    #[inline]
     pub(crate) fn take_rolled_back(&self) -> bool {
         self.remembers.more() && std::mem::take(&mut self.state().rolled_back)
     }

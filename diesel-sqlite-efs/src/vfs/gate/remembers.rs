@@ -18,11 +18,13 @@ const MORE: u8 = 2;
 
 impl Remembers {
     /// No lease, and nothing to tell.
+    #[inline]
     pub(super) fn nothing(&self) -> bool {
         self.0.load(Ordering::Relaxed) == NOTHING
     }
 
     /// Perhaps more than the lease of the transaction under way.
+    #[inline]
     pub(super) fn more(&self) -> bool {
         self.0.load(Ordering::Relaxed) == MORE
     }
