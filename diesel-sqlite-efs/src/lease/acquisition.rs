@@ -111,16 +111,17 @@ impl Acquisition {
     /// As [`try_once`](Self::try_once) for one who can wait: does not ask if others are to be let
     /// in first, because this process had the lease just now and they have waited longer.
     pub(crate) fn try_in_turn(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
-        if self.lets_others_in_until().is_some() {
+        if self.pace.first_ask(&mut self.random).is_some() {
             return Ok(Attempt::Refused { free_in: None });
         }
         self.try_once(give_up_after)
     }
 
-    /// Until when others are to be let in first, if they are.
+    /// Until when others are to be let in first, if they are: by what this process has met while
+    /// this acquisition stood in its line.
     fn lets_others_in_until(&mut self) -> Option<Instant> {
-        let last = self.desk.shared.experience(&self.desk.name.key);
-        Pace::new(Tuning::CHOSEN, Instant::now(), last).first_ask(&mut self.random)
+        let last = self.desk.shared.experience(&self.desk.name.key)?;
+        Pace::new(Tuning::CHOSEN, Instant::now(), Some(last)).first_ask(&mut self.random)
     }
 
     /// Lets others of this process ask in the meantime; [`wait`](Self::wait) queues again.

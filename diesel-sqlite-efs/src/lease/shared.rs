@@ -60,8 +60,12 @@ impl Shared {
 
     /// Remembers how an acquisition of `key` went, and forgets what is out of date.
     pub(crate) fn remember(&self, key: &str, experience: Experience) {
-        let now = Instant::now();
         let mut experiences = self.experiences();
+        if let Some(last) = experiences.get_mut(key) {
+            *last = experience;
+            return;
+        }
+        let now = Instant::now();
         experiences.retain(|_, experience| experience.is_recent(now));
         experiences.insert(key.to_owned(), experience);
     }
