@@ -5,7 +5,7 @@ mod targets;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use benchmarks::figures::millis;
 
@@ -86,12 +86,18 @@ fn head(page: &mut Page, machine: Option<&Machine>, quick: bool) {
          `--help` tells the rest. `cargo bench -p benchmarks` runs the work of one process under divan. Ratios and counts \
          are what can be compared: all sides of a ratio come from one run, by turns. Times are this machine's.",
     );
+    page.paragraph(
+        "Counts that are the same everywhere, of file operations, round trips on NFS and instructions, are tests: \
+         [benchmarks-file-operations.md](benchmarks-file-operations.md). What becomes of fleets that cannot be run here is \
+         simulated: [fairness.md](fairness.md).",
+    );
     if let Some(machine) = machine {
         page.paragraph(&format!(
             "Measured on {}, {} cores ({}), Linux {}, load average {:.1} when the last part began; the processes, the \
              proxy and the emulator share those cores. The proxy adds {} ms to each request: {:.1} ms as a client sees it. \
              The databases are {}, where a page is written and synced in {:.2?}.",
-            day(machine.when),
+            // The day and its date, without the time.
+            &httpdate::fmt_http_date(machine.when)[..16],
             machine.cores,
             machine.processor,
             machine.kernel,
@@ -105,26 +111,6 @@ fn head(page: &mut Page, machine: Option<&Machine>, quick: bool) {
             machine.sync,
         ));
     }
-}
-
-/// A date, as ISO 8601 has it.
-fn day(time: SystemTime) -> String {
-    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Days to a civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-    let days = since_epoch.as_secs() / 86_400 + 719_468;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}")
 }
 
 /// A drawing's name, its axes, and what it shows of a case.
@@ -399,14 +385,6 @@ fn also(cell: &mut String, words: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn days_are_the_calendars() {
-        let at = |seconds| day(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0), "1970-01-01");
-        assert_eq!(at(951_782_400), "2000-02-29");
-        assert_eq!(at(1_798_675_199), "2026-12-30");
-    }
 
     #[test]
     fn operations_are_counted_in_the_order_of_their_first() {

@@ -70,7 +70,13 @@ impl Results {
         self.machine = Some(Machine {
             processor,
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: kernel.trim().to_owned(),
+            // Without what its builder has added.
+            kernel: kernel
+                .trim()
+                .split('-')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             when: SystemTime::now(),
             round_trip,
             delay_ms: options.delay_ms,

@@ -34,6 +34,8 @@ impl Peer {
         Self::Clock,
         Self::ClockBackground,
     ];
+    /// This crate, in its modes.
+    pub(crate) const OURS: &[Self] = Self::ALL.split_first().expect("a peer").1;
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -198,10 +200,9 @@ pub(crate) fn cases(options: &Options) -> Vec<Group> {
         .map(|&processes| group(&Peer::ALL, processes, 0, 0, rounds_of(processes)))
         .collect();
     groups.push(group(&Peer::ALL, many, 0, 100, rounds));
-    let ours = &Peer::ALL[1..];
-    groups.push(group(ours, 1, many, 0, 1));
+    groups.push(group(Peer::OURS, 1, many, 0, 1));
     // Others must not starve beside a process that hands its lease on among its threads.
-    groups.push(group(ours, 2, many, 0, 1));
+    groups.push(group(Peer::OURS, 2, many, 0, 1));
     groups.retain(|group| !group.cases.is_empty());
     groups
 }

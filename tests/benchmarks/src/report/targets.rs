@@ -167,7 +167,7 @@ fn increments(bars: &mut Vec<Bar>, results: &Results) {
 
 fn holds(bars: &mut Vec<Bar>, results: &Results) {
     let python = find(results, Peer::Python, MANY, 0, 100);
-    for peer in [Peer::Confirmed, Peer::Clock] {
+    for &peer in Peer::OURS {
         let (Some(python), Some(ours)) = (python, find(results, peer, MANY, 0, 100)) else {
             continue;
         };
@@ -200,7 +200,7 @@ fn holds(bars: &mut Vec<Bar>, results: &Results) {
 }
 
 fn threads(bars: &mut Vec<Bar>, results: &Results) {
-    for peer in [Peer::Confirmed, Peer::Clock] {
+    for &peer in Peer::OURS {
         let processes = find(results, peer, MANY, 0, 0);
         let threads = find(results, peer, 1, MANY, 0);
         let (Some(processes), Some(threads)) = (processes, threads) else {
