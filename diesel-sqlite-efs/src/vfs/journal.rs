@@ -121,8 +121,14 @@ impl Journal {
     }
 
     /// The same by what this host knows of the name, which may be up to 30 s old on NFS.
+    ///
+    /// Made after each page that is read: nearly always there is no journal, which a look at the name
+    /// tells sooner than a try to open it.
     pub(super) fn standing_as_cached(&self) -> io::Result<Standing> {
-        self.look(false)
+        match files::metadata(&self.path) {
+            Err(error) if is_absence(&error) => Ok(Standing::Absent),
+            _ => self.look(false),
+        }
     }
 
     /// `afresh`: a size that is remembered from an earlier file of this name, such as zero, does

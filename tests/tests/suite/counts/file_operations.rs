@@ -191,10 +191,17 @@ const EXTRAS: &[Extra] = &[
     },
     Extra {
         by: By::EachTransaction,
-        with: &["counter", "reopen"],
-        operation: "openat journal",
+        with: &["counter"],
+        operation: "statx journal",
         number: 1,
         why: "the read check, after the version was read: no commit is in progress",
+    },
+    Extra {
+        by: By::EachTransaction,
+        with: &["reopen"],
+        operation: "openat journal",
+        number: 1,
+        why: "as above: what can be opened is there",
     },
     Extra {
         by: By::FirstWrite,
