@@ -171,13 +171,11 @@ impl DynamoDbLockClient {
             max_attempts: None,
         };
         let mut acquisition = self.begin(key);
-        match acquisition.try_in_turn(timeout) {
-            Ok(Attempt::Granted(lease)) => Ok(self.keep(lease)),
-            Err(error) if !error.is_retryable() => Err(error),
-            Ok(Attempt::Refused { .. }) | Err(_) => {
-                acquisition.wait(patience).map(|lease| self.keep(lease))
-            }
-        }
+        let lease = match acquisition.try_before_waiting(timeout)? {
+            Some(lease) => lease,
+            None => acquisition.wait(patience)?,
+        };
+        Ok(self.keep(lease))
     }
 
     /// Does ahead of time what the first lease would do before its first request: for DynamoDB,

@@ -117,6 +117,19 @@ impl Acquisition {
         self.try_once(give_up_after)
     }
 
+    /// As [`try_in_turn`](Self::try_in_turn); `None` if the lease is to be [waited](Self::wait) for,
+    /// be it refused or not answered.
+    pub(crate) fn try_before_waiting(
+        &mut self,
+        give_up_after: Duration,
+    ) -> Result<Option<Lease>, LockError> {
+        match self.try_in_turn(give_up_after) {
+            Ok(Attempt::Granted(lease)) => Ok(Some(lease)),
+            Err(error) if !error.is_retryable() => Err(error),
+            Ok(Attempt::Refused { .. }) | Err(_) => Ok(None),
+        }
+    }
+
     /// Until when others are to be let in first, if they are: by what this process has met while
     /// this acquisition stood in its line.
     fn lets_others_in_until(&mut self) -> Option<Instant> {

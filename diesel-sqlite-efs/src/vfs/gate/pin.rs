@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Gate, Tenure};
 use crate::error::LockError;
 use crate::lease::Lease;
-use crate::lease::acquisition::{Attempt, Patience};
+use crate::lease::acquisition::Patience;
 
 impl Gate {
     /// Acquires the lease ahead of a transaction, waiting for it, not beyond `limit` if there is
@@ -70,10 +70,8 @@ impl Gate {
     ) -> Result<Option<Lease>, LockError> {
         let mut acquisition = self.client.begin(&self.lock.key);
         let give_up_after = patience.until.saturating_duration_since(Instant::now());
-        match acquisition.try_once(give_up_after) {
-            Ok(Attempt::Granted(lease)) => return Ok(Some(lease)),
-            Err(error) if !error.is_retryable() => return Err(error),
-            Ok(Attempt::Refused { .. }) | Err(_) => {}
+        if let Some(lease) = acquisition.try_before_waiting(give_up_after)? {
+            return Ok(Some(lease));
         }
         loop {
             let end_of_round = match (round, patience.max_attempts) {

@@ -823,3 +823,34 @@ fn a_held_lease_does_not_begin_a_transaction_beyond_the_deadline() {
     gate.unpin();
     assert_eq!(world.item(), None);
 }
+
+#[test]
+fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
+    let world = World::new();
+    let gate = world.gate_with(CommitMode::Confirmed, Duration::from_millis(100));
+    gate.pin(None).unwrap();
+    assert_eq!(gate.take_waited(), None, "nobody else is known of");
+    gate.unpin();
+    // So long that the others' turn lasts beyond any delay of this test.
+    let others = SeenItem {
+        lock_id: "another's".to_owned(),
+        expires_at: u32::MAX.to_string(),
+        holder: None,
+        acquired_at: None,
+        committed: None,
+        waited: Some(Duration::from_secs(1_000)),
+    };
+    world.store.set_item(KEY, Some(others));
+    gate.claim(FIRST_WRITE).unwrap_err();
+    world.store.set_item(KEY, None);
+    assert!(gate.wait(true));
+    gate.statement_ended();
+    assert!(gate.take_waited().is_some());
+
+    gate.pin(None).unwrap();
+    assert!(
+        gate.take_waited().is_some(),
+        "it has had the lease just now, and had to wait for it"
+    );
+    gate.unpin();
+}
