@@ -241,9 +241,8 @@ fn bars(
     let plane = chart.plotting_area();
     for (row, name) in rows.iter().enumerate() {
         let (_, y) = plane.map_coordinate(&(x.start, height - row as f64 - 0.5));
-        let (left, top) = area.get_base_pixel();
+        let (_, top) = area.get_base_pixel();
         let place = (12, y - top - 7);
-        let _ = left;
         area.draw(&Text::new(name.clone(), place, (FONT, 12)))?;
     }
     Ok(())
