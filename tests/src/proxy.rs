@@ -484,7 +484,8 @@ pub struct RuleHandle {
 }
 
 impl RuleHandle {
-    /// How many requests have met the rule's action so far; 0 once the rule is gone.
+    /// How many requests have met the rule's action so far; 0 once the rule is gone. One whose answer
+    /// is held counts when there is an answer: what it asks for has been done by then.
     ///
     /// Tests assert this, so that a fault that was never injected is not mistaken for one survived.
     pub fn hits(&self) -> u64 {
@@ -623,7 +624,8 @@ impl Shared {
             active.seen += 1;
             let its_turn = (active.rule.first..=active.rule.last).contains(&active.seen);
             if its_turn && chosen.is_none() {
-                active.hits += 1;
+                let is_to_be_answered_first = matches!(active.rule.action, Action::HoldAnswer);
+                active.hits += u64::from(!is_to_be_answered_first);
                 chosen = Some((active.id, active.rule.action.clone()));
             }
         }
@@ -645,6 +647,17 @@ impl Shared {
             !state.closing && state.rule(rule).is_some_and(|rule| !rule.released)
         };
         drop(self.changed.wait_while(self.state(), held));
+    }
+
+    /// Counts the request whose answer is here, and holds it.
+    fn hold_answer(&self, rule: u64) {
+        let mut state = self.state();
+        if let Some(active) = state.rules.iter_mut().find(|active| active.id == rule) {
+            active.hits += 1;
+        }
+        drop(state);
+        self.changed.notify_all();
+        self.hold(rule);
     }
 
     /// Waits for so long, or until the proxy ends.
@@ -719,7 +732,7 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                 }
                 Action::HoldAnswer => {
                     let answer = forward()?;
-                    shared.hold(rule);
+                    shared.hold_answer(rule);
                     answer
                 }
                 Action::CutAnswer => {
