@@ -9,6 +9,7 @@ use crate::clock::{Clock, FOREVER};
 use crate::error::{LockError, LockName, StoreError};
 use crate::events::Speaker;
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
+use crate::lease::linger::LINGER;
 use crate::lease::shared::Shared;
 use crate::lease::{Desk, Lease, LeaseTerms, renewal_period};
 use crate::stats::{Counters, LockStats};
@@ -95,6 +96,7 @@ impl DynamoDbLockClient {
                 duration: Self::DEFAULT_LEASE,
                 max_hold: Self::DEFAULT_MAX_HOLD,
                 holder: format!("process {}", std::process::id()),
+                confirms_commits: false,
             }),
             counters: Arc::default(),
             database: PathBuf::new(),
@@ -213,12 +215,26 @@ impl DynamoDbLockClient {
         lease
     }
 
-    /// Releases the lease on another thread; [`finish_releases`](Self::finish_releases) and
-    /// dropping the last clone wait for it.
-    pub(crate) fn release_in_background(&self, mut lease: Lease) {
-        if !lease.hand_on() {
-            self.shared.keeper.release(lease);
+    /// Releases the lease on another thread, which [`finish_releases`](Self::finish_releases) waits
+    /// for; in a moment, if the next of this process is to be expected by then.
+    pub(crate) fn release_in_background(&self, lease: Lease, next_is_expected: bool) {
+        let keeper = &self.shared.keeper;
+        let Err(lease) = lease.hand_on() else {
+            return;
+        };
+        if !next_is_expected {
+            return keeper.release(lease);
         }
+        match lease.linger() {
+            Ok(line) => keeper.release_at(Instant::now() + LINGER, line),
+            Err(lease) => keeper.release(lease),
+        }
+    }
+
+    /// Whether nothing is final under this client's leases that the store has not confirmed.
+    pub(crate) fn confirms_commits(mut self, confirms: bool) -> Self {
+        self.terms_mut().confirms_commits = confirms;
+        self
     }
 
     /// What a request to the store takes at least, as far as is known: the fastest answer so far.

@@ -130,7 +130,7 @@ impl Speaker<'_> {
         event!(DEBUG, "lock.released", self, held_ms = millis(held));
     }
 
-    /// Another connection of this process has the lease now.
+    /// Another transaction of this process has the lease now.
     pub(crate) fn handed_on(self, held: Duration) {
         event!(DEBUG, "lock.handed_on", self, held_ms = millis(held));
     }

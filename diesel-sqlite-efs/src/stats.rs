@@ -12,9 +12,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockStats {
-    /// Leases that were granted, by the store or by another connection of this process.
+    /// Leases that were granted, by the store or within this process.
     pub acquisitions: u64,
-    /// Those of them that came from another connection of this process, without a request.
+    /// Those of them that came from another connection of this process, or from the last write with
+    /// `lock_release=background`: the store was not asked to grant them.
     pub handovers: u64,
     /// How often the store was asked for a lease, refusals included.
     pub attempts: u64,

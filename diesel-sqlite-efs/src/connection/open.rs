@@ -12,7 +12,7 @@ use diesel::sqlite::SqliteConnection;
 use super::diagnosis::{diagnose, obstacle};
 use super::session::Session;
 use crate::client::DynamoDbLockClient;
-use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
+use crate::config::{CommitMode, EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
@@ -193,6 +193,7 @@ fn client(settings: &Settings) -> DynamoDbLockClient {
         .lease_duration(lease)
         .max_hold(max_hold)
         .holder(settings.holder.clone())
+        .confirms_commits(settings.commit == CommitMode::Confirmed)
         .clock(settings.clock.clone())
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::backoff::Backoff;
-use super::hand_on::{Handed, Queue, Turn};
+use super::hand_on::{Queue, Turn};
 use super::pace::{Pace, Refusal, Tuning};
 use super::{AtRelease, Desk, Held, ItemDraft, Lease, Sent, State};
 use crate::clock::Moment;
@@ -94,12 +94,13 @@ impl Acquisition {
         }
     }
 
-    /// Asks once, and not at all if a connection of this process holds or awaits the lease.
+    /// Asks once, and not at all if a connection of this process holds or awaits the lease, or has
+    /// just left it.
     pub(crate) fn try_once(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
-        if self.turn.is_none() {
-            self.turn = self.queue.try_enter();
+        if let Some(lease) = self.collect() {
+            return Ok(Attempt::Granted(lease));
         }
-        match self.turn.take() {
+        match self.turn.take().or_else(|| self.queue.try_enter()) {
             None => Ok(Attempt::Refused { free_in: None }),
             Some(turn) => self.attempt(turn, give_up_after).map_err(|failure| {
                 self.last_failure = Some(failure.clone());
@@ -108,13 +109,22 @@ impl Acquisition {
         }
     }
 
+    /// The lease that this process has left for a moment.
+    fn collect(&mut self) -> Option<Lease> {
+        let lease = Lease::collected_from(&self.queue)?;
+        self.adopt(lease)
+    }
+
     /// As [`try_once`](Self::try_once) for one who can wait: does not ask if others are to be let
     /// in first, because this process had the lease just now and they have waited longer.
     pub(crate) fn try_in_turn(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
-        if self.pace.first_ask(&mut self.random).is_some() {
-            return Ok(Attempt::Refused { free_in: None });
+        if self.pace.first_ask(&mut self.random).is_none() {
+            return self.try_once(give_up_after);
         }
-        self.try_once(give_up_after)
+        Ok(match self.collect() {
+            Some(lease) => Attempt::Granted(lease),
+            None => Attempt::Refused { free_in: None },
+        })
     }
 
     /// As [`try_in_turn`](Self::try_in_turn); `None` if the lease is to be [waited](Self::wait) for,
@@ -174,7 +184,7 @@ impl Acquisition {
                         next_ask = next_ask.max(self.lets_others_in_until());
                         turn
                     }
-                    Some((turn, Some(handed))) => match self.adopt(*handed, turn) {
+                    Some((turn, Some(lease))) => match self.adopt(lease.with(turn)) {
                         Some(lease) => return Ok(lease),
                         None => continue,
                     },
@@ -383,6 +393,7 @@ impl Acquisition {
             waited: sent.item.waited,
             begun: sent.span.from,
             granted: sent.span.from,
+            wanted: self.begun,
             state: Mutex::new(State {
                 span: sent.span,
                 end: sent.item.expires_at,
@@ -391,6 +402,8 @@ impl Acquisition {
                     Some(_) => AtRelease::Retire,
                     None => AtRelease::Remove,
                 },
+                lingered: 0,
+                unasked: false,
                 lost: None,
                 released: false,
             }),
@@ -421,32 +434,23 @@ impl Acquisition {
         Ok(Attempt::Granted(lease))
     }
 
-    /// Goes on with a lease that another connection of this process has handed on; gives it back
-    /// if it cannot.
-    fn adopt(&mut self, handed: Handed, turn: Turn) -> Option<Lease> {
+    /// Goes on with a lease that another transaction of this process has left; sends it back if it
+    /// cannot.
+    fn adopt(&mut self, mut left: Lease) -> Option<Lease> {
         // Its moments mean nothing by another clock.
-        let is_ours = handed.desk.clock.is_same(&self.desk.clock);
-        let desk = if is_ours {
-            self.desk.clone()
-        } else {
-            handed.desk
+        let is_usable = left.held.desk.clock.is_same(&self.desk.clock);
+        let lease = match is_usable {
+            true => Lease {
+                turn: left.turn.take(),
+                held: Arc::new(self.held_from(&left.held)),
+            },
+            false => left,
         };
-        let held = Held {
-            span: desk.speaker().held_span(&self.caller),
-            lock_id: handed.lock_id,
-            acquired_at: handed.acquired_at,
-            waited: handed.waited,
-            begun: desk.clock.now(),
-            granted: handed.granted,
-            state: Mutex::new(handed.state),
-            request: Mutex::default(),
-            desk,
-        };
-        let lease = Lease {
-            held: Arc::new(held),
-            turn: Some(turn),
-        };
-        if !is_ours || !lease.is_valid() {
+        // It may have ended while clocks stood still. A commit that is confirmed will show that.
+        let is_unsure = lease.held.state().unasked && !self.desk.terms.confirms_commits;
+        if !is_usable || !lease.is_valid() || (is_unsure && lease.renew().is_err()) {
+            // A failure is reported as an event; the lease runs out by itself.
+            let _ = lease.send_back();
             return None;
         }
         self.desk.counters.count(|stats| {
@@ -455,6 +459,22 @@ impl Acquisition {
         });
         (lease.held.span).in_scope(|| self.acquired());
         Some(lease)
+    }
+
+    /// The same lease, for this acquisition.
+    fn held_from(&self, before: &Held) -> Held {
+        Held {
+            span: self.desk.speaker().held_span(&self.caller),
+            desk: self.desk.clone(),
+            lock_id: before.lock_id.clone(),
+            acquired_at: before.acquired_at,
+            waited: before.waited,
+            begun: self.desk.clock.now(),
+            granted: before.granted,
+            wanted: self.begun,
+            state: Mutex::new(before.end_here()),
+            request: Mutex::default(),
+        }
     }
 
     fn acquired(&self) {

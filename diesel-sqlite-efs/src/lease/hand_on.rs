@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AtRelease, Desk, Lease, State, queue};
-use crate::clock::Moment;
+use super::{AtRelease, Held, Lease, State, queue};
 
 /// For how long leases go round in this process before others may have theirs.
 ///
@@ -11,56 +10,52 @@ use crate::clock::Moment;
 /// against the 3 s that a writer waits by default, where several processes do the same.
 const LONGEST_ROUND: Duration = Duration::from_millis(100);
 
-/// Who has a turn may leave the lease to the next in line.
-pub(crate) type Queue = queue::Queue<Box<Handed>>;
-pub(crate) type Turn = queue::Turn<Box<Handed>>;
-
-/// A lease between two holders in this process.
-#[derive(Debug)]
-pub(crate) struct Handed {
-    pub(super) desk: Desk,
-    pub(super) lock_id: String,
-    pub(super) acquired_at: u64,
-    pub(super) waited: Option<Duration>,
-    pub(super) granted: Moment,
-    pub(super) state: State,
-}
+/// Who has a turn may leave the lease to the next in line, without the turn.
+pub(crate) type Queue = queue::Queue<Lease>;
+pub(crate) type Turn = queue::Turn<Lease>;
 
 impl Lease {
-    /// Gives the lease to the next in this process's line. `false`: nobody waits there, or it has
-    /// to go back to the store.
+    /// Gives the lease to the next in this process's line. It comes back if nobody waits there, or
+    /// if it has to go back to the store.
     ///
     /// The store is not told: `lock_id` and commit record stay, and who gets it goes on as a
     /// second transaction under one lease does.
-    pub(crate) fn hand_on(&mut self) -> bool {
-        let held = &self.held;
-        let _one_at_a_time = held.one_request();
-        let mut state = held.state();
-        let now = held.desk.clock.now();
-        let stays = !state.released
-            && state.at_release == AtRelease::Remove
-            && now.elapsed_since(held.granted) < LONGEST_ROUND
-            && held.check(&mut state).is_ok();
+    pub(crate) fn hand_on(mut self) -> Result<(), Self> {
+        let stays = self.held.may_stay();
         let Some(turn) = self.turn.take_if(|_| stays) else {
-            return false;
+            return Err(self);
         };
-        let handed = Box::new(Handed {
-            desk: held.desk.clone(),
-            lock_id: held.lock_id.clone(),
-            acquired_at: held.acquired_at,
-            waited: held.waited,
-            granted: held.granted,
-            state: state.clone(),
-        });
-        if let Err((turn, _)) = turn.pass_on(handed) {
-            self.turn = Some(turn);
-            return false;
-        }
+        turn.pass_on(self).map_err(|(turn, lease)| lease.with(turn))
+    }
+
+    pub(super) fn with(mut self, turn: Turn) -> Self {
+        self.turn = Some(turn);
+        self
+    }
+}
+
+impl Held {
+    /// Whether the lease may go on in this process: it is good, nothing of its last transaction is
+    /// left to be settled, and others need not wait for too long.
+    pub(super) fn may_stay(&self) -> bool {
+        let mut state = self.state();
+        !state.released
+            && state.at_release == AtRelease::Remove
+            && self.desk.clock.now().elapsed_since(self.granted) < LONGEST_ROUND
+            && self.check(&mut state).is_ok()
+    }
+
+    /// Ends the lease for this holder: it goes on with the next, in the state returned.
+    pub(super) fn end_here(&self) -> State {
+        // A renewal under way changes it.
+        let _one_at_a_time = self.one_request();
+        let mut state = self.state();
+        let handed_on = state.clone();
         state.released = true;
-        let time = now.elapsed_since(held.begun);
-        held.desk.counters.count(|stats| stats.held += time);
-        (held.span).in_scope(|| held.desk.speaker().handed_on(time));
-        true
+        let time = self.desk.clock.now().elapsed_since(self.begun);
+        self.desk.counters.count(|stats| stats.held += time);
+        (self.span).in_scope(|| self.desk.speaker().handed_on(time));
+        handed_on
     }
 }
 
@@ -70,7 +65,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::clock::Clock;
+    use crate::clock::{Clock, Moment};
     use crate::store::{InMemoryLockStore, JournalId};
     use crate::{DynamoDbLockClient, LockError};
 
@@ -117,11 +112,10 @@ mod tests {
     fn the_next_in_line_gets_the_lease_without_a_request() {
         let process = Process::new();
         let (first, second) = (process.client(), process.client());
-        let mut lease = first.try_acquire(KEY).unwrap().expect("it is free");
+        let lease = first.try_acquire(KEY).unwrap().expect("it is free");
         let lock_id = lease.lock_id().to_owned();
         let next = next_in_line(&lease, &second);
-        assert!(lease.hand_on());
-        drop(lease);
+        lease.hand_on().expect("somebody waits");
         let lease = next.join().unwrap().unwrap();
         assert_eq!(lease.lock_id(), lock_id);
         assert_eq!(process.store.item(KEY).unwrap().lock_id, lock_id);
@@ -137,13 +131,12 @@ mod tests {
     fn the_record_goes_with_it() {
         let process = Process::new();
         let (first, second) = (process.client(), process.client());
-        let mut lease = first.try_acquire(KEY).unwrap().expect("it is free");
+        let lease = first.try_acquire(KEY).unwrap().expect("it is free");
         let records = [JournalId([1; 4]), JournalId([2; 4])];
         lease.confirm(Some(records[0])).unwrap();
         lease.record_settled();
         let next = next_in_line(&lease, &second);
-        assert!(lease.hand_on());
-        drop(lease);
+        lease.hand_on().expect("somebody waits");
         let lease = next.join().unwrap().unwrap();
         assert_eq!(lease.recorded(), Some(records[0]));
         lease.confirm(Some(records[1])).unwrap();
@@ -156,12 +149,11 @@ mod tests {
         let process = Process::new();
         let client = process.client();
         let goes_back = |because: &str, prepare: &dyn Fn(&Lease)| {
-            let mut lease = client.acquire(KEY, LONG).unwrap();
+            let lease = client.acquire(KEY, LONG).unwrap();
             let lock_id = lease.lock_id().to_owned();
             prepare(&lease);
             let next = next_in_line(&lease, &client);
-            assert!(!lease.hand_on(), "{because}");
-            drop(lease);
+            drop(lease.hand_on().expect_err(because));
             if let Some(mut item) = process.store.item(KEY) {
                 // Left for its record, or lost: its end comes.
                 item.expires_at = "1".to_owned();
@@ -199,11 +191,10 @@ mod tests {
     fn a_connection_with_another_clock_asks_the_store() {
         let process = Process::new();
         let (first, second) = (process.client(), process.client().clock(Clock::system()));
-        let mut lease = first.try_acquire(KEY).unwrap().expect("it is free");
+        let lease = first.try_acquire(KEY).unwrap().expect("it is free");
         let lock_id = lease.lock_id().to_owned();
         let next = next_in_line(&lease, &second);
-        assert!(lease.hand_on());
-        drop(lease);
+        lease.hand_on().expect("somebody waits");
         let lease = next.join().unwrap().unwrap();
         assert_ne!(lease.lock_id(), lock_id);
         assert_eq!(second.stats().handovers, 0);

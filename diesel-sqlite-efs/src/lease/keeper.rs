@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::hand_on::Queue;
 use super::{Held, Lease, renewal_period};
 
 /// One for each store: its thread starts with the first lease, and is joined when the last client
@@ -28,6 +29,8 @@ struct Duties {
 #[derive(Debug, Default)]
 struct Work {
     watched: Vec<Weak<Held>>,
+    /// Lines where a lease lingers, and until when it may.
+    lingering: Vec<(Arc<Queue>, Instant)>,
     releases: VecDeque<Lease>,
     releasing: bool,
     /// When the thread next looks at the watched leases by itself; `None`: when it is woken.
@@ -51,15 +54,34 @@ impl Keeper {
 
     /// Releases the lease soon, on the keeper's thread.
     pub(crate) fn release(&self, lease: Lease) {
+        if !self.ensure_thread() {
+            return drop(lease);
+        }
         self.duties.work().releases.push_back(lease);
         self.duties.wake.notify_one();
-        self.ensure_thread();
     }
 
-    /// Waits until everything given to [`release`](Self::release) is released.
+    /// Releases the lease that lingers in this line, unless somebody has collected it by then.
+    pub(crate) fn release_at(&self, until: Instant, line: Arc<Queue>) {
+        if !self.ensure_thread() {
+            return drop(Lease::collected_from(&line));
+        }
+        let mut work = self.duties.work();
+        (work.lingering).retain(|(other, _)| !Arc::ptr_eq(other, &line));
+        work.lingering.push((line, until));
+        if work.looks_at.is_none_or(|looks_at| until < looks_at) {
+            self.duties.wake.notify_one();
+        }
+    }
+
+    /// Waits until everything given to [`release`](Self::release) is released, and what lingers
+    /// until [later](Self::release_at), too.
     pub(crate) fn finish_releases(&self) {
         let mut work = self.duties.work();
-        while work.releasing || !work.releases.is_empty() {
+        while work.releasing || !work.releases.is_empty() || !work.lingering.is_empty() {
+            let now = Instant::now();
+            (work.lingering.iter_mut()).for_each(|(_, until)| *until = now.min(*until));
+            self.duties.wake.notify_one();
             work = self
                 .duties
                 .idle
@@ -68,16 +90,18 @@ impl Keeper {
         }
     }
 
-    fn ensure_thread(&self) {
+    /// Whether there is a thread. Without one nothing is renewed, which costs long transactions
+    /// their lease.
+    fn ensure_thread(&self) -> bool {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let duties = self.duties.clone();
             let name = "efs-lease-keeper".to_owned();
-            // Without a thread nothing is renewed, which costs long transactions their lease.
             *thread = (thread::Builder::new().name(name))
                 .spawn(move || duties.run())
                 .ok();
         }
+        thread.is_some()
     }
 }
 
@@ -96,8 +120,6 @@ impl Drop for Keeper {
             // A panic on that thread has been printed; there is nothing left to save.
             let _ = thread.join();
         }
-        // What the thread could not take is released here, by dropping it.
-        self.duties.work().releases.clear();
     }
 }
 
@@ -109,12 +131,11 @@ impl Duties {
     fn run(&self) {
         let mut work = self.work();
         loop {
-            if let Some(mut lease) = work.releases.pop_front() {
+            if let Some(lease) = work.next_release() {
                 work.releasing = true;
                 drop(work);
                 // A failure is reported as an event; the lease runs out by itself.
                 let _ = lease.send_back();
-                drop(lease);
                 work = self.work();
                 work.releasing = false;
                 self.idle.notify_all();
@@ -133,7 +154,10 @@ impl Duties {
                 continue;
             }
             let now = Instant::now();
+            let next = next.into_iter().chain(work.lingers_for(now)).min();
             work.looks_at = next.map(|next| now + next);
+            // What lingered may have been collected by others.
+            self.idle.notify_all();
             work = match next {
                 Some(next) => {
                     (self.wake.wait_timeout(work, next))
@@ -163,6 +187,25 @@ impl Duties {
             Some(Arc::downgrade(held))
         });
         (watched.collect(), next)
+    }
+}
+
+impl Work {
+    /// The lease to release next, if there is one now.
+    fn next_release(&mut self) -> Option<Lease> {
+        if let Some(lease) = self.releases.pop_front() {
+            return Some(lease);
+        }
+        let now = Instant::now();
+        let closing = self.closing;
+        let is_due = |(_, until): &mut (_, Instant)| closing || *until <= now;
+        (self.lingering.extract_if(.., is_due)).find_map(|(line, _)| Lease::collected_from(&line))
+    }
+
+    /// For how long nothing that lingers is due.
+    fn lingers_for(&self, now: Instant) -> Option<Duration> {
+        let next = self.lingering.iter().map(|(_, until)| *until).min()?;
+        Some(next.saturating_duration_since(now))
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod acquisition;
 pub(crate) mod backoff;
 pub(crate) mod hand_on;
 pub(crate) mod keeper;
+pub(crate) mod linger;
 pub(crate) mod pace;
 pub(crate) mod queue;
 pub(crate) mod server_clock;
@@ -33,6 +34,9 @@ pub(crate) struct LeaseTerms {
     pub(crate) max_hold: Duration,
     /// The name written into the item, for people.
     pub(crate) holder: String,
+    /// What is done under the lease is final only when the store has confirmed it: a lease that was
+    /// lost unnoticed costs a transaction, and no more.
+    pub(crate) confirms_commits: bool,
 }
 
 impl LeaseTerms {
@@ -205,6 +209,8 @@ pub(crate) struct Held {
     begun: Moment,
     /// When the store granted it, to whichever connection of this process.
     granted: Moment,
+    /// When this holder began to want it.
+    wanted: Instant,
     state: Mutex<State>,
     /// One request at a time: an answer must not speak of a state that another one has changed.
     request: Mutex<()>,
@@ -218,6 +224,10 @@ struct State {
     /// The commit record in the item.
     recorded: Option<JournalId>,
     at_release: AtRelease,
+    /// How often it was left for the next write in this process.
+    lingered: u32,
+    /// That was since the store last said that it is ours.
+    unasked: bool,
     lost: Option<String>,
     released: bool,
 }
@@ -314,8 +324,11 @@ impl Lease {
     }
 
     /// As [`release`](Self::release), and tells whether the item still was ours.
-    pub(crate) fn give_back(mut self) -> Result<GivenBack, LockError> {
-        self.end()
+    pub(crate) fn give_back(self) -> Result<GivenBack, LockError> {
+        match self.hand_on() {
+            Ok(()) => Ok(GivenBack::Ours),
+            Err(lease) => lease.send_back(),
+        }
     }
 
     /// Why the lease is no longer good, if it is not.
@@ -348,16 +361,14 @@ impl Lease {
         self.held.confirm(journal)
     }
 
-    fn end(&mut self) -> Result<GivenBack, LockError> {
-        if self.hand_on() {
-            return Ok(GivenBack::Ours);
-        }
-        self.send_back()
+    /// When the holder began to want the lease.
+    pub(crate) fn wanted(&self) -> Instant {
+        self.held.wanted
     }
 
     /// Ends the lease at the store, whoever waits in this process: what ended a while ago may be
     /// lost by now, unnoticed where clocks stood still.
-    pub(crate) fn send_back(&mut self) -> Result<GivenBack, LockError> {
+    pub(crate) fn send_back(mut self) -> Result<GivenBack, LockError> {
         let result = self.held.release();
         self.turn = None;
         result
@@ -367,8 +378,12 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.held.state().released {
+            let lease = Self {
+                held: self.held.clone(),
+                turn: self.turn.take(),
+            };
             // The failure is reported as an event; the lease runs out by itself.
-            let _ = self.end();
+            let _ = lease.give_back();
         }
     }
 }
@@ -539,6 +554,7 @@ impl Held {
                 // An answer that came after the lease had ended extends nothing.
                 self.check(&mut state)?;
                 state.span = sent.span;
+                state.unasked = false;
                 self.desk.counters.count(|stats| stats.renewals += 1);
                 let held = self.desk.clock.now().elapsed_since(self.begun);
                 (self.span).in_scope(|| self.desk.speaker().renewed(held));
@@ -570,6 +586,7 @@ impl Held {
                 }) => {
                     let mut state = self.state();
                     state.span = span;
+                    state.unasked = false;
                     state.recorded = committed;
                     if journal.is_some() {
                         state.at_release = AtRelease::Retire;

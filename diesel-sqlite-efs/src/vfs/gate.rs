@@ -36,6 +36,7 @@ use crate::config::{CommitMode, ReleaseMode};
 use crate::error::{ConfigError, LockError, LockName};
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
 use crate::lease::backoff::Backoff;
+use crate::lease::linger::Habit;
 use crate::lease::{GivenBack, Lease};
 use crate::store::JournalId;
 
@@ -78,6 +79,7 @@ struct State {
     /// Until when the statement under way may wait; set by its first need to.
     until: Option<Instant>,
     hold: Option<Hold>,
+    habit: Habit,
     /// How many callers want the lease kept beyond the transaction.
     pins: u32,
     /// Why SQLite was last told that the database is busy.
@@ -213,6 +215,7 @@ impl Gate {
                 deadline: None,
                 until: None,
                 hold: None,
+                habit: Habit::default(),
                 pins: 0,
                 block: None,
                 poll: None,
@@ -674,7 +677,10 @@ impl State {
                 }
                 Err(error) => self.not_released = Some(error),
             },
-            ReleaseMode::Background => gate.client.release_in_background(hold.lease),
+            ReleaseMode::Background => {
+                let writes_on = self.habit.writes_on(hold.lease.wanted());
+                (gate.client).release_in_background(hold.lease, writes_on);
+            }
         }
     }
 }

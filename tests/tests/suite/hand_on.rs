@@ -1,5 +1,5 @@
-//! A lease that goes round among the threads of a process: nothing is lost by it when a process
-//! dies with a lease that was handed on, and other processes get their turns.
+//! A lease that goes round in a process, among its threads or from one write to the next: nothing
+//! is lost by it when the process dies or is frozen, and other processes get their turns.
 
 use std::env;
 use std::io::{self, BufRead};
@@ -7,16 +7,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel_sqlite_efs::{EfsConfig, EfsConnectionManager};
+use diesel_sqlite_efs::{
+    CommitMode, EfsConfig, EfsConnectionManager, LockError, ReleaseMode, finish_releases,
+};
 use integration::dynamodb::env_for;
 use integration::process::{Worker, wait_until};
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule};
 
+use crate::support::{Site, committed, connect, insert};
 use crate::worker::{LONG, Stage, proxy};
 
-const THREADS: usize = 6;
 const WRITE: &str = "UPDATE t SET n = n + 1";
 
 /// A process whose threads write as fast as they can, until its standard input is closed.
@@ -28,18 +31,16 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(stage: &Stage, table: &str) -> Self {
+    fn start(stage: &Stage, threads: u64, parameters: &str) -> Self {
         let proxy = proxy();
-        let path = stage.scratch.database();
-        let url = format!(
-            "{}?lock_table={table}&lock_expiration=3&lock_timeout=60",
-            path.display()
-        );
+        let path = stage.scratch.database().display();
+        let url = format!("{path}?lock_expiration=3&lock_timeout=60{parameters}");
         let mut command = Command::new(env::current_exe().expect("this program"));
         command
             .args(["--exact", "hand_on::child", "--ignored", "--nocapture"])
             .envs(env_for(&proxy.endpoint()))
-            .env("WRITERS_URL", url);
+            .env("WRITERS_URL", url)
+            .env("WRITERS_THREADS", threads.to_string());
         let written = Arc::new(AtomicU64::new(0));
         let counter = written.clone();
         let worker = Worker::spawn_watched(&mut command, move |line| {
@@ -85,12 +86,14 @@ impl Writers {
 #[ignore = "not a test: the process that other tests start"]
 fn child() {
     let url = env::var("WRITERS_URL").expect("a URL");
+    let threads = env::var("WRITERS_THREADS").expect("how many");
+    let threads: u32 = threads.parse().expect("a number");
     let config = EfsConfig::from_url(&url).expect("a URL");
     let manager = EfsConnectionManager::new(&config).expect("a manager");
-    let pool = manager.pool(THREADS as u32).expect("a pool");
+    let pool = manager.pool(threads).expect("a pool");
     let goes_on = AtomicBool::new(true);
     thread::scope(|scope| {
-        for _ in 0..THREADS {
+        for _ in 0..threads {
             scope.spawn(|| {
                 while goes_on.load(Ordering::SeqCst) {
                     let mut conn = pool.get().expect("a connection");
@@ -108,14 +111,24 @@ fn child() {
 
 #[test]
 fn a_process_killed_with_a_lease_that_was_handed_on_loses_nothing_that_was_acknowledged() {
-    const TABLE: &str = "hand-on";
+    killed_in_a_later_transaction_of_its_lease("hand-on", 6, "");
+}
+
+#[test]
+fn a_process_killed_with_a_lease_that_had_lingered_loses_nothing_that_was_acknowledged() {
+    killed_in_a_later_transaction_of_its_lease("linger", 1, "&lock_release=background");
+}
+
+fn killed_in_a_later_transaction_of_its_lease(table: &str, threads: u64, parameters: &str) {
     /// Of one process, while the others want theirs.
     const ENOUGH: u64 = 20;
-    let stage = Stage::new(TABLE);
+    let stage = Stage::new(table);
+    let parameters = format!("&lock_table={table}{parameters}");
     let mut auditor = stage.open("");
     auditor.ok("execute CREATE TABLE t (n INTEGER)");
     auditor.ok("execute INSERT INTO t VALUES (0)");
-    let [first, second, mut victim] = [(); 3].map(|()| Writers::start(&stage, TABLE));
+    let [first, second, mut victim] =
+        [(); 3].map(|()| Writers::start(&stage, threads, &parameters));
     for writers in [&first, &second, &victim] {
         writers.wait_for(ENOUGH);
     }
@@ -156,7 +169,39 @@ fn a_process_killed_with_a_lease_that_was_handed_on_loses_nothing_that_was_ackno
         .expect("a number");
     // What the victim's threads had written and not yet told.
     let untold = n.checked_sub(written).expect("nothing is lost");
-    assert!(untold <= THREADS as u64, "{untold}");
+    assert!(untold <= threads, "{untold}");
     drop(auditor);
     stage.assert_whole();
+}
+
+/// The lease is good by this host's clocks, which have stood still while another took it over.
+#[test]
+fn a_lease_lost_while_it_lingered_costs_a_retry_and_no_write() {
+    for commit in [CommitMode::Confirmed, CommitMode::Clock] {
+        let site = Site::with_table();
+        let background = site.host().config().lock_release(ReleaseMode::Background);
+        let mut conn = connect(&background.lock_commit(commit));
+        conn.set_lock_timeout(Duration::from_millis(20));
+        let mut written = Vec::new();
+        // On a busy machine it may have been released before it could be lost.
+        while conn.lock_stats().losses == 0 {
+            for _ in 0..2 {
+                let next = written.len() as i64;
+                assert_eq!(insert(&mut conn, next), Ok(1));
+                written.push(next);
+            }
+            site.give_lease_to_another();
+            insert(&mut conn, -1).expect_err("the lease is another's");
+            let told = conn.last_lock_error();
+            assert!(told.is_some_and(LockError::is_retryable), "{told:?}");
+            finish_releases();
+            assert_eq!(site.item().expect("the other's").lock_id, "of-another");
+            site.remove_item();
+        }
+        assert_eq!(insert(&mut conn, -2), Ok(1), "it goes on");
+        written.push(-2);
+        drop(conn);
+        assert_eq!(committed(&site), written);
+        site.assert_nothing_left();
+    }
 }
