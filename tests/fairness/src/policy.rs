@@ -58,8 +58,8 @@ impl Policy {
         }
     }
 
-    /// Whether its holders may confirm their commits.
-    pub(crate) fn confirms(&self) -> bool {
+    /// Whether its holders do as the scene says: confirm commits, release in the background.
+    pub(crate) fn is_ours(&self) -> bool {
         self.0 != Kind::Python
     }
 
