@@ -46,8 +46,9 @@ pub(super) fn table(page: &mut Page, results: &Results) {
         "What stands against the bars that may be missed:\n\n\
          - *Writes/s of 16 processes.* In the Python package who has just released the lock asks again one round trip later \
          and often has it again, which others pay for: see its p99 and Jain's index. Here it lets those in who have waited \
-         longer, and each hand-over to another process costs the time until somebody asks. A confirmed commit holds the \
-         lease for one round trip more.\n\
+         longer, and each hand-over to another process costs the time until somebody asks. With the release in the \
+         background it makes up to three writes before; with `lock_release=wait`, the default, one. A confirmed commit \
+         holds the lease for one round trip more.\n\
          - *16 threads, confirmed.* Each commit asks the store once, so that a process makes one write in a round trip and \
          its own work, however many threads it has.\n\
          - *16 processes holding 100 ms.* The mean wait is two of the three seconds that each has.\n\
