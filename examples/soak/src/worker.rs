@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use diesel::result::{DatabaseErrorKind, Error};
-use diesel_sqlite_efs::{Clock, EfsConfig, EfsSqliteConnection, LockError, Moment, ReadCheck};
+use diesel_sqlite_efs::{
+    Clock, EfsConfig, EfsSqliteConnection, LockError, Moment, ReadCheck, ReleaseMode,
+};
 use integration::clock;
 use quickstart::ledger;
 
@@ -21,20 +23,20 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failure that will not be over at once, such as DynamoDB being away.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
-/// Of a process that writes, each with a connection of its own, so that leases are handed on.
-const THREADS: u8 = 3;
 const READS_TOLD_EVERY: Duration = Duration::from_millis(200);
 
 /// Does the work until there is nobody left to be told.
 pub(crate) fn main(work: &Work) -> ExitCode {
     let orders = Orders::default();
     let clock = orders.clock();
+    let manner = Manner::of(&work.name);
     let connect = || loop {
         let config = EfsConfig::new(&work.db)
             .lock_table(&work.table)
             .lock_expiration(LEASE)
             .lock_timeout(LOCK_TIMEOUT)
             .lock_read_check(ReadCheck::Counter)
+            .lock_release(manner.release)
             .lock_holder(&work.name)
             .clock(clock.clone());
         match EfsSqliteConnection::connect(&config) {
@@ -48,9 +50,10 @@ pub(crate) fn main(work: &Work) -> ExitCode {
         Task::Write => {
             orders.listen();
             thread::scope(|scope| {
-                let threads = (1..=THREADS).map(|first| {
+                let threads = (1..=manner.threads).map(|first| {
                     let (connect, orders) = (&connect, &orders);
-                    scope.spawn(move || write(&mut connect(), &work.name, first, orders))
+                    let sequences = (i64::from(first)..).step_by(manner.threads.into());
+                    scope.spawn(move || write(&mut connect(), &work.name, sequences, orders))
                 });
                 let threads: Vec<_> = threads.collect();
                 // A panic has been printed, and is told as this process's failure.
@@ -69,9 +72,42 @@ pub(crate) fn main(work: &Work) -> ExitCode {
     }
 }
 
-/// Every so many of the process's writes, from the `first`.
-fn write(conn: &mut EfsSqliteConnection, name: &str, first: u8, orders: &Orders) -> io::Result<()> {
-    for sequence in (i64::from(first)..).step_by(THREADS.into()) {
+/// How a process writes.
+struct Manner {
+    /// Each with a connection of its own.
+    threads: u8,
+    release: ReleaseMode,
+}
+
+impl Manner {
+    /// Every other process hands its leases on among its threads; in the rest they linger.
+    fn of(name: &str) -> Self {
+        let number = name
+            .split('.')
+            .next()
+            .and_then(|number| number.parse().ok());
+        if number.unwrap_or(0_u16).is_multiple_of(2) {
+            Self {
+                threads: 3,
+                release: ReleaseMode::Wait,
+            }
+        } else {
+            Self {
+                threads: 1,
+                release: ReleaseMode::Background,
+            }
+        }
+    }
+}
+
+/// Those of the process's writes, one after the other.
+fn write(
+    conn: &mut EfsSqliteConnection,
+    name: &str,
+    sequences: impl Iterator<Item = i64>,
+    orders: &Orders,
+) -> io::Result<()> {
+    for sequence in sequences {
         Told::Begun { sequence }.send()?;
         loop {
             if orders.end() {
