@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use benchmarks::figures::millis;
+use charts::{BLUE, Chart, GREY, LIGHT_BLUE, LIGHT_ORANGE, Line, ORANGE};
+use plotters::style::RGBColor;
 
 use crate::cold_start;
 use crate::contention::{Case, Figures, Peer};
-use crate::plot::{self, Axes, Curve};
+use crate::plot;
 use crate::results::{Machine, Results};
 use crate::timeline::Timeline;
 use crate::world::{Outcome, Place};
@@ -113,8 +115,8 @@ fn head(page: &mut Page, machine: Option<&Machine>, quick: bool) {
     }
 }
 
-/// A drawing's name, its axes, and what it shows of a case.
-type Drawing<'a> = (&'a str, Axes<'a>, fn(&Figures) -> f64);
+/// A chart's name, what it is of, and its figure of a case.
+type Charted = (&'static str, Chart<'static>, fn(&Figures) -> f64);
 
 fn contention(page: &mut Page, all: &[Figures], drawings: &Path) -> Outcome<()> {
     page.section("Many processes");
@@ -127,59 +129,64 @@ fn contention(page: &mut Page, all: &[Figures], drawings: &Path) -> Outcome<()> 
     );
     let increments = |case: &Case| case.hold_ms == 0 && case.threads == 0;
     figures(page, all.iter().filter(|figures| increments(&figures.case)));
-    let drawn: [Drawing<'_>; 4] = [
+    let charts: [Charted; 4] = [
         (
             "rate",
-            Axes {
+            Chart {
                 title: "Acknowledged writes",
-                y: "a second",
+                processes: "processes",
+                unit: "a second",
                 is_logarithmic: false,
             },
             |figures| figures.rate,
         ),
         (
             "p99",
-            Axes {
+            Chart {
                 title: "The longest wait but for 1 %",
-                y: "ms",
+                processes: "processes",
+                unit: "ms",
                 is_logarithmic: true,
             },
             |figures| figures.p99,
         ),
         (
             "requests",
-            Axes {
+            Chart {
                 title: "Requests to DynamoDB",
-                y: "for a write",
+                processes: "processes",
+                unit: "for a write",
                 is_logarithmic: false,
             },
             Figures::requests_per_write,
         ),
         (
             "fairness",
-            Axes {
+            Chart {
                 title: "Jain's index: 1 if all get the same",
-                y: "index",
+                processes: "processes",
+                unit: "index",
                 is_logarithmic: false,
             },
             |figures| figures.jain,
         ),
     ];
-    for (name, axes, figure) in drawn {
-        let curves: Vec<_> = (Peer::ALL.into_iter())
-            .map(|peer| Curve {
+    for (name, chart, figure) in charts {
+        let lines: Vec<_> = (Peer::ALL.into_iter())
+            .map(|peer| Line {
                 name: peer.name().to_owned(),
+                colour: colour(peer),
                 points: (all.iter())
                     .filter(|figures| increments(&figures.case) && figures.case.peer == peer)
                     .map(|figures| (f64::from(figures.case.processes), figure(figures)))
                     .collect(),
             })
-            .filter(|curve| !curve.points.is_empty())
+            .filter(|line| !line.points.is_empty())
             .collect();
-        if !curves.is_empty() {
+        if !lines.is_empty() {
             let file = format!("contention-{name}.svg");
-            plot::curves(&drawings.join(&file), axes, &curves)?;
-            page.paragraph(&format!("![{}](benchmarks/{file})", axes.title));
+            fs::write(drawings.join(&file), chart.svg(&lines)?)?;
+            page.paragraph(&format!("![{}](benchmarks/{file})", chart.title));
         }
     }
     page.paragraph("Transactions that stay open for 100 ms each:");
@@ -189,6 +196,16 @@ fn contention(page: &mut Page, all: &[Figures], drawings: &Path) -> Outcome<()> 
     );
     figures(page, all.iter().filter(|figures| figures.case.threads > 0));
     Ok(())
+}
+
+fn colour(peer: Peer) -> RGBColor {
+    match peer {
+        Peer::Python => GREY,
+        Peer::Confirmed => BLUE,
+        Peer::ConfirmedBackground => LIGHT_BLUE,
+        Peer::Clock => ORANGE,
+        Peer::ClockBackground => LIGHT_ORANGE,
+    }
 }
 
 fn figures<'a>(page: &mut Page, all: impl Iterator<Item = &'a Figures>) {

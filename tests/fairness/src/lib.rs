@@ -13,7 +13,6 @@ mod backoff;
 mod pace;
 
 mod outcome;
-pub mod plots;
 mod policy;
 pub mod report;
 mod scene;

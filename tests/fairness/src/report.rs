@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::plots::{Line, Plot, draw};
+use charts::{BLUE, Chart, GREY, LIGHT_BLUE, LIGHT_ORANGE, Line, ORANGE};
+
 use crate::{Arrivals, Commit, Outcome, Policy, Release, Scene, run};
 
 /// What a million write request units of DynamoDB's on-demand capacity cost in us-east-1, in US
@@ -21,9 +22,7 @@ pub const PRICE: f64 = 0.625;
 pub fn write(docs: &Path, price: f64) -> Result<String, Box<dyn Error>> {
     let drawings = docs.join("fairness");
     fs::create_dir_all(&drawings)?;
-    for (name, plot) in plots(price) {
-        draw(&drawings.join(name).with_extension("svg"), &plot)?;
-    }
+    draw(&drawings, price)?;
     let page = page(price);
     fs::write(docs.join("fairness.md"), &page)?;
     Ok(page)
@@ -384,95 +383,87 @@ fn throttled() -> String {
     table
 }
 
-type Figure = (
-    &'static str,
-    &'static str,
-    &'static str,
-    bool,
-    fn(&Outcome) -> f64,
-);
+fn chart(title: &'static str, unit: &'static str, is_logarithmic: bool) -> Chart<'static> {
+    Chart {
+        title,
+        processes: "processes that write without a pause",
+        unit,
+        is_logarithmic,
+    }
+}
 
-fn plots(price: f64) -> Vec<(&'static str, Plot)> {
-    const FIGURES: [Figure; 6] = [
+/// Each with its name and its figure of an outcome.
+type Charted = (&'static str, Chart<'static>, Box<dyn Fn(&Outcome) -> f64>);
+
+fn charts(price: f64) -> [Charted; 6] {
+    [
         (
             "throughput",
-            "Writes",
-            "writes a second",
-            false,
-            Outcome::rate,
+            chart("Writes", "writes a second", false),
+            Box::new(Outcome::rate),
         ),
-        ("failed", "Given up after 3 s", "% of all", false, |o| {
-            o.failed_share() * 100.0
-        }),
+        (
+            "failed",
+            chart("Given up after 3 s", "% of all", false),
+            Box::new(|outcome| outcome.failed_share() * 100.0),
+        ),
         (
             "wait",
-            "Wait for the lease, 99th percentile",
-            "s",
-            true,
-            |o| o.wait(0.99).as_secs_f64(),
+            chart("Wait for the lease, 99th percentile", "s", true),
+            Box::new(|outcome| outcome.wait(0.99).as_secs_f64()),
         ),
         (
             "requests",
-            "Requests for each write",
-            "requests",
-            true,
-            Outcome::requests_each,
+            chart("Requests for each write", "requests", true),
+            Box::new(Outcome::requests_each),
         ),
         (
             "jain",
-            "Jain's fairness index over a minute",
-            "1 = all the same",
-            false,
-            Outcome::jain,
+            chart(
+                "Jain's fairness index over a minute",
+                "1 = all the same",
+                false,
+            ),
+            Box::new(Outcome::jain),
         ),
         (
             "cost",
-            "Cost of a million writes",
-            "USD",
-            true,
-            Outcome::requests_each,
+            chart("Cost of a million writes", "USD", true),
+            Box::new(move |outcome| outcome.requests_each() * price),
         ),
-    ];
+    ]
+}
+
+/// Draws fleets of all sizes, a line for each policy.
+fn draw(drawings: &Path, price: f64) -> Result<(), Box<dyn Error>> {
     let series = [
-        (Policy::PACED, Commit::Confirmed),
-        (Policy::PACED, Commit::Clock),
-        (Policy::BACKOFF, Commit::Confirmed),
-        (Policy::BACKOFF, Commit::Clock),
-        (Policy::PYTHON, Commit::Clock),
+        (Policy::PACED, Commit::Confirmed, BLUE),
+        (Policy::PACED, Commit::Clock, LIGHT_BLUE),
+        (Policy::BACKOFF, Commit::Confirmed, ORANGE),
+        (Policy::BACKOFF, Commit::Clock, LIGHT_ORANGE),
+        (Policy::PYTHON, Commit::Clock, GREY),
     ];
-    let outcomes: Vec<(String, Vec<(f64, Outcome)>)> = series
-        .into_iter()
-        .map(|(policy, commit)| {
-            let name = policy_and(policy, commit);
-            let points = FLEETS.map(|waiters| {
-                let outcome = run(&settled(Scene::closed(waiters, commit)), &[policy]);
-                (waiters as f64, outcome)
-            });
-            (name, points.into())
-        })
-        .collect();
-    FIGURES
-        .into_iter()
-        .map(|(file, title, unit, is_logarithmic, figure)| {
-            let scale = if file == "cost" { price } else { 1.0 };
-            let lines = outcomes
-                .iter()
-                .map(|(name, points)| Line {
-                    name: name.clone(),
-                    points: (points.iter())
-                        .map(|(waiters, outcome)| (*waiters, figure(outcome) * scale))
-                        .collect(),
-                })
-                .collect();
-            let plot = Plot {
-                title,
-                unit,
-                is_logarithmic,
-                lines,
-            };
-            (file, plot)
-        })
-        .collect()
+    let fleets = series.map(|(policy, commit, colour)| {
+        let outcomes = FLEETS.map(|waiters| {
+            let scene = settled(Scene::closed(waiters, commit));
+            (waiters as f64, run(&scene, &[policy]))
+        });
+        (policy_and(policy, commit), colour, outcomes)
+    });
+    for (name, chart, figure) in charts(price) {
+        let lines = fleets.each_ref().map(|(name, colour, outcomes)| Line {
+            name: name.clone(),
+            colour: *colour,
+            points: (outcomes.iter())
+                .map(|(waiters, outcome)| (*waiters, figure(outcome)))
+                .collect(),
+        });
+        fs::write(
+            drawings.join(name).with_extension("svg"),
+            chart.svg(&lines)?,
+        )?;
+    }
+    Ok(())
 }
 
 /// The Python package does not confirm its commits.
