@@ -104,16 +104,17 @@ impl DynamoDbLockClient {
     }
 
     /// For how long an item grants the lease, unless it is renewed. Default: 10 s, long against a
-    /// write transaction and short to wait for after a crash. At least 2 s make sense: others judge
-    /// the end to the second.
+    /// write transaction and short to wait for after a crash. Less than 2 s is taken for 2 s, as
+    /// others judge the end to the second; more than 100 years for 100 years.
     #[must_use]
     pub fn lease_duration(mut self, duration: Duration) -> Self {
-        self.terms_mut().duration = duration;
+        const SHORTEST: Duration = Duration::from_secs(2);
+        self.terms_mut().duration = duration.clamp(SHORTEST, FOREVER);
         self
     }
 
-    /// After what time since its acquisition a lease is no longer renewed by itself. Default:
-    /// 15 min.
+    /// After what time since its acquisition a lease is no longer renewed by itself; zero: it never
+    /// is. Default: 15 min.
     #[must_use]
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.terms_mut().max_hold = max_hold;
@@ -279,5 +280,36 @@ impl fmt::Debug for DynamoDbLockClient {
             .field("store", &self.store)
             .field("terms", &self.terms)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Moment;
+    use crate::store::InMemoryLockStore;
+
+    #[test]
+    fn a_lease_that_is_asked_for_too_short_or_too_long_is_good_all_the_same() {
+        let clock = Clock::manual(Moment {
+            monotonic: Duration::ZERO,
+            wall: Duration::from_secs(1_000_000),
+        });
+        let store = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        for (asked, taken) in [(Duration::ZERO, 2), (Duration::MAX, FOREVER.as_secs())] {
+            for max_hold in [Duration::ZERO, Duration::MAX] {
+                let client = DynamoDbLockClient::with_store(store.clone())
+                    .lease_duration(asked)
+                    .max_hold(max_hold)
+                    .clock(clock.clone());
+                let lease = client.acquire("key", Duration::ZERO).unwrap();
+                assert!(lease.is_valid(), "{asked:?}");
+                lease.renew().unwrap();
+                let item = store.item("key").expect("it is held");
+                let end = item.expires_at_seconds().expect("others can judge it");
+                assert_eq!(end, (1_000_000 + taken) as f64, "{asked:?}");
+                lease.release().unwrap();
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ use diesel::sqlite::SqliteConnection;
 use super::diagnosis::{diagnose, obstacle};
 use super::session::Session;
 use crate::client::DynamoDbLockClient;
+use crate::clock::FOREVER;
 use crate::config::{CommitMode, EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
@@ -183,10 +184,9 @@ fn store(choice: &StoreChoice) -> Arc<dyn LockStore> {
 }
 
 fn client(settings: &Settings) -> DynamoDbLockClient {
-    /// Nobody takes over a local lock: SQLite's file locks end with the process that holds them.
-    const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
     let (lease, max_hold) = match settings.store {
-        StoreChoice::Local => (NEVER, Duration::ZERO),
+        // Nobody takes over a local lock: SQLite's file locks end with the process that holds them.
+        StoreChoice::Local => (FOREVER, Duration::ZERO),
         _ => (settings.lease, settings.max_hold),
     };
     DynamoDbLockClient::with_store(store(&settings.store))
