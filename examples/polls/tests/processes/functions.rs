@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use integration::dynamodb::AttributeValue;
 use integration::lambda::{Environment, Failure, Front};
@@ -336,10 +336,7 @@ fn freeze_in_mid_vote(stop: &Stop) {
     let met = other.vote("other");
     assert_eq!(met.status, stop.meanwhile, "{at}: {}", met.value);
     if stop.taken_over && met.status == 503 {
-        let soon = SystemTime::now() + Duration::from_secs(2);
-        site.table
-            .put_as_python(&site.key(), "of another host", soon)
-            .expect("the table");
+        site.give_lease_to_another(Duration::from_secs(2));
     }
     assert_eq!(item_of(&site) != first, stop.taken_over, "{at}");
 
@@ -375,7 +372,7 @@ fn a_lost_lease_is_in_the_log_as_the_templates_alarm_expects_it() {
     (function.0.begin(&ballot(Front::HttpApi, "lost"), TIMEOUT)).expect("a process");
     held.wait_for_hits(1, LONG);
     // Somebody removes the lock by hand, as `efs-sqlite unlock` can.
-    site.table.delete(&site.key()).expect("the table");
+    site.remove_item();
     held.release();
     let told = function
         .0
@@ -415,10 +412,7 @@ fn a_lock_that_is_not_free_in_time_is_503_before_the_invocation_ends() {
     let site = Site::new();
     // Longer than the invocation has, so that its deadline is what ends the wait.
     let mut function = Function::ready(&site, "lock_timeout=60");
-    let long = SystemTime::now() + Duration::from_secs(600);
-    site.table
-        .put_as_python(&site.key(), "of another", long)
-        .expect("the table");
+    site.give_lease_to_another(10 * LONG);
     let refused = function
         .0
         .invoke(&ballot(Front::HttpApi, "refused"), Duration::from_secs(4));
@@ -428,7 +422,7 @@ fn a_lock_that_is_not_free_in_time_is_503_before_the_invocation_ends() {
     // Reading goes on.
     assert_eq!(function.get(Front::HttpApi, "/api/polls").status, 200);
 
-    site.table.delete(&site.key()).expect("the table");
+    site.remove_item();
     assert_eq!(function.vote("accepted").status, 201);
     drop(function);
     site.assert_counted(&keys(["accepted"]));
@@ -438,13 +432,10 @@ fn a_lock_that_is_not_free_in_time_is_503_before_the_invocation_ends() {
 fn a_busy_lock_is_in_the_log_as_the_templates_alarm_expects_it() {
     let site = Site::new();
     let mut function = Function::ready(&site, "lock_timeout=0.2");
-    let long = SystemTime::now() + Duration::from_secs(600);
-    site.table
-        .put_as_python(&site.key(), "of another", long)
-        .expect("the table");
+    site.give_lease_to_another(10 * LONG);
     assert_eq!(function.vote("refused").status, 503);
     function.0.wait_for_log(LONG, &filter_pattern("BusyMetric"));
-    site.table.delete(&site.key()).expect("the table");
+    site.remove_item();
     drop(function);
     site.assert_counted(&BTreeSet::new());
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -65,6 +66,17 @@ impl Site {
     /// The lock's primary key.
     pub(crate) fn key(&self) -> String {
         format!("database#{}", self.scratch.database().display())
+    }
+
+    /// The lock is held by a process on another host, whose lease ends after this time.
+    pub(crate) fn give_lease_to_another(&self, lease: Duration) {
+        let until = SystemTime::now() + lease;
+        let put = (self.table).put_as_python(&self.key(), "of another host", until);
+        put.expect("the table");
+    }
+
+    pub(crate) fn remove_item(&self) {
+        self.table.delete(&self.key()).expect("the table");
     }
 
     /// That these votes are counted, each once, and no others but those of the sample data; and that
