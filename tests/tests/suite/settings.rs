@@ -5,6 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_sqlite_efs::{
@@ -265,8 +266,8 @@ fn every_connection_has_the_pragmas_of_a_network_file_system() -> TestResult {
     assert_eq!(word(&mut connection, "locking_mode")?, "normal");
     // Not to be had, even if asked for: then SQLite has no size to tell.
     for pragma in ["PRAGMA mmap_size", "PRAGMA mmap_size=1000000"] {
-        let sizes: Vec<MmapSize> = diesel::sql_query(pragma).load(&mut connection)?;
-        assert!(sizes.iter().all(|size| size.mmap_size == 0), "{sizes:?}");
+        let sizes: Vec<i64> = sql::<BigInt>(pragma).load(&mut connection)?;
+        assert!(sizes.iter().all(|size| *size == 0), "{sizes:?}");
     }
     Ok(())
 }
@@ -374,30 +375,10 @@ fn open(
     Ok((connection, scratch))
 }
 
-#[derive(Debug, QueryableByName)]
-struct MmapSize {
-    #[diesel(sql_type = BigInt)]
-    mmap_size: i64,
-}
-
 fn number(connection: &mut EfsSqliteConnection, pragma: &str) -> QueryResult<i64> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        value: i64,
-    }
-    diesel::sql_query(format!("SELECT {pragma} AS value FROM pragma_{pragma}"))
-        .get_result::<Row>(connection)
-        .map(|row| row.value)
+    sql::<BigInt>(&format!("SELECT {pragma} FROM pragma_{pragma}")).get_result(connection)
 }
 
 fn word(connection: &mut EfsSqliteConnection, pragma: &str) -> QueryResult<String> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        value: String,
-    }
-    diesel::sql_query(format!("SELECT {pragma} AS value FROM pragma_{pragma}"))
-        .get_result::<Row>(connection)
-        .map(|row| row.value)
+    sql::<Text>(&format!("SELECT {pragma} FROM pragma_{pragma}")).get_result(connection)
 }
