@@ -1,11 +1,12 @@
 //! The work of one process, timed by turns: this crate's connection and Diesel's own.
 
+use std::error::Error;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use benchmarks::figures::{median, percentile};
 use benchmarks::one_process::{
-    self, LONG, MANY_ROWS, READ_CHECKS, ROWS, SHORT, clear, diesels, empty_transaction, furnish,
+    Either, LONG, MANY_ROWS, READ_CHECKS, ROWS, SHORT, clear, diesels, empty_transaction, furnish,
     insert_many, look, ours, point_select, scan, update_row,
 };
 use diesel::prelude::*;
@@ -102,7 +103,7 @@ fn small(place: Place, quick: bool) -> Outcome<Vec<Pair>> {
     Ok(pairs)
 }
 
-fn points(conn: &mut impl one_process::Either, times: u32) -> QueryResult<()> {
+fn points(conn: &mut impl Either, times: u32) -> QueryResult<()> {
     for n in 0..i64::from(times) {
         // A step that visits all rows.
         black_box(point_select(conn, 1 + n * 7919 % ROWS)?);
@@ -135,30 +136,32 @@ fn large(place: Place, quick: bool) -> Outcome<Vec<Pair>> {
         let mut theirs = Vec::new();
         let mut mine = Vec::new();
         for round in 0..rounds {
-            let mut of_diesels = || -> Outcome<()> {
-                let mut conn = diesels(path)?;
-                look(&mut conn)?;
-                let begun = Instant::now();
-                let sum = scan(&mut conn)?;
-                theirs.push(begun.elapsed());
-                assert_eq!(sum, expected);
-                Ok(())
-            };
-            let mut of_ours = || -> Outcome<()> {
-                let mut conn = ours(path, check)?;
-                look(&mut conn)?;
-                let begun = Instant::now();
-                let sum = scan(&mut conn)?;
-                mine.push(begun.elapsed());
-                assert_eq!(sum, expected);
-                Ok(())
-            };
-            by_turns(round, &mut of_diesels, &mut of_ours)?;
+            by_turns::<Box<dyn Error>>(
+                round,
+                &mut || {
+                    theirs.push(first_scan(&mut diesels(path)?, expected)?);
+                    Ok(())
+                },
+                &mut || {
+                    mine.push(first_scan(&mut ours(path, check)?, expected)?);
+                    Ok(())
+                },
+            )?;
         }
         let what = format!("scan of {megabytes} MB, cold SQLite cache, read check `{name}`");
         pairs.push(pair(what, 1, at_most, &theirs, &mine));
     }
     Ok(pairs)
+}
+
+/// How long a scan takes that must come to this sum.
+fn first_scan(conn: &mut impl Either, expected: i64) -> QueryResult<Duration> {
+    look(conn)?;
+    let begun = Instant::now();
+    let sum = scan(conn)?;
+    let took = begun.elapsed();
+    assert_eq!(sum, expected);
+    Ok(took)
 }
 
 /// Inserts in one transaction.
@@ -175,23 +178,26 @@ fn bulk(place: Place, quick: bool) -> Outcome<Pair> {
         by_turns::<diesel::result::Error>(
             round,
             &mut || {
-                let begun = Instant::now();
-                insert_many(&mut diesels, rows)?;
-                of_diesels.push(begun.elapsed());
-                assert_eq!(i64::try_from(clear(&mut diesels)?), Ok(rows));
+                of_diesels.push(inserts(&mut diesels, rows)?);
                 Ok(())
             },
             &mut || {
-                let begun = Instant::now();
-                insert_many(&mut ours, rows)?;
-                of_ours.push(begun.elapsed());
-                assert_eq!(i64::try_from(clear(&mut ours)?), Ok(rows));
+                of_ours.push(inserts(&mut ours, rows)?);
                 Ok(())
             },
         )?;
     }
     let what = format!("{rows} INSERTs in one transaction");
     Ok(pair(what, 1, Some(1.1), &of_diesels, &of_ours))
+}
+
+/// How long it takes to insert so many rows, which are taken away again.
+fn inserts(conn: &mut impl Either, rows: i64) -> QueryResult<Duration> {
+    let begun = Instant::now();
+    insert_many(conn, rows)?;
+    let took = begun.elapsed();
+    assert_eq!(i64::try_from(clear(conn)?), Ok(rows));
+    Ok(took)
 }
 
 /// Who goes first changes from round to round.
