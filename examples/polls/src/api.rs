@@ -17,7 +17,7 @@ use crate::invocation::Deadline;
 use crate::polls::{self, Cast, Poll};
 
 /// The longest idempotency key; a UUID has 36.
-pub(crate) const LONGEST_KEY: usize = 128;
+const LONGEST_KEY: usize = 128;
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -272,7 +272,7 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let word = match failure {
             Failure::NotFound => "not_found",
-            Failure::Busy { .. } => "busy",
+            Failure::Busy => "busy",
             Failure::Unknown => "outcome_unknown",
             Failure::Internal => "internal",
         };

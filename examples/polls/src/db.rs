@@ -207,11 +207,11 @@ mod tests {
                 panic!("on purpose")
             })
         };
-        let died = database.write::<(), _>(Deadline::in_(Duration::from_secs(60)), work);
+        let died = database.write::<(), _>(Deadline::after(Duration::from_secs(60)), work);
         let failure = died.await.expect_err("a failure");
         assert_eq!(failure.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(store.item(KEY), None, "released before the answer");
-        let soon = Deadline::in_(Duration::from_secs(60));
+        let soon = Deadline::after(Duration::from_secs(60));
         let count = database.read(soon, |conn| question::table.count().get_result::<i64>(conn));
         assert_eq!(
             count.await,
@@ -234,7 +234,7 @@ mod tests {
         };
         store.set_item(KEY, Some(item));
         let begun = Instant::now();
-        let refused = database.write(Deadline::in_(Duration::from_millis(300)), insert);
+        let refused = database.write(Deadline::after(Duration::from_millis(300)), insert);
         let failure = refused.await.expect_err("a failure");
         assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(failure.retry_after().is_some());
@@ -246,7 +246,7 @@ mod tests {
         let stage = stage();
         let database = &stage.database;
         let only = database.writers.get().expect("the only one");
-        let refused = database.write(Deadline::in_(Duration::from_millis(50)), insert);
+        let refused = database.write(Deadline::after(Duration::from_millis(50)), insert);
         let failure = refused.await.expect_err("a failure");
         assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
         drop(only);
@@ -258,7 +258,7 @@ mod tests {
         let database = &stage.database;
         let client = DynamoDbLockClient::with_store(stage.store.clone());
         let lease = client.try_acquire(KEY).expect("the store").expect("free");
-        let soon = || Deadline::in_(Duration::from_secs(60));
+        let soon = || Deadline::after(Duration::from_secs(60));
         let writers: Vec<_> = (0..8)
             .map(|_| {
                 tokio::spawn({
@@ -288,7 +288,7 @@ mod tests {
     async fn a_schema_that_lacks_a_migration_is_not_current() {
         let stage = stage();
         let database = &stage.database;
-        let soon = || Deadline::in_(Duration::from_secs(60));
+        let soon = || Deadline::after(Duration::from_secs(60));
         assert_eq!(database.read(soon(), Database::is_current).await, Ok(true));
         let forget = |conn: &mut EfsSqliteConnection| {
             let sql = "DELETE FROM __diesel_schema_migrations WHERE version = '20250115100050'";

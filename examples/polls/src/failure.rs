@@ -15,10 +15,7 @@ pub(crate) enum Failure {
     /// There is nothing by this name.
     NotFound,
     /// Somebody else is writing, or there was no time left: again, in a moment.
-    Busy {
-        /// In seconds.
-        retry_after: u32,
-    },
+    Busy,
     /// Whether it was written is not known. Safe to repeat with the same idempotency key.
     Unknown,
     /// Nothing the client could mend.
@@ -26,10 +23,6 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    const BUSY: Self = Self::Busy {
-        retry_after: RETRY_AFTER_SECONDS,
-    };
-
     /// Of a statement. `last` is what the lock said last on this connection.
     pub(crate) fn query(error: Error, last: Option<&LockError>) -> Self {
         if matches!(error, Error::NotFound) {
@@ -43,7 +36,7 @@ impl Failure {
         match lock {
             LockError::DeadlinePassed { .. } => {
                 tracing::warn!(%error, "no time left to write");
-                Self::BUSY
+                Self::Busy
             }
             LockError::OutcomeUnknown { .. } => {
                 tracing::error!(%error, "a commit's outcome is unknown");
@@ -51,7 +44,7 @@ impl Failure {
             }
             lock if lock.is_retryable() => {
                 tracing::warn!(%error, "the database is busy");
-                Self::BUSY
+                Self::Busy
             }
             _ => {
                 tracing::error!(%error, "the lock cannot be used");
@@ -63,7 +56,7 @@ impl Failure {
     /// Of the pool: no connection came free, or could be opened, before the deadline.
     pub(crate) fn pool(error: PoolError) -> Self {
         tracing::warn!(%error, "no connection");
-        Self::BUSY
+        Self::Busy
     }
 
     /// Of a blocking task that panicked.
@@ -75,7 +68,7 @@ impl Failure {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Busy { .. } | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -83,8 +76,7 @@ impl Failure {
     /// The header `Retry-After`, in seconds.
     pub(crate) fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::Busy { retry_after } => Some(*retry_after),
-            Self::Unknown => Some(RETRY_AFTER_SECONDS),
+            Self::Busy | Self::Unknown => Some(RETRY_AFTER_SECONDS),
             Self::NotFound | Self::Internal => None,
         }
     }
@@ -93,7 +85,7 @@ impl Failure {
     pub(crate) fn text(&self) -> &'static str {
         match self {
             Self::NotFound => "There is nothing here.",
-            Self::Busy { .. } => {
+            Self::Busy => {
                 "Somebody else is writing just now, and nothing was changed. Try again in a moment."
             }
             Self::Unknown => {

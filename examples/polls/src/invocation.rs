@@ -22,19 +22,19 @@ const WITHOUT_INVOCATION: Duration = Duration::from_secs(10);
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    pub(crate) fn in_(time: Duration) -> Self {
+    pub(crate) fn after(time: Duration) -> Self {
         Self(Instant::now() + time)
     }
 
     /// The end of the invocation, less what the answer needs.
     fn of(extensions: &Extensions) -> Self {
         let Some(context) = extensions.lambda_context_ref() else {
-            return Self::in_(WITHOUT_INVOCATION);
+            return Self::after(WITHOUT_INVOCATION);
         };
         // By the wall clock, which both sides share.
         let end = SystemTime::UNIX_EPOCH + Duration::from_millis(context.deadline);
         let left = end.duration_since(SystemTime::now()).unwrap_or_default();
-        Self::in_(left.saturating_sub(MARGIN))
+        Self::after(left.saturating_sub(MARGIN))
     }
 
     pub(crate) fn instant(self) -> Instant {
@@ -78,9 +78,7 @@ fn last_forwarded(headers: &HeaderMap) -> Option<String> {
 /// Takes the time at the beginning, so that reading the body counts.
 pub(crate) async fn begin(mut request: Request, next: Next) -> Response {
     let deadline = Deadline::of(request.extensions());
-    let client = ClientAddress::of(request.extensions(), request.headers());
     request.extensions_mut().insert(deadline);
-    request.extensions_mut().insert(client);
     next.run(request).await
 }
 

@@ -1,7 +1,6 @@
 //! What the environment says.
 
 use std::env;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use diesel_sqlite_efs::{ConfigError, EfsConfig, LockStore};
@@ -62,7 +61,7 @@ pub enum SettingsError {
     /// A variable whose value is not text.
     #[error("{0} is not UTF-8")]
     NotText(&'static str),
-    /// A URL that only a development server can use.
+    /// The default is for a development server alone.
     #[error(
         "DATABASE_URL is not set: on Lambda it names a file on EFS, such as /mnt/efs/polls.db?lock_table=polls-locks"
     )]
@@ -106,7 +105,7 @@ impl Settings {
 
 /// A file that is there after a restart, and no lock table unless the environment names one.
 fn default_database() -> EfsConfig {
-    let config = EfsConfig::new(default_path());
+    let config = EfsConfig::new(env::temp_dir().join("polls-example.db"));
     let has_lock = ["SQLITE_LOCK_DYNAMODB_TABLE", "SQLITE_LOCK_STORE"]
         .into_iter()
         .any(|name| env::var_os(name).is_some());
@@ -115,10 +114,6 @@ fn default_database() -> EfsConfig {
     } else {
         config.lock_local()
     }
-}
-
-fn default_path() -> PathBuf {
-    env::temp_dir().join("polls-example.db")
 }
 
 /// 244 random bits.
@@ -140,7 +135,7 @@ fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
 }
 
 /// Whether a variable says `on`; `default` if it says nothing.
-pub(crate) fn switch(name: &'static str, default: bool) -> Result<bool, SettingsError> {
+fn switch(name: &'static str, default: bool) -> Result<bool, SettingsError> {
     match variable(name)?.as_deref() {
         None => Ok(default),
         Some("on") => Ok(true),
