@@ -19,7 +19,7 @@ use crate::lock_log::LockLog;
 use crate::polls::Poll;
 use crate::session::Signer;
 use crate::settings::Settings;
-use crate::{admin, api, assets, headers, invocation, pages, polls, session};
+use crate::{admin, api, assets, headers, invocation, pages, polls, refusal, session};
 
 /// The longest body that anybody may send: a poll's form with all its choices.
 const LONGEST_BODY: usize = 32 * 1024;
@@ -146,7 +146,7 @@ pub fn app(app: App) -> Router {
         .merge(assets::routes())
         // A panic in a handler is answered like any failure. One in the database's work has been
         // caught before, with its connection closed.
-        .layer(CatchPanicLayer::custom(pages::panicked))
+        .layer(CatchPanicLayer::custom(refusal::panicked))
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(middleware::from_fn_with_state(app.clone(), headers::add))
         .layer(middleware::from_fn(invocation::begin))

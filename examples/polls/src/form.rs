@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
-use crate::pages::Refusal;
+use crate::refusal::Refusal;
 use crate::session::Session;
 
 /// The fields of a form that one of our pages has given to this very session.

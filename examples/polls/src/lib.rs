@@ -8,7 +8,7 @@
 //! 4. `invocation.rs`: how long a request has, and from where it comes.
 //! 5. `db.rs`: the pool, and blocking work off the async threads, with that time as its limit.
 //! 6. `polls.rs`: every statement of SQL there is; `failure.rs`: what a refused lock is in HTTP.
-//! 7. `api.rs`, `pages.rs`, `admin/`: the handlers.
+//! 7. `api.rs`, `pages.rs`, `admin/`: the handlers; `page.rs`, `refusal.rs`: what all pages have in common.
 //! 8. `session.rs`, `accounts.rs`, `attempts.rs`, `headers.rs`: who somebody is, and what a browser may do.
 //! 9. `lock_log.rs`: what the portal shows of the lock.
 
@@ -24,8 +24,10 @@ mod form;
 mod headers;
 mod invocation;
 mod lock_log;
+mod page;
 mod pages;
 mod polls;
+mod refusal;
 mod samples;
 mod schema;
 mod session;

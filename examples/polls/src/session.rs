@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::accounts::Account;
 use crate::app::App;
 use crate::failure::Failure;
+use crate::refusal::Refusal;
 
 /// How long somebody stays signed in. Signed cookies cannot be called back, so not for long.
 const SIGNED_IN: Duration = Duration::from_secs(2 * 60 * 60);
@@ -180,9 +181,9 @@ pub(crate) async fn of_browser(
 }
 
 impl FromRequestParts<App> for Session {
-    type Rejection = crate::pages::Refusal;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Self::Rejection> {
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Refusal> {
         // Not there only if a route was added outside of `of_browser`.
         let session = parts.extensions.get().cloned();
         session.ok_or_else(|| Failure::Internal.into())

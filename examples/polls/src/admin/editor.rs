@@ -12,8 +12,9 @@ use crate::assets;
 use crate::failure::Failure;
 use crate::form::OurForm;
 use crate::invocation::Deadline;
-use crate::pages::{self, Frame, Id, Refusal};
+use crate::page::{self, Frame, Id};
 use crate::polls::{self, Changed, Draft, Poll};
+use crate::refusal::Refusal;
 use crate::session::Session;
 
 /// In characters, as people count them.
@@ -69,7 +70,7 @@ pub(crate) async fn blank(
     State(app): State<App>,
     SignedIn(session): SignedIn,
 ) -> Result<Response, Refusal> {
-    pages::page(&Editor {
+    page::render(&Editor {
         frame: Frame::new(&app, &session),
         id: None,
         has_votes: false,
@@ -85,7 +86,7 @@ pub(crate) async fn filled(
     Id(id): Id,
 ) -> Result<Response, Refusal> {
     let poll = app.poll(deadline, id).await?;
-    pages::page(&Editor {
+    page::render(&Editor {
         frame: Frame::new(&app, &session),
         id: Some(id),
         has_votes: poll.votes > 0,
@@ -168,7 +169,7 @@ struct Again {
 
 impl Again {
     fn refuse(self, status: StatusCode, problems: Problems) -> Result<Response, Refusal> {
-        pages::page_with(
+        page::render_with(
             status,
             &Editor {
                 frame: self.frame,

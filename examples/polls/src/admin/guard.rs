@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 
 use crate::accounts::Account;
 use crate::app::App;
-use crate::pages::Refusal;
+use crate::refusal::Refusal;
 use crate::session::Session;
 
 /// Somebody is signed in, and may look.

@@ -17,7 +17,8 @@ use crate::app::App;
 use crate::assets;
 use crate::failure::Failure;
 use crate::lock_log::LockEvent;
-use crate::pages::{self, Frame, Live, Refusal};
+use crate::page::{self, Frame, Live};
+use crate::refusal::Refusal;
 
 /// How often the page looks, in seconds.
 const PERIOD: u32 = 2;
@@ -84,7 +85,7 @@ pub(crate) async fn page(
     let view = app.lock_view().cloned();
     let name = view.as_ref().map(|view| view.name.clone());
     let look = tokio::task::spawn_blocking(move || see(view.as_ref())).await;
-    pages::page(&LockPage {
+    page::render(&LockPage {
         frame: Frame::new(&app, &session).live("/admin/lock".to_owned(), PERIOD, &live),
         name,
         sight: look.map_err(|died| Failure::died(&died))?,

@@ -10,8 +10,9 @@ use crate::assets;
 use crate::failure::Failure;
 use crate::form::OurForm;
 use crate::invocation::Deadline;
-use crate::pages::{self, Frame, Id, Refusal};
+use crate::page::{self, Frame, Id};
 use crate::polls::{self, Changed, Poll};
+use crate::refusal::Refusal;
 
 #[derive(Template)]
 #[template(path = "admin/overview.html")]
@@ -27,7 +28,7 @@ pub(crate) async fn page(
 ) -> Result<Response, Refusal> {
     let polls = app.database().read(deadline, polls::all).await?;
     let frame = Frame::new(&app, &session);
-    pages::page(&Overview { frame, polls })
+    page::render(&Overview { frame, polls })
 }
 
 pub(crate) async fn close(

@@ -13,7 +13,8 @@ use crate::app::App;
 use crate::assets;
 use crate::form::OurForm;
 use crate::invocation::ClientAddress;
-use crate::pages::{self, Frame, Refusal};
+use crate::page::{self, Frame};
+use crate::refusal::Refusal;
 use crate::session::Session;
 
 #[derive(Template)]
@@ -41,7 +42,7 @@ impl SignIn<'_> {
 }
 
 pub(crate) async fn page(State(app): State<App>, session: Session) -> Result<Response, Refusal> {
-    pages::page(&SignIn::new(&app, &session))
+    page::render(&SignIn::new(&app, &session))
 }
 
 #[derive(Deserialize)]
@@ -70,7 +71,7 @@ pub(crate) async fn submit(
             password_problem: is_missing(&password, "Give a password."),
             ..again
         };
-        return pages::page_with(StatusCode::UNPROCESSABLE_ENTITY, &again);
+        return page::render_with(StatusCode::UNPROCESSABLE_ENTITY, &again);
     }
     let claimed = Account::from_name(name);
     if let Err(wait) = app.attempts().begin(client, claimed, Instant::now()) {
@@ -82,7 +83,7 @@ pub(crate) async fn submit(
             )),
             ..again
         };
-        let mut response = pages::page_with(StatusCode::TOO_MANY_REQUESTS, &again)?;
+        let mut response = page::render_with(StatusCode::TOO_MANY_REQUESTS, &again)?;
         let seconds = HeaderValue::from(wait.as_secs().max(1));
         response.headers_mut().insert(header::RETRY_AFTER, seconds);
         return Ok(response);
@@ -92,7 +93,7 @@ pub(crate) async fn submit(
             problem: Some("Name or password is wrong.".to_owned()),
             ..again
         };
-        return pages::page_with(StatusCode::UNAUTHORIZED, &again);
+        return page::render_with(StatusCode::UNAUTHORIZED, &again);
     };
     app.attempts().succeeded(client, account);
     Ok(as_session(&app, &Session::new(Some(account)), "/admin"))
