@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
@@ -58,11 +58,38 @@ struct Editor {
 }
 
 impl Editor {
+    fn new(app: &App, session: &Session, poll: Option<&Poll>) -> Self {
+        Self {
+            frame: Frame::new(app, session),
+            id: poll.map(|poll| poll.id),
+            has_votes: poll.is_some_and(|poll| poll.votes > 0),
+            fields: poll.map(Fields::of).unwrap_or_default(),
+            problems: Problems::default(),
+        }
+    }
+
     fn action(&self) -> String {
         match self.id {
             Some(id) => format!("/admin/polls/{id}"),
             None => "/admin/polls".to_owned(),
         }
+    }
+
+    fn refuse(self, status: StatusCode, problems: Problems) -> Result<Response, Refusal> {
+        page::render_with(status, &Self { problems, ..self })
+    }
+
+    /// What may be tried again shows the form again; the rest is a page of its own.
+    fn fail(self, failure: Failure) -> Result<Response, Refusal> {
+        let Some(seconds) = failure.retry_after() else {
+            return Err(failure.into());
+        };
+        let problems = Problems {
+            form: Some(failure.text().to_owned()),
+            ..Problems::default()
+        };
+        let page = self.refuse(failure.status(), problems)?;
+        Ok(([(header::RETRY_AFTER, seconds)], page).into_response())
     }
 }
 
@@ -70,13 +97,7 @@ pub(crate) async fn blank(
     State(app): State<App>,
     SignedIn(session): SignedIn,
 ) -> Result<Response, Refusal> {
-    page::render(&Editor {
-        frame: Frame::new(&app, &session),
-        id: None,
-        has_votes: false,
-        fields: Fields::default(),
-        problems: Problems::default(),
-    })
+    page::render(&Editor::new(&app, &session, None))
 }
 
 pub(crate) async fn filled(
@@ -86,13 +107,7 @@ pub(crate) async fn filled(
     Id(id): Id,
 ) -> Result<Response, Refusal> {
     let poll = app.poll(deadline, id).await?;
-    page::render(&Editor {
-        frame: Frame::new(&app, &session),
-        id: Some(id),
-        has_votes: poll.votes > 0,
-        fields: Fields::of(&poll),
-        problems: Problems::default(),
-    })
+    page::render(&Editor::new(&app, &session, Some(&poll)))
 }
 
 pub(crate) async fn create(
@@ -102,11 +117,9 @@ pub(crate) async fn create(
     deadline: Deadline,
     OurForm(fields): OurForm<Fields>,
 ) -> Result<Response, Refusal> {
-    let again = Again {
-        frame: Frame::new(&app, &session),
-        id: None,
-        has_votes: false,
+    let again = Editor {
         fields,
+        ..Editor::new(&app, &session, None)
     };
     let draft = match again.fields.draft() {
         Ok(draft) => draft,
@@ -129,11 +142,9 @@ pub(crate) async fn edit(
     OurForm(fields): OurForm<Fields>,
 ) -> Result<Response, Refusal> {
     let before = app.poll(deadline, id).await?;
-    let again = Again {
-        frame: Frame::new(&app, &session),
-        id: Some(id),
-        has_votes: before.votes > 0,
+    let again = Editor {
         fields,
+        ..Editor::new(&app, &session, Some(&before))
     };
     let draft = match again.fields.draft() {
         Ok(draft) => draft,
@@ -156,44 +167,6 @@ pub(crate) async fn edit(
             again.refuse(StatusCode::UNPROCESSABLE_ENTITY, Problems::too_early())
         }
         Err(failure) => again.fail(failure),
-    }
-}
-
-/// The same form again, with what was typed.
-struct Again {
-    frame: Frame,
-    id: Option<i32>,
-    has_votes: bool,
-    fields: Fields,
-}
-
-impl Again {
-    fn refuse(self, status: StatusCode, problems: Problems) -> Result<Response, Refusal> {
-        page::render_with(
-            status,
-            &Editor {
-                frame: self.frame,
-                id: self.id,
-                has_votes: self.has_votes,
-                fields: self.fields,
-                problems,
-            },
-        )
-    }
-
-    /// What may be tried again shows the form again; the rest is a page of its own.
-    fn fail(self, failure: Failure) -> Result<Response, Refusal> {
-        let Some(seconds) = failure.retry_after() else {
-            return Err(failure.into());
-        };
-        let problems = Problems {
-            form: Some(failure.text().to_owned()),
-            ..Problems::default()
-        };
-        let mut response = self.refuse(failure.status(), problems)?;
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        Ok(response)
     }
 }
 
