@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -95,34 +95,35 @@ pub(crate) async fn vote(
     };
     let key = key.to_string();
     let chosen: Option<i32> = vote.choice.parse().ok();
-    let (status, problem, key) = match chosen {
+    let mut retry_after = None;
+    let (status, problem) = match chosen {
         None => (
             StatusCode::UNPROCESSABLE_ENTITY,
             "Choose one of the answers.",
-            key,
         ),
         Some(choice) => {
-            let counted_as = key.clone();
-            let work = move |conn: &mut _| polls::cast(conn, id, choice, &counted_as);
+            let key = key.clone();
+            let work = move |conn: &mut _| polls::cast(conn, id, choice, &key);
             match app.database().write(deadline, work).await {
                 Ok(Cast::Counted(_)) => return Ok(to_results(id, "now")),
                 Ok(Cast::CountedBefore(_)) => return Ok(to_results(id, "before")),
                 Ok(Cast::NoSuchPoll) => return Err(Failure::NotFound.into()),
-                Ok(Cast::NoSuchChoice) => {
-                    let problem = "This answer is not offered any more: choose one of these.";
-                    (StatusCode::UNPROCESSABLE_ENTITY, problem, key)
-                }
-                Ok(Cast::KeyReused) => {
-                    let problem = "You have voted with this page, for another answer.";
-                    (StatusCode::UNPROCESSABLE_ENTITY, problem, key)
-                }
-                Ok(Cast::Closed) => {
-                    let problem = "The poll was closed before your vote came in.";
-                    (StatusCode::CONFLICT, problem, key)
-                }
+                Ok(Cast::NoSuchChoice) => (
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "This answer is not offered any more: choose one of these.",
+                ),
+                Ok(Cast::KeyReused) => (
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "You have voted with this page, for another answer.",
+                ),
+                Ok(Cast::Closed) => (
+                    StatusCode::CONFLICT,
+                    "The poll was closed before your vote came in.",
+                ),
                 // The same page with the same key: sent again, it counts once.
                 Err(failure) if failure.retry_after().is_some() => {
-                    (failure.status(), failure.text(), key)
+                    retry_after = failure.retry_after();
+                    (failure.status(), failure.text())
                 }
                 Err(failure) => return Err(failure.into()),
             }
@@ -135,13 +136,8 @@ pub(crate) async fn vote(
         chosen,
         problem: Some(problem),
     };
-    let mut response = page::render_with(status, &ballot)?;
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(1));
-    }
-    Ok(response)
+    let headers = retry_after.map(|seconds| [(header::RETRY_AFTER, seconds)]);
+    Ok((headers, page::render_with(status, &ballot)?).into_response())
 }
 
 fn to_results(id: i32, voted: &str) -> Response {

@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use askama::Template;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 
 use crate::assets;
@@ -49,16 +49,12 @@ impl IntoResponse for Refusal {
             title: self.status.canonical_reason().unwrap_or("Error"),
             text: &self.text,
         };
+        let headers = (self.retry_after).map(|seconds| [(header::RETRY_AFTER, seconds)]);
         // Not by `page::render`, whose failure is one of these.
-        let mut response = match template.render() {
-            Ok(html) => (self.status, Html(html)).into_response(),
-            Err(_) => (self.status, self.text).into_response(),
-        };
-        if let Some(seconds) = self.retry_after {
-            let headers = response.headers_mut();
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        match template.render() {
+            Ok(html) => (self.status, headers, Html(html)).into_response(),
+            Err(_) => (self.status, headers, self.text).into_response(),
         }
-        response
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
@@ -83,10 +83,9 @@ pub(crate) async fn submit(
             )),
             ..again
         };
-        let mut response = page::render_with(StatusCode::TOO_MANY_REQUESTS, &again)?;
-        let seconds = HeaderValue::from(wait.as_secs().max(1));
-        response.headers_mut().insert(header::RETRY_AFTER, seconds);
-        return Ok(response);
+        let page = page::render_with(StatusCode::TOO_MANY_REQUESTS, &again)?;
+        let seconds = wait.as_secs().max(1);
+        return Ok(([(header::RETRY_AFTER, seconds)], page).into_response());
     }
     let Some(account) = app.accounts().verify(name, password).await else {
         let again = SignIn {
