@@ -7,7 +7,7 @@
 //! 3. [`app`]: the routes and what surrounds all of them.
 //! 4. `invocation.rs`: how long a request has, and from where it comes.
 //! 5. `db.rs`: the pool, and blocking work off the async threads, with that time as its limit.
-//! 6. `polls.rs`: every statement of SQL there is; `failure.rs`: what a refused lock is in HTTP.
+//! 6. `polls.rs`: the statements, on the tables in `schema.rs`; `failure.rs`: what a refused lock is in HTTP.
 //! 7. `api.rs`, `pages.rs`, `admin/`: the handlers; `page.rs`, `refusal.rs`: what all pages have in common.
 //! 8. `session.rs`, `accounts.rs`, `attempts.rs`, `headers.rs`: who somebody is, and what a browser may do.
 //! 9. `lock_log.rs`: what the portal shows of the lock.

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::form::OurForm;
 use crate::invocation::Deadline;
 use crate::page::{self, Frame, Id, Live};
-use crate::polls::{self, Cast, Day, Entry, Poll};
+use crate::polls::{self, Cast, History, Poll};
 use crate::refusal::Refusal;
 use crate::session::Session;
 
@@ -183,11 +183,9 @@ pub(crate) async fn results(
 
 #[derive(Template)]
 #[template(path = "history.html")]
-struct History {
+struct HistoryPage {
     frame: Frame,
-    poll: Poll,
-    entries: Vec<Entry>,
-    days: Vec<Day>,
+    history: History,
 }
 
 pub(crate) async fn history(
@@ -198,17 +196,8 @@ pub(crate) async fn history(
 ) -> Result<Response, Refusal> {
     let work = move |conn: &mut _| polls::history_of(conn, id);
     let history = (app.database().read(deadline, work).await?).ok_or(Failure::NotFound)?;
-    let polls::History {
-        poll,
-        entries,
-        days,
-    } = history;
-    page::render(&History {
-        frame: Frame::new(&app, &session),
-        poll,
-        entries,
-        days,
-    })
+    let frame = Frame::new(&app, &session);
+    page::render(&HistoryPage { frame, history })
 }
 
 pub(crate) async fn not_found() -> Refusal {

@@ -1,4 +1,4 @@
-//! Polls, their votes and their history: every statement that the application runs.
+//! Polls, their votes and their history, and the statements that read and write them.
 
 use std::collections::HashMap;
 
@@ -88,7 +88,8 @@ pub(crate) struct History {
 }
 
 /// One entry of a poll's history.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable)]
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = history)]
 pub(crate) struct Entry {
     pub(crate) happened_at: String,
     pub(crate) actor: String,
@@ -103,13 +104,24 @@ pub(crate) struct Day {
     pub(crate) votes: i64,
 }
 
-#[derive(Queryable)]
-struct Row {
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = question)]
+struct QuestionRow {
     id: i32,
     text: String,
     published_at: String,
     closes_at: Option<String>,
+    #[diesel(select_expression = is_open())]
+    #[diesel(select_expression_type = SqlLiteral<Bool>)]
     open: bool,
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = choice)]
+struct ChoiceRow {
+    id: i32,
+    text: String,
+    votes: i32,
 }
 
 fn is_open() -> SqlLiteral<Bool> {
@@ -119,22 +131,13 @@ fn is_open() -> SqlLiteral<Bool> {
 /// All polls, the newest first, in one snapshot of the database.
 pub(crate) fn all(conn: &mut EfsSqliteConnection) -> QueryResult<Vec<Poll>> {
     conn.transaction(|conn| {
-        let rows: Vec<Row> = question::table
+        let rows = question::table
             .order(question::id.desc())
-            .select((
-                question::id,
-                question::text,
-                question::published_at,
-                question::closes_at,
-                is_open(),
-            ))
+            .select(QuestionRow::as_select())
             .load(conn)?;
-        let choices: Vec<(i32, (i32, String, i32))> = choice::table
+        let choices: Vec<(i32, ChoiceRow)> = choice::table
             .order(choice::id)
-            .select((
-                choice::question_id,
-                (choice::id, choice::text, choice::votes),
-            ))
+            .select((choice::question_id, ChoiceRow::as_select()))
             .load(conn)?;
         let mut of_poll: HashMap<_, Vec<_>> = HashMap::new();
         for (question, choice) in choices {
@@ -155,34 +158,28 @@ pub(crate) fn find(conn: &mut EfsSqliteConnection, id: i32) -> QueryResult<Optio
 
 /// Inside a transaction, so that poll and choices are of one state.
 fn poll(conn: &mut EfsSqliteConnection, id: i32) -> QueryResult<Option<Poll>> {
-    let row: Option<Row> = question::table
+    let row = question::table
         .find(id)
-        .select((
-            question::id,
-            question::text,
-            question::published_at,
-            question::closes_at,
-            is_open(),
-        ))
+        .select(QuestionRow::as_select())
         .first(conn)
         .optional()?;
     let Some(row) = row else { return Ok(None) };
     let choices = choice::table
         .filter(choice::question_id.eq(id))
         .order(choice::id)
-        .select((choice::id, choice::text, choice::votes))
+        .select(ChoiceRow::as_select())
         .load(conn)?;
     Ok(Some(Poll::new(row, choices)))
 }
 
 impl Poll {
-    fn new(row: Row, choices: Vec<(i32, String, i32)>) -> Self {
-        let votes: i64 = choices.iter().map(|(_, _, votes)| i64::from(*votes)).sum();
-        let choices = choices.into_iter().map(|(id, text, own)| Choice {
-            id,
-            text,
-            votes: own,
-            permille: (i64::from(own) * 1000 + votes / 2)
+    fn new(row: QuestionRow, choices: Vec<ChoiceRow>) -> Self {
+        let votes: i64 = choices.iter().map(|choice| i64::from(choice.votes)).sum();
+        let choices = choices.into_iter().map(|choice| Choice {
+            id: choice.id,
+            text: choice.text,
+            votes: choice.votes,
+            permille: (i64::from(choice.votes) * 1000 + votes / 2)
                 .checked_div(votes)
                 .unwrap_or(0),
         });
@@ -431,12 +428,7 @@ fn entries(conn: &mut EfsSqliteConnection, id: i32) -> QueryResult<Vec<Entry>> {
     history::table
         .filter(history::question_id.eq(id))
         .order(history::id.desc())
-        .select((
-            history::happened_at,
-            history::actor,
-            history::action,
-            history::detail,
-        ))
+        .select(Entry::as_select())
         .limit(NEWEST)
         .load(conn)
 }
