@@ -109,6 +109,7 @@ mod tests {
     use std::time::Duration;
 
     use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore};
+    use tracing::subscriber::NoSubscriber;
     use tracing_subscriber::prelude::*;
 
     use super::*;
@@ -116,6 +117,9 @@ mod tests {
     #[test]
     fn a_lease_leaves_its_events_the_newest_first() -> Result<(), Box<dyn std::error::Error>> {
         let log = LockLog::default();
+        // As long as there is one subscriber, whichever test comes to an event first decides for all
+        // threads whether anybody wants it, by its own thread's subscriber, which is none.
+        let _second = tracing::Dispatch::new(NoSubscriber::new());
         let subscriber = tracing_subscriber::registry().with(log.layer());
         let _default = tracing::subscriber::set_default(subscriber);
         let client = DynamoDbLockClient::with_store(Arc::new(InMemoryLockStore::new()));
