@@ -85,7 +85,7 @@ pub(crate) fn run(world: &World) -> Outcome<Vec<Step>> {
 fn start(site: &Site, peer: Peer) -> Outcome<Worker> {
     let mut command = match peer.parameters() {
         None => site.python("actor.py", &[]),
-        Some(parameters) => site.worker(&["actor", &site.url(parameters)])?,
+        Some(parameters) => site.worker(&["actor", &site.url(parameters)]),
     };
     let mut actor = Worker::spawn(&mut command)?;
     for command in ["open", "write", "close"] {

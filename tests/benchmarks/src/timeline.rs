@@ -96,7 +96,7 @@ fn record(world: &World, peer: Peer, transactions: usize) -> Outcome<Timeline> {
         .ok_or("the other package is not recorded")?;
     let url = site.url(parameters);
     let worker =
-        Worker::spawn(&mut site.worker(&["timeline-of", &url, &transactions.to_string()])?)?;
+        Worker::spawn(&mut site.worker(&["timeline-of", &url, &transactions.to_string()]))?;
     let mut recorded: Vec<Transaction> = serde_json::from_str(&worker.line(PATIENCE)?)?;
     if recorded.is_empty() {
         return Err("no transaction was recorded".into());

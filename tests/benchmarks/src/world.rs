@@ -1,9 +1,10 @@
 //! A database and a lock table behind a proxy that adds a fixed delay, for one case.
 
+use std::env;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,9 @@ pub(crate) struct World {
     emulator: Emulator,
     delay: Duration,
     place: Place,
+    /// This very program. Asked for once: a part that builds the workspace may replace it, and the
+    /// system then calls it deleted.
+    program: PathBuf,
 }
 
 impl World {
@@ -75,6 +79,7 @@ impl World {
             emulator,
             delay,
             place,
+            program: env::current_exe()?,
         })
     }
 
@@ -95,7 +100,12 @@ impl World {
             "CREATE TABLE counter (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
              INSERT INTO counter VALUES (1, 0);",
         )?;
-        Ok(Site { scratch, proxy })
+        let program = self.program.clone();
+        Ok(Site {
+            scratch,
+            proxy,
+            program,
+        })
     }
 
     /// What a request takes as a client sees it: the median of fifty reads of an item.
@@ -118,6 +128,7 @@ impl World {
 pub(crate) struct Site {
     scratch: Scratch,
     pub(crate) proxy: Proxy,
+    program: PathBuf,
 }
 
 impl Site {
@@ -144,10 +155,10 @@ impl Site {
     }
 
     /// A process of this very program, in the role of a worker.
-    pub(crate) fn worker(&self, arguments: &[&str]) -> io::Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
+    pub(crate) fn worker(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
         command.args(arguments);
-        Ok(self.command(command))
+        self.command(command)
     }
 
     /// A process of the Python package, on this site's database.

@@ -278,7 +278,7 @@ fn start(site: &Site, case: Case) -> Outcome<Worker> {
         Some(parameters) => {
             let url = site.url(parameters);
             let arguments = ["contender", &url, "--hold-ms", &hold, "--threads", &threads];
-            site.worker(&arguments)?
+            site.worker(&arguments)
         }
     };
     Ok(Worker::spawn(&mut command)?)
