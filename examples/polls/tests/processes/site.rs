@@ -41,6 +41,11 @@ impl Site {
 
     /// The program; `settings` are the crate's, as parameters of the URL.
     pub(crate) fn command(&self, settings: &str) -> Command {
+        self.command_behind(&self.proxy, settings)
+    }
+
+    /// The same, behind another proxy: for a process that the site's rules do not mean.
+    pub(crate) fn command_behind(&self, proxy: &Proxy, settings: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_polls"));
         let database = self.scratch.database();
         let url = format!(
@@ -49,7 +54,7 @@ impl Site {
             self.table.name()
         );
         command
-            .envs(dynamodb::env_for(&self.proxy.endpoint()))
+            .envs(dynamodb::env_for(&proxy.endpoint()))
             .env("DATABASE_URL", url)
             .env("POLLS_SESSION_KEY", "of the tests, with 32 bytes or more")
             .env("POLLS_ADMIN_PASSWORD", "of the tests")
