@@ -296,7 +296,7 @@ fn a_connection_whose_commit_is_unknown_is_not_given_out_again() {
     let host = site.host();
     let pool = pool_of(&host.config().lock_expiration(SHORT_LEASE), 1);
     let again = is_given_out_again(&pool, |conn| {
-        host.store.before(Call::Confirm, || panic!("by the store"));
+        (host.store).before_own(Call::Confirm, || panic!("by the store"));
         assert!(insert(conn, 1).is_err());
         assert_lock_error!(conn, OutcomeUnknown);
         site.remove_item();

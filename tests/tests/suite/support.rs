@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel::connection::{LoadConnection, SimpleConnection};
@@ -173,6 +174,8 @@ struct Recorded {
 
 struct Fault {
     before: Call,
+    /// Whose request it has to be; anybody's if there is none.
+    by: Option<ThreadId>,
     happening: Box<dyn FnMut() + Send>,
 }
 
@@ -184,8 +187,19 @@ impl Recording {
 
     /// Lets this happen before the next request of that kind, once.
     pub(crate) fn before(&self, call: Call, happening: impl FnMut() + Send + 'static) {
+        self.plan(call, None, happening);
+    }
+
+    /// The same for a request of this thread's. A short lease may be renewed on a busy machine before
+    /// its transaction is confirmed, by the same kind of request from another thread.
+    pub(crate) fn before_own(&self, call: Call, happening: impl FnMut() + Send + 'static) {
+        self.plan(call, Some(thread::current().id()), happening);
+    }
+
+    fn plan(&self, before: Call, by: Option<ThreadId>, happening: impl FnMut() + Send + 'static) {
         self.recorded().fault = Some(Fault {
-            before: call,
+            before,
+            by,
             happening: Box::new(happening),
         });
     }
@@ -199,7 +213,9 @@ impl Recording {
     fn record(&self, call: Call) {
         let mut recorded = self.recorded();
         recorded.calls.push(call);
-        let fault = (recorded.fault).take_if(|fault| fault.before == call);
+        let caller = thread::current().id();
+        let fault = (recorded.fault)
+            .take_if(|fault| fault.before == call && fault.by.is_none_or(|by| by == caller));
         drop(recorded);
         if let Some(mut fault) = fault {
             (fault.happening)();

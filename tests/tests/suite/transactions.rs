@@ -1028,7 +1028,7 @@ fn a_lock_store_that_panics_at_the_commit_point_leaves_the_outcome_unknown() {
     let site = Site::with_table();
     let host = site.host();
     let mut conn = connect(&host.config().lock_expiration(SHORT_LEASE));
-    host.store.before(Call::Confirm, || panic!("by the store"));
+    (host.store).before_own(Call::Confirm, || panic!("by the store"));
     let result = insert(&mut conn, 1);
     let is_unknown = matches!(
         result,
