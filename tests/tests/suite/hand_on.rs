@@ -27,6 +27,8 @@ struct Writers {
     worker: Worker,
     /// How many writes were acknowledged.
     written: Arc<AtomicU64>,
+    /// All of its output has been read: it is gone.
+    is_read: Arc<AtomicBool>,
     proxy: Proxy,
 }
 
@@ -42,15 +44,19 @@ impl Writers {
             .env("WRITERS_URL", url)
             .env("WRITERS_THREADS", threads.to_string());
         let written = Arc::new(AtomicU64::new(0));
-        let counter = written.clone();
-        let worker = Worker::spawn_watched(&mut command, move |line| {
-            if line.is_some_and(|line| line.ends_with("written")) {
+        let is_read = Arc::new(AtomicBool::new(false));
+        let (counter, end) = (written.clone(), is_read.clone());
+        let worker = Worker::spawn_watched(&mut command, move |line| match line {
+            Some(line) if line.ends_with("written") => {
                 counter.fetch_add(1, Ordering::SeqCst);
             }
+            Some(_) => {}
+            None => end.store(true, Ordering::SeqCst),
         });
         Self {
             worker: worker.expect("the process starts"),
             written,
+            is_read,
             proxy,
         }
     }
@@ -67,18 +73,21 @@ impl Writers {
         });
     }
 
+    /// How much one that has ended has written.
+    fn written_in_all(&self) -> u64 {
+        // The last lines may still be on their way.
+        wait_until(LONG, "its output is read", || {
+            self.is_read.load(Ordering::SeqCst)
+        });
+        self.written()
+    }
+
     /// Lets it end, and returns how much it has written.
     fn end(mut self) -> u64 {
         self.worker.close_stdin();
         let status = self.worker.wait(LONG * 2).expect("it ends");
         assert!(status.success(), "{status}");
-        // The last lines may still be on their way.
-        let mut written = 0;
-        wait_until(LONG, "its output is read", || {
-            let before = std::mem::replace(&mut written, self.written());
-            before == written
-        });
-        written
+        self.written_in_all()
     }
 }
 
@@ -161,7 +170,7 @@ fn killed_in_a_later_transaction_of_its_lease(table: &str, threads: u64, paramet
         println!("{leases} leases for {written} writes");
         assert!(leases < written, "no lease was ever handed on");
     }
-    let victims = victim.written();
+    let victims = victim.written_in_all();
     let written = first.end() + second.end() + victims;
     let n: u64 = auditor
         .ok("query SELECT n FROM t")
