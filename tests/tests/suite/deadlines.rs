@@ -31,6 +31,7 @@ fn a_transaction_many_times_longer_than_its_lease_keeps_it_and_commits() {
     assert_eq!(holder.ok("commit"), "committed");
     let after = proxy.count(&Operation::PutItem);
     assert_eq!(other.ok(COUNT), "2");
+    other.ok("query PRAGMA busy_timeout = 20000");
     other.ok(WRITE);
     // A renewal would have been due after two seconds.
     let began = Instant::now();

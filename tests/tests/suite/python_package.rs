@@ -21,7 +21,8 @@ const LONG_LEASE: &str = "60";
 /// Short to wait for, and long enough to reach the commit point on a busy machine.
 const SHORT_LEASE: &str = "5";
 const PATIENT: &str = "lock_timeout=20&lock_expiration=60";
-const IMPATIENT: &str = "lock_timeout=0.5";
+/// Long enough to be answered on a busy machine.
+const IMPATIENT: &str = "lock_timeout=2";
 
 #[test]
 fn each_waits_for_the_others_lease() {
@@ -31,7 +32,7 @@ fn each_waits_for_the_others_lease() {
 
     theirs.ok("begin");
     theirs.ok(ADD_ONE);
-    let failure = ours.fails(ADD_ONE);
+    let failure = ours.busy(ADD_ONE);
     failure.assert_retryable("Busy");
     assert_eq!(theirs.ok("commit"), "committed");
     ours.ok(ADD_ONE);

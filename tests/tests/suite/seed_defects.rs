@@ -144,8 +144,7 @@ fn defect_6_a_host_whose_clock_is_ahead_steals_a_live_lock() {
     let mut thief = thief.expect("the database opens");
     // The second time it knows the store's clock; the first time it learns from the refusal.
     for _ in 0..2 {
-        let failure = thief.fails("immediate");
-        assert_eq!(failure.kind, "Busy", "{failure:?}");
+        let failure = thief.busy("immediate");
         assert!(failure.message.contains("the-slow-one"), "{failure:?}");
     }
     holder.ok("commit");
@@ -246,7 +245,7 @@ fn a_live_item_of_the_python_package_is_respected_and_left_as_it_is() {
     let item = stage.table.item(&stage.key()).expect("an answer");
     let mut writer = stage.open("lock_timeout=0.5");
     for statement in [INSERT, "immediate"] {
-        let failure = writer.fails(statement);
+        let failure = writer.busy(statement);
         failure.assert_retryable("Busy");
     }
     assert_eq!(stage.table.item(&stage.key()).expect("an answer"), item);

@@ -17,7 +17,7 @@ use diesel::{Connection, SqliteConnection};
 use diesel_sqlite_efs::{DynamoDbLockClient, StoreError};
 use integration::dynamodb::{AttributeValue, Item, LockTable, env_for};
 use integration::emulator::Emulator;
-use integration::proxy::{Action, Answer, Operation, Proxy, RefusedEndpoint, Rule};
+use integration::proxy::{Action, Answer, Operation, Proxy, Purpose, RefusedEndpoint, Rule};
 use integration::scratch::Scratch;
 use integration::store::{HookedStore, Put};
 
@@ -125,7 +125,7 @@ fn access_denied_at_the_commit_rolls_back() -> TestResult {
     place.open("")?;
     for statements in [vec![INSERT], vec!["SELECT count(*) FROM t", INSERT]] {
         let denied = Answer::access_denied("dynamodb:PutItem");
-        let rule = (place.proxy).rule(Rule::put(Action::Answer(denied)).nth(2));
+        let rule = (place.proxy).rule(Rule::put_to(Purpose::Record, Action::Answer(denied)));
         let failure = (place.process.transaction(&statements)?).expect_err("not confirmed");
         assert_says(
             &failure,
@@ -290,7 +290,7 @@ fn an_endpoint_that_answers_500_or_throttles_until_the_timeout() -> TestResult {
         ),
     ] {
         let mut place = Place::new(name)?;
-        place.open("lock_timeout=0.8")?;
+        place.open("lock_timeout=2")?;
         assert_eq!(place.process.warm_up()?, None);
         let rule = place.proxy.rule(Rule::put(Action::Answer(answer.clone())));
         let failure = (place.process.execute(INSERT)?).expect_err("no lease");
@@ -338,9 +338,10 @@ fn garbage_in_answer_to_a_commit_leaves_its_outcome_unknown() -> TestResult {
     place.open("")?;
     let garbage = Answer::new(200, "<html>It works!</html>");
     // It is the answer that is lost: the commit stands in the item.
-    let rule = place
-        .proxy
-        .rule(Rule::put(Action::ReplaceAnswer(garbage)).nth(2));
+    let rule = place.proxy.rule(Rule::put_to(
+        Purpose::Record,
+        Action::ReplaceAnswer(garbage),
+    ));
     let failure = (place.process.execute(INSERT)?).expect_err("it cannot be known");
     assert_eq!(rule.hits(), 1);
     assert!(
