@@ -225,10 +225,10 @@ impl Browser {
     fn try_request(&self, method: &str, path: &str, body: &Value) -> Result<Value, Value> {
         let port = self.port;
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("chromedriver");
-        let body = if method == "GET" {
-            String::new()
-        } else {
-            body.to_string()
+        // Parameters are an object, and only a POST has any.
+        let body = match method {
+            "POST" => body.to_string(),
+            _ => String::new(),
         };
         write!(
             stream,
@@ -251,15 +251,15 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() {
-            let _ = self.try_request(
-                "DELETE",
-                &format!("/session/{}", self.session),
-                &Value::Null,
-            );
-        }
+        let path = format!("/session/{}", self.session);
+        let closed = match self.session.is_empty() {
+            true => Ok(Value::Null),
+            false => self.try_request("DELETE", &path, &Value::Null),
+        };
         let _ = self.driver.kill();
         let _ = self.driver.wait();
+        // Left open, it would stay and be in the way of all that follows.
+        assert!(closed.is_ok() || thread::panicking(), "{closed:?}");
     }
 }
 
