@@ -417,7 +417,7 @@ fn waits_and_leases_are_spans_of_whoever_asked() -> TestResult {
     recorder();
     let key = "spans-of-whoever-asked";
     let store = Arc::new(InMemoryLockStore::new());
-    let client = DynamoDbLockClient::with_store(store).lease_duration(Duration::from_secs(2));
+    let client = DynamoDbLockClient::with_store(store).lease_duration(Duration::from_secs(6));
     let held = client.acquire(key, Duration::ZERO)?;
     let request = tracing::info_span!(target: CALLER, "request");
     request.in_scope(|| assert!(client.acquire(key, Duration::from_millis(1)).is_err()));

@@ -282,7 +282,7 @@ impl MigrationSource<Sqlite> for Scripted {
 #[test]
 fn a_long_migration_keeps_its_lease_by_renewal() {
     let site = Site::with_table();
-    let mut conn = connect(&site.host().config().lock_expiration(Duration::from_secs(2)));
+    let mut conn = connect(&site.host().config().lock_expiration(Duration::from_secs(5)));
     let long = Scripted {
         run: |conn| {
             execute(conn, "INSERT INTO t (n) VALUES (1)")?;
