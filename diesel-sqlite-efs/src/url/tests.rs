@@ -252,8 +252,8 @@ fn any_path_survives_being_written_and_read_as_a_uri() {
 
 #[test]
 fn sqlite_opens_the_very_file_whatever_bytes_its_name_has() {
-    let directory = std::env::temp_dir().join(format!("efs-url-{}", std::process::id()));
-    std::fs::create_dir(&directory).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path();
     let create = |path: &Path| {
         let uri = Database::at(path.to_owned()).sqlite_uri("unix");
         let mut connection = SqliteConnection::establish(&uri).unwrap();
@@ -275,10 +275,9 @@ fn sqlite_opens_the_very_file_whatever_bytes_its_name_has() {
     let mut expected = names;
     expected.extend([b"double".to_vec(), b"relative ?#%41.db".to_vec()]);
     expected.sort();
-    let mut found: Vec<_> = (std::fs::read_dir(&directory).unwrap())
+    let mut found: Vec<_> = (std::fs::read_dir(directory).unwrap())
         .map(|entry| entry.unwrap().file_name().into_vec())
         .collect();
     found.sort();
-    std::fs::remove_dir_all(&directory).unwrap();
     assert_eq!(found, expected);
 }

@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn a_journal_is_hot_only_with_a_complete_header() {
-        let path = std::env::temp_dir().join(format!("efs-journal-{}", std::process::id()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db-journal");
         let journal = Journal::new(path.clone(), FileSystem::Shared);
         let mut header = [0; 512];
         header[12..16].copy_from_slice(&[1, 2, 3, 4]);
@@ -244,7 +245,8 @@ mod tests {
 
     #[test]
     fn what_was_found_is_removed_and_nothing_else_of_its_name() {
-        let path = std::env::temp_dir().join(format!("efs-found-{}", std::process::id()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db-journal");
         let journal = Journal::new(path.clone(), FileSystem::Local);
         let nothing = journal.find().unwrap();
         assert_eq!(nothing.standing(), Standing::Absent);
@@ -277,6 +279,5 @@ mod tests {
         fs::write(&path, header).unwrap();
         assert!(!journal.remove_found(&cold).unwrap());
         assert_eq!(fs::read(&path).unwrap(), header);
-        fs::remove_file(&path).unwrap();
     }
 }

@@ -210,30 +210,37 @@ fn one_line(text: &str) -> String {
 mod tests {
     use std::fs;
 
+    use tempfile::TempDir;
+
     use super::*;
 
-    /// A database's path; the files go with it.
-    struct Place(PathBuf);
+    /// A database in a directory of its own.
+    struct Place {
+        directory: TempDir,
+        database: PathBuf,
+    }
 
     impl Place {
-        fn new(name: &str) -> Self {
-            let directory =
-                std::env::temp_dir().join(format!("efs-key-file-{name}-{}", std::process::id()));
-            fs::create_dir_all(&directory).unwrap();
-            fs::write(directory.join("app.db"), b"").unwrap();
-            Self(directory.join("app.db"))
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let database = directory.path().join("app.db");
+            fs::write(&database, b"").unwrap();
+            Self {
+                directory,
+                database,
+            }
         }
 
         fn lock(&self, table: &str, key: &str) -> LockName {
             LockName {
-                database: self.0.clone(),
+                database: self.database.clone(),
                 key: key.to_owned(),
                 table: table.to_owned(),
             }
         }
 
         fn names(&self) -> Vec<String> {
-            let mut names: Vec<_> = fs::read_dir(self.0.parent().unwrap())
+            let mut names: Vec<_> = fs::read_dir(self.directory.path())
                 .unwrap()
                 .map(|entry| entry.unwrap().file_name().into_string().unwrap())
                 .collect();
@@ -242,16 +249,10 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(self.0.parent().unwrap());
-        }
-    }
-
     #[test]
     fn whoever_creates_it_first_is_whom_it_names() {
-        let place = Place::new("first");
-        let file = KeyFile::beside(&place.0);
+        let place = Place::new();
+        let file = KeyFile::beside(&place.database);
         let (ours, other) = (place.lock("locks", "a"), place.lock("locks", "b"));
         assert_eq!(file.look(OwnLock::Item(&ours)), Ok(Found::Nothing));
         assert_eq!(file.look(OwnLock::Local), Ok(Found::Nothing));
@@ -281,12 +282,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_created_leaves_nothing_behind() {
-        let place = Place::new("no-room");
+        let place = Place::new();
         let lock = place.lock("locks", "a");
         let nowhere = KeyFile::beside(Path::new("/no/such/directory/app.db"));
         assert!(nowhere.create(&lock).is_err());
         // The name is too long for its draft.
-        let mut file = KeyFile::beside(&place.0);
+        let mut file = KeyFile::beside(&place.database);
         file.path = file.path.with_file_name("x".repeat(250));
         assert!(file.create(&lock).is_err());
         assert_eq!(place.names(), ["app.db"]);
@@ -294,8 +295,8 @@ mod tests {
 
     #[test]
     fn what_is_no_such_file_is_refused_with_the_remedy() {
-        let place = Place::new("garbage");
-        let file = KeyFile::beside(&place.0);
+        let place = Place::new();
+        let file = KeyFile::beside(&place.database);
         for text in ["", "table: locks\n", "key: a\n"] {
             fs::write(&file.path, text).unwrap();
             let error = file.look(OwnLock::Local).unwrap_err().to_string();
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn any_key_fits_into_its_line_and_differs_from_every_other() {
-        let place = Place::new("escapes");
+        let place = Place::new();
         let keys = ["a", " a", "a ", "a\nkey: b", "a\\nkey: b", "ä/% \u{85}", ""];
         for key in keys {
             let recorded = Recorded::from(&place.lock("locks", key));
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_table_may_be_named_or_given_in_full() {
-        let place = Place::new("tables");
+        let place = Place::new();
         let lock = |table: &str| Recorded::from(&place.lock(table, "a"));
         let here = lock("arn:aws:dynamodb:eu-west-1:111122223333:table/locks");
         let elsewhere = lock("arn:aws:dynamodb:eu-west-2:111122223333:table/locks");

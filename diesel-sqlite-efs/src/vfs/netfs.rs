@@ -285,11 +285,14 @@ impl Uncached {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::NamedTempFile;
+
     use super::*;
 
     #[test]
     fn what_is_read_past_the_caches_is_what_the_file_holds() {
-        let path = std::env::temp_dir().join(format!("efs-uncached-{}", std::process::id()));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
         let content: Vec<u8> = (0..10_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         std::fs::write(&path, &content).unwrap();
         let buffered = Uncached {
@@ -315,15 +318,14 @@ mod tests {
                 assert_eq!(data[..count], content[offset.min(10_000)..][..count]);
             }
         }
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn the_uncached_file_is_one_for_all_and_outlives_all_but_the_last() {
-        let path = std::env::temp_dir().join(format!("efs-shared-{}", std::process::id()));
-        std::fs::write(&path, b"x").unwrap();
-        let mut first = FreshReads::new(&path, FileSystem::Shared).unwrap();
-        let mut second = FreshReads::new(&path, FileSystem::Shared).unwrap();
+        let file = NamedTempFile::new().unwrap();
+        let path = file.path();
+        let mut first = FreshReads::new(path, FileSystem::Shared).unwrap();
+        let mut second = FreshReads::new(path, FileSystem::Shared).unwrap();
         let one = std::ptr::from_ref(first.uncached().unwrap());
         assert_eq!(one, std::ptr::from_ref(second.uncached().unwrap()));
         let weak = first.uncached.as_ref().map(Arc::downgrade).unwrap();
@@ -334,14 +336,13 @@ mod tests {
         );
         drop(second);
         assert!(weak.upgrade().is_none());
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn on_nfs_pages_are_dropped_by_the_descriptor_that_stays_open() {
-        let path = std::env::temp_dir().join(format!("efs-nfs-{}", std::process::id()));
-        std::fs::write(&path, b"x").unwrap();
-        let mut writer = FreshReads::new(&path, FileSystem::Nfs).unwrap();
+        let file = NamedTempFile::new().unwrap();
+        let path = file.path();
+        let mut writer = FreshReads::new(path, FileSystem::Nfs).unwrap();
         assert!(writer.locking(|| (true, true)));
         // More often than descriptors may wait to be closed.
         for _ in 0..=FreshReads::MOST_DESCRIPTORS {
@@ -352,7 +353,6 @@ mod tests {
         assert_eq!(open, Some(0));
         assert!(writer.uncached.is_some());
         drop(writer);
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
@@ -369,10 +369,10 @@ mod tests {
 
     #[test]
     fn descriptors_stay_open_while_any_connection_of_the_process_holds_a_lock() {
-        let path = std::env::temp_dir().join(format!("efs-fresh-{}", std::process::id()));
-        std::fs::write(&path, b"x").unwrap();
-        let mut reader = FreshReads::new(&path, FileSystem::Shared).unwrap();
-        let mut writer = FreshReads::new(&path, FileSystem::Shared).unwrap();
+        let file = NamedTempFile::new().unwrap();
+        let path = file.path();
+        let mut reader = FreshReads::new(path, FileSystem::Shared).unwrap();
+        let mut writer = FreshReads::new(path, FileSystem::Shared).unwrap();
         let inode = reader.inode;
         let open = || {
             by_inode()
@@ -398,6 +398,5 @@ mod tests {
         assert_eq!(open(), Some(0));
         drop((reader, writer));
         assert_eq!(open(), None);
-        std::fs::remove_file(&path).unwrap();
     }
 }

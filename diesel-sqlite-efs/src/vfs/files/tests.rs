@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use rustix::io::Errno;
+use tempfile::TempDir;
 
 use self::faults::Fault;
 use super::Call;
@@ -161,7 +161,7 @@ struct Template {
 
 /// A directory, a lock table and a clock.
 struct World {
-    directory: PathBuf,
+    directory: TempDir,
     table: Arc<InMemoryLockStore>,
     clock: Clock,
     read_check: ReadCheck,
@@ -169,13 +169,9 @@ struct World {
 
 impl World {
     fn new(template: &Template, read_check: ReadCheck) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("efs-files-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for (name, content) in &template.files {
-            fs::write(directory.join(name), content).unwrap();
+            fs::write(directory.path().join(name), content).unwrap();
         }
         let clock = Clock::manual(Moment {
             monotonic: Duration::from_secs(1),
@@ -192,7 +188,7 @@ impl World {
     }
 
     fn config(&self, store: Arc<dyn LockStore>) -> EfsConfig {
-        EfsConfig::new(self.directory.join("app.db"))
+        EfsConfig::new(self.directory.path().join("app.db"))
             .lock_store(store)
             .lock_key(KEY)
             .lock_expiration(LEASE)
@@ -208,19 +204,13 @@ impl World {
     }
 
     fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        let entries = fs::read_dir(&self.directory).unwrap();
+        let entries = fs::read_dir(self.directory.path()).unwrap();
         entries
             .map(|entry| {
                 let entry = entry.unwrap();
                 (entry.file_name().into(), fs::read(entry.path()).unwrap())
             })
             .collect()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

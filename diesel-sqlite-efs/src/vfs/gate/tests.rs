@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{Clock, Moment};
@@ -25,6 +26,7 @@ pub(super) struct World {
     journal: PathBuf,
     file_system: FileSystem,
     key_file: PathBuf,
+    _directory: TempDir,
     /// Renewal goes on in the background for so long.
     pub(super) max_hold: Duration,
     /// What is done to the journal while the answer to the next put is on its way.
@@ -35,25 +37,21 @@ type Meanwhile = Arc<Mutex<Option<fn(&Path)>>>;
 
 impl World {
     pub(super) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let clock = Clock::manual(Moment {
             monotonic: Duration::from_secs(100),
             wall: Duration::from_secs(1_800_000_000),
         });
-        let name = format!(
-            "efs-gate-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let beside = |suffix| std::env::temp_dir().join(format!("{name}{suffix}"));
-        fs::write(beside(""), b"").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("db");
+        fs::write(&database, b"").unwrap();
         Self {
             store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
             clock,
-            database: beside(""),
-            journal: beside("-journal"),
+            database,
+            journal: directory.path().join("db-journal"),
             file_system: FileSystem::Local,
-            key_file: beside("-lock-key"),
+            key_file: directory.path().join("db-lock-key"),
+            _directory: directory,
             max_hold: Duration::from_secs(900),
             meanwhile: Meanwhile::default(),
         }
@@ -126,14 +124,6 @@ impl World {
         header[0] = first_byte;
         header[12..16].copy_from_slice(&id.0);
         fs::write(&self.journal, header).unwrap();
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        for file in [&self.database, &self.journal, &self.key_file] {
-            let _ = fs::remove_file(file);
-        }
     }
 }
 
