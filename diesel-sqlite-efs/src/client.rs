@@ -163,7 +163,7 @@ impl DynamoDbLockClient {
     }
 
     /// Waits for the lease, at most for `timeout`: first in order behind this process's other
-    /// requests for the same key, then asking the store with growing, random pauses.
+    /// requests for the same key, then asking the store, the more often the longer it has waited.
     ///
     /// # Errors
     /// [`LockError::Busy`] if somebody else still holds it; trying again is safe.
