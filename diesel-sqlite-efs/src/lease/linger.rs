@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::hand_on::Queue;
+use super::pace::Pace;
 use super::{Held, Lease};
 
 /// For how long a lease stays without a transaction.
@@ -39,7 +40,9 @@ impl Lease {
     /// to [collect](Self::collected_from) it if that takes too long. It comes back if it has to go
     /// back to the store.
     pub(crate) fn linger(mut self) -> Result<Arc<Queue>, Self> {
-        let stays = self.held.state().lingered + 1 < MOST_IN_A_ROW && self.held.may_stay();
+        let stays = self.held.state().lingered + 1 < MOST_IN_A_ROW
+            && self.held.waited.unwrap_or_default() < Pace::LONG_WAIT
+            && self.held.may_stay();
         let Some(turn) = self.turn.take_if(|_| stays) else {
             return Err(self);
         };
@@ -68,7 +71,8 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock, Moment};
-    use crate::store::{InMemoryLockStore, SeenItem};
+    use crate::store::hooked::{HookedStore, Put};
+    use crate::store::{InMemoryLockStore, PutAnswer, SeenItem};
     use crate::{DynamoDbLockClient, LockError};
 
     const KEY: &str = "database#test";
@@ -212,6 +216,31 @@ mod tests {
         let lease = client.try_acquire(KEY).unwrap().unwrap();
         lease.forfeit("for a test");
         drop(lease.linger().expect_err("it is lost"));
+    }
+
+    #[test]
+    fn where_others_wait_for_long_it_does_not_linger() {
+        let table = store();
+        let in_the_way = SeenItem {
+            lock_id: "of another host".to_owned(),
+            expires_at: "1000050".to_owned(),
+            holder: None,
+            acquired_at: None,
+            committed: None,
+            waited: Some(Pace::LONG_WAIT * 2),
+        };
+        table.set_item(KEY, Some(in_the_way));
+        // It goes as soon as it has been seen.
+        let store = HookedStore::new(table.clone(), move |put: Put<'_>| {
+            let answer = put.pass_on()?;
+            if matches!(answer, PutAnswer::Refused { .. }) {
+                table.set_item(KEY, None);
+            }
+            Ok(answer)
+        });
+        let client = DynamoDbLockClient::with_store(store).clock(clock());
+        let lease = client.acquire(KEY, LONG).unwrap();
+        drop(lease.linger().expect_err("others are to get theirs"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
+use crate::pace::Pace;
 use crate::policy::{InTheWay, Policy, Waiter};
 use crate::scene::{Arrivals, Commit, Release, Scene};
 
@@ -232,9 +233,11 @@ impl<'a> Run<'a> {
 
     /// How many writes the process makes under one lease, if it releases it in the background.
     fn in_a_row(&self, nth: usize) -> Option<u32> {
+        let process = &self.processes[nth];
         match self.scene.release {
-            Release::Background { in_a_row } if self.processes[nth].policy.is_ours() => {
-                Some(in_a_row)
+            Release::Background { in_a_row } if process.policy.is_ours() => {
+                let others_wait_long = process.tells >= Some(Pace::LONG_WAIT);
+                Some(if others_wait_long { 1 } else { in_a_row })
             }
             _ => None,
         }
