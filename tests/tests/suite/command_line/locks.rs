@@ -83,9 +83,13 @@ fn status_counts_how_often_it_has_seen_whom() {
     let watching = proxy.endpoint();
     let url = url(&stage, "");
     let told = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| run_at(&watching, &["status", &url, "--for", "3", "--json"]));
-        wait_until(LONG, "it looks", || {
-            proxy.count(&Operation::DeleteItem) >= 2
+        let watcher = scope.spawn(|| run_at(&watching, &["status", &url, "--for", "5", "--json"]));
+        wait_until(LONG, "it has looked", || {
+            let requests = proxy.requests();
+            let looks = requests.iter().filter(|request| {
+                request.operation == Operation::DeleteItem && request.status.is_some()
+            });
+            looks.count() >= 2
         });
         put("two");
         watcher.join().expect("it runs").expect(BUSY).json()
