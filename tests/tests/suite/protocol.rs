@@ -15,7 +15,7 @@ use integration::process::wait_until;
 use integration::proxy::{Action, Answer, Date, Operation, Proxy, Purpose, Rule};
 use integration::store::{HookedStore, Put};
 
-use crate::worker::{LONG, Process, Stage, proxy, requests};
+use crate::worker::{LONG, Process, Stage, proxy, requests, steps};
 
 /// The one lock of each test's table.
 const KEY: &str = "lock";
@@ -59,8 +59,8 @@ fn a_put_whose_answer_is_lost_costs_one_retry() {
     assert_eq!(cut.hits(), 1);
     client.ok("release lock");
     assert_eq!(
-        requests(&world.proxy),
-        ["PutItem unanswered", "PutItem 200", "DeleteItem 200"]
+        steps(&world.proxy),
+        ["Acquire unanswered", "Acquire 200", "DeleteItem 200"]
     );
     world.assert_free();
 }
@@ -323,9 +323,9 @@ fn threads_of_one_process_ask_the_store_one_at_a_time() {
     let mut client = world.client(&[]);
     assert_eq!(client.ok("contend lock 6 4"), "0 overlaps");
     // Nobody was refused: who held it was gone before the next one asked, or handed it on.
-    let requests = requests(&world.proxy);
-    let leases = requests.len() / 2;
-    assert_eq!(requests, ["PutItem 200", "DeleteItem 200"].repeat(leases));
+    let steps = steps(&world.proxy);
+    let leases = steps.len() / 2;
+    assert_eq!(steps, ["Acquire 200", "DeleteItem 200"].repeat(leases));
     assert!((1..24).contains(&leases), "{leases}");
     world.assert_free();
 }

@@ -5,14 +5,14 @@ use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
 use integration::emulator::Emulator;
-use integration::proxy::{Action, Answer, Proxy, RefusedEndpoint, Rule};
+use integration::proxy::{Action, Answer, Proxy, Purpose, RefusedEndpoint, Rule};
 
-use crate::worker::{Process, Stage, proxy, requests};
+use crate::worker::{Process, Stage, proxy, requests, steps};
 
 const INSERT: &str = "execute INSERT INTO note (text) VALUES ('here')";
 const COUNT: &str = "query SELECT count(*) FROM note";
-/// Of a transaction that has changed pages.
-const WRITE_REQUESTS: [&str; 3] = ["PutItem 200", "PutItem 200", "DeleteItem 200"];
+/// The requests of a transaction that has changed pages.
+const WRITE: [&str; 3] = ["Acquire 200", "Record 200", "DeleteItem 200"];
 
 fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
@@ -55,7 +55,7 @@ fn defect_2_the_write_after_a_lost_lease_never_releases_its_own() {
     assert_eq!(writer.ok(COUNT), "0");
     proxy.forget_requests();
     writer.ok(INSERT);
-    assert_eq!(requests(&proxy), WRITE_REQUESTS);
+    assert_eq!(steps(&proxy), WRITE);
     assert_eq!(stage.table.count().expect("a count"), 0);
     stage.assert_whole();
 }
@@ -72,7 +72,7 @@ fn defect_3_a_lost_answer_locks_its_own_owner_out() {
         .map(|request| request.body["Item"]["lock_id"].clone())
         .collect();
     assert_eq!(ids[0], ids[1], "one lock_id in all attempts");
-    assert_eq!(requests(&proxy)[1..], WRITE_REQUESTS);
+    assert_eq!(steps(&proxy)[1..], WRITE);
     stage.assert_whole();
 }
 
@@ -188,8 +188,7 @@ fn defect_7_reads_take_the_lock_and_scripts_go_past_it() {
     ] {
         proxy.forget_requests();
         conn.ok(&format!("batch {script}"));
-        let expected = WRITE_REQUESTS.repeat(transactions);
-        assert_eq!(requests(&proxy), expected, "{script}");
+        assert_eq!(steps(&proxy), WRITE.repeat(transactions), "{script}");
     }
     assert_eq!(conn.ok(COUNT), "6");
     stage.assert_whole();
@@ -267,9 +266,11 @@ fn an_expired_item_of_the_python_package_is_taken_over_by_its_very_digits() {
     let proxy = proxy();
     let mut writer = stage.open_behind(&proxy, "");
     writer.ok(INSERT);
-    assert_eq!(requests(&proxy)[0], "PutItem refused");
-    assert_eq!(requests(&proxy)[1..], WRITE_REQUESTS);
-    let takeover = &proxy.requests()[1];
+    let takeover = ["Acquire refused", "TakeOver 200"];
+    assert_eq!(steps(&proxy), [&takeover, &WRITE[1..]].concat());
+    let requests = proxy.requests();
+    let takeover = (requests.iter()).find(|request| request.purpose() == Some(Purpose::TakeOver));
+    let takeover = takeover.expect("it was met");
     let values = takeover.body["ExpressionAttributeValues"].to_string();
     assert!(values.contains(&digits.expect("digits")), "{values}");
     assert!(writer.ok("stats").contains("takeovers: 1"));
