@@ -131,7 +131,7 @@ impl Endpoint {
                 }
                 Err(failure) => failure,
             };
-            let error = connected.error(failure, &observer, started.elapsed());
+            let error = connected.error(failure, &observer, started, deadline);
             if !observer.was_sent() {
                 return Err(lost.unwrap_or(error));
             }
@@ -163,7 +163,7 @@ impl Endpoint {
         let client = connected.current().client.clone();
         match attempt(send(client, observer.clone()), &observer, deadline).await {
             Err(failure) if !observer.was_sent() => {
-                Err(connected.error(failure, &observer, started.elapsed()))
+                Err(connected.error(failure, &observer, started, deadline))
             }
             _ => Ok(()),
         }
@@ -295,7 +295,16 @@ impl Connected {
         }
     }
 
-    fn error(&self, failure: Failure, observer: &Observer, after: Duration) -> StoreError {
+    fn error(
+        &self,
+        failure: Failure,
+        observer: &Observer,
+        started: Instant,
+        deadline: Instant,
+    ) -> StoreError {
+        let after = started.elapsed();
+        // A process that stood still meanwhile comes back after more time than it had.
+        let patience = deadline.saturating_duration_since(started).min(after);
         let seen = observer.seen();
         let endpoint =
             (seen.sent_to.clone()).unwrap_or_else(|| format!("its endpoint in {}", self.region));
@@ -305,7 +314,9 @@ impl Connected {
             Failure::NoCredentials(message) => StoreError::Credentials { message },
             Failure::Misconfigured(message) => StoreError::Misconfigured { message },
             // The caller had no more patience, which says nothing of the endpoint.
-            Failure::TimedOut if after < CONNECT_TIMEOUT => StoreError::Timeout { endpoint, after },
+            Failure::TimedOut if patience < CONNECT_TIMEOUT => {
+                StoreError::Timeout { endpoint, after }
+            }
             Failure::TimedOut if !observer.was_sent() => StoreError::Unreachable {
                 endpoint,
                 message: format!(

@@ -477,6 +477,22 @@ fn a_call_ends_with_its_own_patience() {
 }
 
 #[test]
+fn who_stood_still_before_anything_was_sent_may_try_again() {
+    let server = Server::start(|_, _| Reply::ok("{}"));
+    let deadline = Instant::now() + Duration::from_millis(500);
+    // As if the process had been stopped for longer than it had time.
+    let stopped = |_, _| async {
+        thread::sleep(Duration::from_millis(1_200));
+        std::future::pending::<Result<(), SdkError<std::io::Error>>>().await
+    };
+    let Err(error) = server.store().call(deadline, stopped) else {
+        panic!("nothing was sent");
+    };
+    assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
+    assert!(error.is_transient(), "{error}");
+}
+
+#[test]
 fn without_patience_nothing_is_sent() {
     let server = Server::start(|_, _| Reply::ok("{}"));
     let error = server.store().put(&item(), RENEWAL, Duration::ZERO);
