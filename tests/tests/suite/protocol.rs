@@ -27,17 +27,21 @@ fn all_attempts_of_an_acquisition_bear_one_lock_id() {
     world.put_foreign(Duration::from_secs(60));
     let mut client = world.client(&[]);
     let mut ids_of_one_acquisition = || {
-        world.proxy.forget_requests();
-        client.busy("acquire lock 3");
-        // A last put that was cut off is followed by a delete, in case it was applied.
-        let requests = world.proxy.requests();
-        let puts = requests
-            .iter()
-            .filter(|request| request.operation == Operation::PutItem);
-        let mut ids: Vec<_> = puts
-            .map(|request| request.body["Item"]["lock_id"]["S"].to_string())
-            .collect();
-        assert!(ids.len() > 2, "several attempts");
+        let mut ids = Vec::new();
+        // A busy machine may come to one or two in that time, and hear no answer.
+        wait_until(LONG * 2, "there are several attempts", || {
+            world.proxy.forget_requests();
+            let failure = client.fails("acquire lock 3");
+            // A last put that was cut off is followed by a delete, in case it was applied.
+            let requests = world.proxy.requests();
+            let puts = requests
+                .iter()
+                .filter(|request| request.operation == Operation::PutItem);
+            ids = puts
+                .map(|request| request.body["Item"]["lock_id"]["S"].to_string())
+                .collect();
+            failure.kind == "Busy" && ids.len() > 2
+        });
         ids.dedup();
         assert_eq!(ids.len(), 1, "{ids:?}");
         ids.remove(0)
