@@ -51,6 +51,9 @@ pub(super) fn table(page: &mut Page, results: &Results) {
          holds the lease for one round trip more.\n\
          - *16 threads, confirmed.* Each commit asks the store once, so that a process makes one write in a round trip and \
          its own work, however many threads it has.\n\
+         - *16 threads, clock.* What bounds them is the disk: they can make no more writes than Diesel's own connection makes \
+         UPDATEs (below). The rate of 16 processes is the larger with the release in the background, so that ten times that \
+         is nearly as much.\n\
          - *16 processes holding 100 ms.* The mean wait is two of the three seconds that each has.\n\
          - *Scan with `counter`.* After each page two things are looked at again. It is the default on NFS, where a page \
          from the server costs far more than that; on local file systems the default is `off`.",
