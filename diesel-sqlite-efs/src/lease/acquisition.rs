@@ -404,6 +404,7 @@ impl Acquisition {
                 },
                 lingered: 0,
                 unasked: false,
+                confirmed: false,
                 lost: None,
                 released: false,
             }),
@@ -472,7 +473,10 @@ impl Acquisition {
             begun: self.desk.clock.now(),
             granted: before.granted,
             wanted: self.begun,
-            state: Mutex::new(before.end_here()),
+            state: Mutex::new(State {
+                confirmed: false,
+                ..before.end_here()
+            }),
             request: Mutex::default(),
         }
     }

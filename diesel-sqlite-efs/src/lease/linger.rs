@@ -40,9 +40,7 @@ impl Lease {
     /// to [collect](Self::collected_from) it if that takes too long. It comes back if it has to go
     /// back to the store.
     pub(crate) fn linger(mut self) -> Result<Arc<Queue>, Self> {
-        let stays = self.held.state().lingered + 1 < MOST_IN_A_ROW
-            && self.held.waited.unwrap_or_default() < Pace::LONG_WAIT
-            && self.held.may_stay();
+        let stays = self.held.may_linger() && self.held.may_stay();
         let Some(turn) = self.turn.take_if(|_| stays) else {
             return Err(self);
         };
@@ -58,6 +56,16 @@ impl Lease {
 }
 
 impl Held {
+    /// Whether another transaction is to have the lease, as far as others and the store's word go: who
+    /// relies on confirmed commits does so with the last one, too, since a transaction that has failed
+    /// may have lost the lease.
+    fn may_linger(&self) -> bool {
+        let state = self.state();
+        state.lingered + 1 < MOST_IN_A_ROW
+            && self.waited.unwrap_or_default() < Pace::LONG_WAIT
+            && (state.confirmed || !self.desk.terms.confirms_commits)
+    }
+
     fn linger(&self) {
         let mut state = self.state();
         state.lingered += 1;
@@ -112,23 +120,32 @@ mod tests {
         let mut lease = client.acquire(KEY, LONG).unwrap();
         let lock_id = lease.lock_id().to_owned();
         for _ in 1..MOST_IN_A_ROW {
+            lease.confirm(None).unwrap();
             let _line = lease.linger().expect("it lingers");
             assert!(store.item(KEY).is_some());
             lease = client.acquire(KEY, LONG).unwrap();
             assert_eq!(lease.lock_id(), lock_id);
         }
+        lease.confirm(None).unwrap();
         let lease = lease.linger().expect_err("others are to get theirs");
         lease.release().unwrap();
         assert_eq!(store.item(KEY), None);
         let stats = client.stats();
-        assert_eq!(stats.acquisitions, u64::from(MOST_IN_A_ROW));
-        assert_eq!(stats.handovers, u64::from(MOST_IN_A_ROW) - 1);
-        assert_eq!(stats.requests, 2, "a put and a delete");
+        let in_a_row = u64::from(MOST_IN_A_ROW);
+        assert_eq!(
+            (stats.acquisitions, stats.handovers),
+            (in_a_row, in_a_row - 1)
+        );
+        assert_eq!(
+            stats.requests,
+            2 + in_a_row,
+            "a put, a delete, and the commits"
+        );
     }
 
     #[test]
     fn it_is_there_for_all_who_ask() {
-        let client = client(&store()).confirms_commits(true);
+        let client = client(&store());
         let lingers = || client.try_acquire(KEY).unwrap().unwrap().linger().unwrap();
         let _line = lingers();
         let lease = client.try_acquire(KEY).unwrap().expect("it is left");
@@ -203,11 +220,24 @@ mod tests {
     fn with_confirmed_commits_the_commit_shows_that_it_is_lost() {
         let store = store();
         let client = client(&store).confirms_commits(true);
-        let _line = client.try_acquire(KEY).unwrap().unwrap().linger().unwrap();
+        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        lease.confirm(None).unwrap();
+        let _line = lease.linger().expect("it lingers");
         take_over(&store);
         let lease = client.try_acquire(KEY).unwrap().expect("it is left");
         lease.confirm(None).expect_err("it is lost");
         assert!(matches!(lease.loss(), Some(LockError::LeaseLost { .. })));
+    }
+
+    #[test]
+    fn with_confirmed_commits_it_does_not_linger_after_a_transaction_without_one() {
+        let client = client(&store()).confirms_commits(true);
+        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease.linger().expect_err("the store was not asked");
+        lease.confirm(None).unwrap();
+        let _line = lease.linger().expect("it is ours");
+        let lease = client.try_acquire(KEY).unwrap().expect("it is left");
+        drop(lease.linger().expect_err("that was the last one's commit"));
     }
 
     #[test]

@@ -228,6 +228,8 @@ struct State {
     lingered: u32,
     /// That was since the store last said that it is ours.
     unasked: bool,
+    /// The store has confirmed a commit of this holder's.
+    confirmed: bool,
     lost: Option<String>,
     released: bool,
 }
@@ -587,6 +589,7 @@ impl Held {
                     let mut state = self.state();
                     state.span = span;
                     state.unasked = false;
+                    state.confirmed = true;
                     state.recorded = committed;
                     if journal.is_some() {
                         state.at_release = AtRelease::Retire;

@@ -21,7 +21,7 @@ use diesel::connection::{SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel::sql_types::Text;
-use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager};
+use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager, LockError};
 use integration::recording::{Crash, Fault, Late, On, Operation, Plan, Then};
 
 use self::world::{
@@ -172,6 +172,11 @@ fn every_point_of_an_open_with_a_journal_that_the_item_says_is_finished() {
         .explore();
 }
 
+/// Whether a pool would not give the connection out again.
+fn is_broken(conn: &mut EfsSqliteConnection) -> bool {
+    <EfsTransactionManager as TransactionManager<_>>::is_broken_transaction_manager(conn)
+}
+
 /// The operations of a successor's commit.
 fn count_commit() -> Vec<Operation> {
     let world = World::new(&furnished());
@@ -229,6 +234,8 @@ struct Tally {
     /// Cases in a documented window, and how many of them did which harm.
     windows: BTreeMap<Window, (usize, BTreeMap<Harm, usize>)>,
     broken: usize,
+    /// Writes that went on with a lease which was lost by then.
+    lost_while_lingering: usize,
     failures: Vec<String>,
 }
 
@@ -698,7 +705,7 @@ impl Scenario {
             drop(conn);
             Ok(0)
         } else {
-            self.go_on(conn, &host, tally)
+            self.go_on(conn, &host, frozen, tally)
         };
         let checked = goes_on
             .and_then(|again| self.check(course, &world, told, self.successors + applied, again));
@@ -738,7 +745,7 @@ impl Scenario {
         *tally.outcomes.entry(told).or_default() += 1;
         let told_text = format!("; the holder was told: {result:?}");
         let result = if same_first {
-            self.go_on(conn, &host, tally).and_then(|again| {
+            self.go_on(conn, &host, false, tally).and_then(|again| {
                 world.let_leases_end();
                 self.check(course, &world, told, self.successors, again)
             })
@@ -746,7 +753,7 @@ impl Scenario {
             world.let_leases_end();
             self.check(course, &world, told, self.successors, 0)
                 .and_then(|()| {
-                    let again = self.go_on(conn, &host, tally)?;
+                    let again = self.go_on(conn, &host, false, tally)?;
                     self.check(course, &world, told, self.successors, again)
                 })
         };
@@ -754,25 +761,35 @@ impl Scenario {
     }
 
     /// The same connection writes again, or says that it is broken. How often it has written.
+    ///
+    /// A lease that was lost while the clocks stood still may have lingered: then the write fails that
+    /// goes on with it, and may be tried again.
     fn go_on(
         &self,
         conn: Option<EfsSqliteConnection>,
         host: &Host,
+        frozen: bool,
         tally: &mut Tally,
     ) -> Result<i64, Wrong> {
         let mut conn = match conn {
             Some(conn) => conn,
             None => (host.connect()).map_err(|error| Wrong::told("opening again", &error))?,
         };
-        if <EfsTransactionManager as TransactionManager<_>>::is_broken_transaction_manager(
-            &mut conn,
-        ) {
+        if is_broken(&mut conn) {
             tally.broken += 1;
             return Ok(0);
         }
         conn.set_lock_timeout(std::time::Duration::from_secs(20));
         let new = self.template.is_new();
-        log(&mut conn, "h", new).map_err(|error| Wrong::told("the same connection", &error))?;
+        let mut written = log(&mut conn, "h", new);
+        if self.mode == Mode::Background && frozen && written.is_err() {
+            let told = conn.last_lock_error();
+            if matches!(told, Some(LockError::LeaseLost { .. })) {
+                tally.lost_while_lingering += 1;
+                written = log(&mut conn, "h", new);
+            }
+        }
+        written.map_err(|error| Wrong::told("the same connection", &error))?;
         Seen::by(&mut conn, new)
             .map_err(|error| Wrong::told("the same connection reads", &error))?;
         Ok(1)
@@ -985,7 +1002,7 @@ impl Tally {
             .map(|(window, (cases, harms))| format!("{cases} {window:?} (of them {harms:?})"))
             .collect();
         let line = format!(
-            "every point | {name:<22} | {mode:<10} | {form} of {} cases | {:>3} points | {:>5} crashes | {:>5} pauses, later {} | {:>4} faults | told {:?} | {} broken | in a window: {} | {} failures\n",
+            "every point | {name:<22} | {mode:<10} | {form} of {} cases | {:>3} points | {:>5} crashes | {:>5} pauses, later {} | {:>4} faults | told {:?} | {} broken, {} lost while lingering | in a window: {} | {} failures\n",
             self.cases,
             self.points,
             self.crashes,
@@ -998,6 +1015,7 @@ impl Tally {
             self.faults,
             self.outcomes,
             self.broken,
+            self.lost_while_lingering,
             if windows.is_empty() {
                 "none".to_owned()
             } else {
