@@ -51,6 +51,15 @@ impl Clock {
         Self(Source::Manual(Arc::new(Mutex::new(start))))
     }
 
+    /// One that shows 1,000,000 s since the Unix epoch.
+    #[cfg(test)]
+    pub(crate) fn standing_still() -> Self {
+        Self::manual(Moment {
+            monotonic: Duration::ZERO,
+            wall: Duration::from_secs(1_000_000),
+        })
+    }
+
     /// Both clocks now.
     pub fn now(&self) -> Moment {
         /// One for the process: connections compare moments when they hand a lease on.

@@ -65,7 +65,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::clock::{Clock, Moment};
+    use crate::clock::Clock;
     use crate::store::{InMemoryLockStore, JournalId};
     use crate::{DynamoDbLockClient, LockError};
 
@@ -79,10 +79,7 @@ mod tests {
 
     impl Process {
         fn new() -> Self {
-            let clock = Clock::manual(Moment {
-                monotonic: Duration::ZERO,
-                wall: Duration::from_secs(1_000_000),
-            });
+            let clock = Clock::standing_still();
             Self {
                 store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
                 clock,

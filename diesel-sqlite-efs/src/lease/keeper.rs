@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
     use crate::client::DynamoDbLockClient;
-    use crate::clock::{Clock, Moment};
+    use crate::clock::Clock;
     use crate::store::hooked::{HookedStore, Put};
     use crate::store::{InMemoryLockStore, JournalId, PutCondition};
 
@@ -273,10 +273,7 @@ mod tests {
         const SHORT_LEASE: Duration = Duration::from_secs(3);
         let (came, renewal_came) = mpsc::channel();
         let (answer, may_answer) = mpsc::channel();
-        let clock = Clock::manual(Moment {
-            monotonic: Duration::ZERO,
-            wall: Duration::from_secs(1_000_000),
-        });
+        let clock = Clock::standing_still();
         let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
         let may_answer = Mutex::new(may_answer);
         // Tells when a renewal has come, and does not answer it before it may.

@@ -78,7 +78,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::clock::{Clock, Moment};
+    use crate::clock::Clock;
     use crate::store::hooked::{HookedStore, Put};
     use crate::store::{InMemoryLockStore, PutAnswer, SeenItem};
     use crate::{DynamoDbLockClient, LockError};
@@ -87,20 +87,18 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn store() -> Arc<InMemoryLockStore> {
-        Arc::new(InMemoryLockStore::with_clock(clock()))
-    }
-
-    /// One that stands still.
-    fn clock() -> Clock {
-        Clock::manual(Moment {
-            monotonic: Duration::ZERO,
-            wall: Duration::from_secs(1_000_000),
-        })
+        Arc::new(InMemoryLockStore::with_clock(Clock::standing_still()))
     }
 
     /// Of a host that has stood still since its lease began.
     fn client(store: &Arc<InMemoryLockStore>) -> DynamoDbLockClient {
-        DynamoDbLockClient::with_store(store.clone()).clock(clock())
+        DynamoDbLockClient::with_store(store.clone()).clock(Clock::standing_still())
+    }
+
+    /// Its lease, which is free or was left.
+    fn lease_of(client: &DynamoDbLockClient) -> Lease {
+        let granted = client.try_acquire(KEY).expect("the store answers");
+        granted.expect("nobody else has it")
     }
 
     /// Somebody has taken the lease over, and has just begun.
@@ -146,9 +144,9 @@ mod tests {
     #[test]
     fn it_is_there_for_all_who_ask() {
         let client = client(&store());
-        let lingers = || client.try_acquire(KEY).unwrap().unwrap().linger().unwrap();
+        let lingers = || lease_of(&client).linger().unwrap();
         let _line = lingers();
-        let lease = client.try_acquire(KEY).unwrap().expect("it is left");
+        let lease = lease_of(&client);
         drop(lease);
         let line = lingers();
         let mut acquisition = client.begin(KEY);
@@ -157,7 +155,7 @@ mod tests {
         drop(lease);
         assert_eq!(client.stats().handovers, 2);
         // And for those who wait already, when it is left.
-        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease_of(&client);
         thread::scope(|scope| {
             let next = scope.spawn(|| client.acquire(KEY, LONG).map(drop));
             while line.waiting() == 0 {
@@ -173,7 +171,7 @@ mod tests {
     fn what_nobody_wants_goes_back_to_the_store() {
         let store = store();
         let client = client(&store);
-        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease_of(&client);
         client.release_in_background(lease, true);
         while store.item(KEY).is_some() {
             thread::sleep(Duration::from_millis(1));
@@ -186,7 +184,7 @@ mod tests {
     fn the_end_of_a_handler_does_not_leave_it_lingering() {
         let store = store();
         let client = client(&store);
-        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease_of(&client);
         let shared = lease.held.desk.shared.clone();
         let in_an_hour = Instant::now() + LONG * 60;
         (shared.keeper).release_at(in_an_hour, lease.linger().unwrap());
@@ -194,9 +192,9 @@ mod tests {
         assert_eq!(store.item(KEY), None);
 
         // Nor does one that somebody has collected keep the handler.
-        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease_of(&client);
         (shared.keeper).release_at(in_an_hour, lease.linger().unwrap());
-        let lease = client.try_acquire(KEY).unwrap().expect("it is left");
+        let lease = lease_of(&client);
         client.finish_releases();
         lease.release().unwrap();
     }
@@ -205,8 +203,8 @@ mod tests {
     fn without_confirmed_commits_the_store_is_asked_whether_it_is_still_ours() {
         let store = store();
         let client = client(&store);
-        let _line = client.try_acquire(KEY).unwrap().unwrap().linger().unwrap();
-        let lease = client.try_acquire(KEY).unwrap().expect("it is left");
+        let _line = lease_of(&client).linger().unwrap();
+        let lease = lease_of(&client);
         assert_eq!(client.stats().renewals, 1);
         lease.linger().unwrap();
         take_over(&store);
@@ -220,11 +218,11 @@ mod tests {
     fn with_confirmed_commits_the_commit_shows_that_it_is_lost() {
         let store = store();
         let client = client(&store).confirms_commits(true);
-        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease_of(&client);
         lease.confirm(None).unwrap();
         let _line = lease.linger().expect("it lingers");
         take_over(&store);
-        let lease = client.try_acquire(KEY).unwrap().expect("it is left");
+        let lease = lease_of(&client);
         lease.confirm(None).expect_err("it is lost");
         assert!(matches!(lease.loss(), Some(LockError::LeaseLost { .. })));
     }
@@ -232,18 +230,18 @@ mod tests {
     #[test]
     fn with_confirmed_commits_it_does_not_linger_after_a_transaction_without_one() {
         let client = client(&store()).confirms_commits(true);
-        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease_of(&client);
         let lease = lease.linger().expect_err("the store was not asked");
         lease.confirm(None).unwrap();
         let _line = lease.linger().expect("it is ours");
-        let lease = client.try_acquire(KEY).unwrap().expect("it is left");
+        let lease = lease_of(&client);
         drop(lease.linger().expect_err("that was the last one's commit"));
     }
 
     #[test]
     fn a_lost_lease_does_not_linger() {
         let client = client(&store());
-        let lease = client.try_acquire(KEY).unwrap().unwrap();
+        let lease = lease_of(&client);
         lease.forfeit("for a test");
         drop(lease.linger().expect_err("it is lost"));
     }
@@ -268,7 +266,7 @@ mod tests {
             }
             Ok(answer)
         });
-        let client = DynamoDbLockClient::with_store(store).clock(clock());
+        let client = DynamoDbLockClient::with_store(store).clock(Clock::standing_still());
         let lease = client.acquire(KEY, LONG).unwrap();
         drop(lease.linger().expect_err("others are to get theirs"));
     }

@@ -172,11 +172,6 @@ fn every_point_of_an_open_with_a_journal_that_the_item_says_is_finished() {
         .explore();
 }
 
-/// Whether a pool would not give the connection out again.
-fn is_broken(conn: &mut EfsSqliteConnection) -> bool {
-    <EfsTransactionManager as TransactionManager<_>>::is_broken_transaction_manager(conn)
-}
-
 /// The operations of a successor's commit.
 fn count_commit() -> Vec<Operation> {
     let world = World::new(&furnished());
@@ -775,7 +770,9 @@ impl Scenario {
             Some(conn) => conn,
             None => (host.connect()).map_err(|error| Wrong::told("opening again", &error))?,
         };
-        if is_broken(&mut conn) {
+        if <EfsTransactionManager as TransactionManager<_>>::is_broken_transaction_manager(
+            &mut conn,
+        ) {
             tally.broken += 1;
             return Ok(0);
         }
