@@ -9,37 +9,10 @@ use crate::clock::{Clock, FOREVER};
 use crate::error::{LockError, LockName, StoreError};
 use crate::events::Speaker;
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
-use crate::lease::linger::LINGER;
 use crate::lease::shared::Shared;
 use crate::lease::{Desk, Lease, LeaseTerms, renewal_period};
 use crate::stats::{Counters, LockStats};
 use crate::store::{DynamoDbLockStore, LockStore};
-
-/// Waits until every lease of this process whose transaction has ended is released: those that
-/// `lock_release=background` releases on a thread of its own.
-///
-/// For the end of a handler on AWS Lambda, which freezes the process once it has answered: a
-/// release that was not sent by then would block all others until the lease has run out. Closing a
-/// connection and dropping the last client wait as well; giving a connection back to a pool does
-/// not. Returns at once where nothing is under way, and after less than 2 s for each lease where
-/// DynamoDB cannot be reached. Blocks its thread, like all of this crate.
-///
-/// ```
-/// use diesel::prelude::*;
-/// use diesel_sqlite_efs::{EfsSqliteConnection, finish_releases};
-///
-/// fn handle(conn: &mut EfsSqliteConnection) -> QueryResult<usize> {
-///     let changed = diesel::sql_query("UPDATE visits SET n = n + 1").execute(conn)?;
-///     // The commit is done. Build the answer here, while the release is on its way.
-///     finish_releases();
-///     Ok(changed)
-/// }
-/// ```
-pub fn finish_releases() {
-    for shared in Shared::all() {
-        shared.keeper.finish_releases();
-    }
-}
 
 /// A client of a DynamoDB lock table: acquires, renews and releases leases, blocking the caller.
 ///
@@ -96,7 +69,6 @@ impl DynamoDbLockClient {
                 duration: Self::DEFAULT_LEASE,
                 max_hold: Self::DEFAULT_MAX_HOLD,
                 holder: format!("process {}", std::process::id()),
-                confirms_commits: false,
             }),
             counters: Arc::default(),
             database: PathBuf::new(),
@@ -216,28 +188,6 @@ impl DynamoDbLockClient {
         lease
     }
 
-    /// Releases the lease on another thread, which [`finish_releases`](Self::finish_releases) waits
-    /// for; in a moment, if the next of this process is to be expected by then.
-    pub(crate) fn release_in_background(&self, lease: Lease, next_is_expected: bool) {
-        let keeper = &self.shared.keeper;
-        let Err(lease) = lease.hand_on() else {
-            return;
-        };
-        if !next_is_expected {
-            return keeper.release(lease);
-        }
-        match lease.linger() {
-            Ok(line) => keeper.release_at(Instant::now() + LINGER, line),
-            Err(lease) => keeper.release(lease),
-        }
-    }
-
-    /// Whether nothing is final under this client's leases that the store has not confirmed.
-    pub(crate) fn confirms_commits(mut self, confirms: bool) -> Self {
-        self.terms_mut().confirms_commits = confirms;
-        self
-    }
-
     /// What a request to the store takes at least, as far as is known: the fastest answer so far.
     pub(crate) fn fastest_answer(&self) -> Duration {
         self.shared.fastest_answer()
@@ -254,10 +204,6 @@ impl DynamoDbLockClient {
             key,
             holder: &self.terms.holder,
         }
-    }
-
-    pub(crate) fn finish_releases(&self) {
-        self.shared.keeper.finish_releases();
     }
 
     pub(crate) fn lock_name(&self, key: &str) -> Arc<LockName> {

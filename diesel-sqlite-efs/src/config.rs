@@ -12,14 +12,14 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use self::names::{
-    BASE_VFS, CACHE_SIZE_BYTES, CACHE_SIZE_PAGES, LOCK, LOCK_COMMIT, LOCK_EXPIRATION, LOCK_HOLDER,
-    LOCK_KEY, LOCK_MAX_ATTEMPTS, LOCK_MAX_HOLD, LOCK_READ_CHECK, LOCK_RELEASE, LOCK_TABLE,
-    LOCK_TIMEOUT, NAMES, SYNCHRONOUS,
+    BASE_VFS, CACHE_SIZE_BYTES, CACHE_SIZE_PAGES, LOCK, LOCK_EXPIRATION, LOCK_HOLDER, LOCK_KEY,
+    LOCK_MAX_ATTEMPTS, LOCK_MAX_HOLD, LOCK_READ_CHECK, LOCK_TABLE, LOCK_TIMEOUT, NAMES, REMOVED,
+    SYNCHRONOUS,
 };
 pub(crate) use self::resolved::{CacheSize, Settings, StoreChoice};
 use self::sources::{Keyword, Place, Sources, nearest};
 use self::values::StoreKind;
-pub use self::values::{CommitMode, ReadCheck, ReleaseMode, Synchronous};
+pub use self::values::{ReadCheck, Synchronous};
 use crate::clock::Clock;
 use crate::error::ConfigError;
 use crate::store::LockStore;
@@ -41,10 +41,8 @@ use crate::url::{self, Database, DatabaseUrl};
 /// | [`lock_max_attempts`](Self::lock_max_attempts) | `SQLITE_LOCK_MAX_ATTEMPTS` | no limit but the timeout |
 /// | [`lock_key`](Self::lock_key) | `SQLITE_LOCK_KEY` | `database#` and the path as given |
 /// | [`lock_holder`](Self::lock_holder) | `SQLITE_LOCK_HOLDER` | function and sandbox, or host and process |
-/// | [`lock_commit`](Self::lock_commit) | `SQLITE_LOCK_COMMIT` | `confirmed` |
 /// | [`lock_max_hold`](Self::lock_max_hold) | `SQLITE_LOCK_MAX_HOLD` | 900 s, or the lease if that is longer |
 /// | [`lock_read_check`](Self::lock_read_check) | `SQLITE_LOCK_READ_CHECK` | `counter` on NFS, `reopen` on other network file systems, else `off` |
-/// | [`lock_release`](Self::lock_release) | `SQLITE_LOCK_RELEASE` | `wait` |
 /// | [`lock_local`](Self::lock_local), `lock=local` | `SQLITE_LOCK_STORE` | `dynamodb` |
 /// | [`synchronous`](Self::synchronous) | | `extra` |
 /// | [`cache_size_bytes`](Self::cache_size_bytes) | | 67108864 (64 MiB) |
@@ -129,7 +127,8 @@ impl EfsConfig {
     /// # Errors
     /// - [`ConfigError::InvalidUrl`]: a scheme or a host that SQLite does not open, a `%` that
     ///   encodes nothing, a NUL character (`%00`), a fragment, a parameter given twice.
-    /// - [`ConfigError::UnknownParameter`]: with the nearest one that exists.
+    /// - [`ConfigError::UnknownParameter`]: with the nearest one that exists;
+    ///   [`ConfigError::RemovedSetting`] for one that existed once.
     /// - [`ConfigError::ForbiddenParameter`]: `vfs`, `nolock`, `immutable`, `cache=shared` and
     ///   `modeof`, which would go round the lock or break what it protects.
     /// - [`ConfigError::InvalidValue`]: for SQLite's own parameters. Ours are checked when a
@@ -140,6 +139,14 @@ impl EfsConfig {
             parameters,
         } = DatabaseUrl::parse(url)?;
         let known = || NAMES.iter().map(|names| names.parameter);
+        for (name, _) in &parameters {
+            if let Some(removed) = REMOVED.iter().find(|r| r.names.parameter == name) {
+                return Err(ConfigError::RemovedSetting {
+                    setting: url::parameter_in_url(name),
+                    instead: removed.instead,
+                });
+            }
+        }
         if let Some((name, _)) = (parameters.iter()).find(|(name, _)| !known().any(|k| k == name)) {
             return Err(ConfigError::UnknownParameter {
                 name: name.clone(),
@@ -226,12 +233,6 @@ impl EfsConfig {
         self
     }
 
-    /// What makes a commit final; [`CommitMode::Confirmed`] by default.
-    pub fn lock_commit(mut self, mode: CommitMode) -> Self {
-        self.given.commit = Some(mode);
-        self
-    }
-
     /// How long one transaction may hold the lock by renewing its lease: from the lease's own
     /// duration to 1 day; by default 900 seconds, the longest time that a
     /// [Lambda function](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
@@ -249,12 +250,6 @@ impl EfsConfig {
     /// [`ReadCheck::Off`] on a local one, where the kernel keeps file locks for all processes.
     pub fn lock_read_check(mut self, check: ReadCheck) -> Self {
         self.given.read_check = Some(check);
-        self
-    }
-
-    /// Whether a commit waits until the lock is released; [`ReleaseMode::Wait`] by default.
-    pub fn lock_release(mut self, mode: ReleaseMode) -> Self {
-        self.given.release = Some(mode);
         self
     }
 
@@ -348,7 +343,7 @@ impl EfsConfig {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Settings, ConfigError> {
         let given = &self.given;
-        let sources = Sources::new(&self.parameters, environment, &NAMES)?;
+        let sources = Sources::new(&self.parameters, environment, &NAMES, &REMOVED)?;
         let lease =
             (sources.first(&LOCK_EXPIRATION, given.lease.as_ref())?).unwrap_or(DEFAULT_LEASE);
         Ok(Settings {
@@ -364,12 +359,8 @@ impl EfsConfig {
             },
             holder: (sources.first(&LOCK_HOLDER, given.holder.as_ref())?)
                 .unwrap_or_else(|| default_holder(&sources)),
-            commit: (sources.first(&LOCK_COMMIT, given.commit.as_ref())?)
-                .unwrap_or(CommitMode::Confirmed),
             max_hold: self.max_hold(&sources, lease)?,
             read_check: sources.first(&LOCK_READ_CHECK, given.read_check.as_ref())?,
-            release: (sources.first(&LOCK_RELEASE, given.release.as_ref())?)
-                .unwrap_or(ReleaseMode::Wait),
             synchronous: (sources.first(&SYNCHRONOUS, given.synchronous.as_ref())?)
                 .unwrap_or(Synchronous::Extra),
             cache_size: self.cache_size(&sources)?,
@@ -492,10 +483,8 @@ struct Given {
     max_attempts: Option<u32>,
     key: Option<String>,
     holder: Option<String>,
-    commit: Option<CommitMode>,
     max_hold: Option<Duration>,
     read_check: Option<ReadCheck>,
-    release: Option<ReleaseMode>,
     synchronous: Option<Synchronous>,
     cache_size: Option<CacheSize>,
     base_vfs: Option<String>,

@@ -124,7 +124,7 @@ impl EfsSqliteConnection {
     /// No statement waits for locks beyond this moment, and no write is begun that cannot end
     /// before it; `None` for no such limit, the default.
     ///
-    /// A write makes three requests to the lock table (two with `lock_commit=clock`). What is left
+    /// A write makes three requests to the lock table. What is left
     /// has to suffice for them at the pace of the fastest answer so far, else the write fails with
     /// [`LockError::DeadlinePassed`]: the margin only refuses what cannot succeed, so that one slow
     /// answer does not keep later writes out. Give it the end of a Lambda invocation, less the time
@@ -159,8 +159,7 @@ impl EfsSqliteConnection {
     /// The last error that the lock caused on this connection, if any.
     ///
     /// Most have made a statement fail before. [`LockError::NotReleased`] has not: what it follows
-    /// is done, but other writers wait for the lease's end. With
-    /// [`ReleaseMode::Background`](crate::ReleaseMode::Background) it is told as an event only.
+    /// is done, but other writers wait for the lease's end.
     pub fn last_lock_error(&self) -> Option<&LockError> {
         self.session.last_lock_error()
     }

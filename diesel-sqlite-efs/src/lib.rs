@@ -74,9 +74,9 @@ mod transaction;
 mod url;
 mod vfs;
 
-pub use client::{DynamoDbLockClient, finish_releases};
+pub use client::DynamoDbLockClient;
 pub use clock::{Clock, Moment};
-pub use config::{CommitMode, EfsConfig, ReadCheck, ReleaseMode, Synchronous};
+pub use config::{EfsConfig, ReadCheck, Synchronous};
 pub use connection::{EfsCursor, EfsSqliteConnection};
 pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, StoreError};
 pub use lease::Lease;

@@ -14,8 +14,8 @@ use std::time::Duration;
 pub struct LockStats {
     /// Leases that were granted, by the store or within this process.
     pub acquisitions: u64,
-    /// Those of them that came from another connection of this process, or from the last write with
-    /// `lock_release=background`: the store was not asked to grant them.
+    /// Those of them that came from another connection of this process: the store was not asked to
+    /// grant them.
     pub handovers: u64,
     /// How often the store was asked for a lease, refusals included.
     pub attempts: u64,

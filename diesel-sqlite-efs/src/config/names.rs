@@ -2,29 +2,45 @@
 
 use std::time::Duration;
 
-use super::sources::{Names, Setting};
-use super::values::{CommitMode, ReadCheck, ReleaseMode, StoreKind, Synchronous};
+use super::sources::{Names, Removed, Setting};
+use super::values::{ReadCheck, StoreKind, Synchronous};
 use crate::lease::renewal_period;
 
 /// Longer times are more likely a mistake in the unit.
 pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// All that can be given in a URL or a variable.
-pub(super) const NAMES: [Names; 14] = [
+pub(super) const NAMES: [Names; 12] = [
     LOCK_TABLE.names(),
     LOCK_EXPIRATION.names(),
     LOCK_TIMEOUT.names(),
     LOCK_MAX_ATTEMPTS.names(),
     LOCK_KEY.names(),
     LOCK_HOLDER.names(),
-    LOCK_COMMIT.names(),
     LOCK_MAX_HOLD.names(),
     LOCK_READ_CHECK.names(),
-    LOCK_RELEASE.names(),
     LOCK.names(),
     SYNCHRONOUS.names(),
     CACHE_SIZE_BYTES.names(),
     CACHE_SIZE_PAGES.names(),
+];
+
+/// What could be given once.
+pub(super) const REMOVED: [Removed; 2] = [
+    Removed {
+        names: Names {
+            parameter: "lock_commit",
+            variable: Some("SQLITE_LOCK_COMMIT"),
+        },
+        instead: "the lock table confirms every commit; remove it",
+    },
+    Removed {
+        names: Names {
+            parameter: "lock_release",
+            variable: Some("SQLITE_LOCK_RELEASE"),
+        },
+        instead: "the lock is released before a commit returns; remove it",
+    },
 ];
 
 pub(super) const LOCK_TABLE: Setting<String> = Setting {
@@ -65,12 +81,6 @@ pub(super) const LOCK_HOLDER: Setting<String> = Setting {
     accepts: |holder| (1..=1024).contains(&holder.len()) && !holder.chars().any(char::is_control),
     valid: "give 1 to 1024 bytes without control characters",
 };
-pub(super) const LOCK_COMMIT: Setting<CommitMode> = Setting {
-    name: "lock_commit",
-    variable: Some("SQLITE_LOCK_COMMIT"),
-    accepts: |_| true,
-    valid: "give `confirmed` or `clock`",
-};
 pub(super) const LOCK_MAX_HOLD: Setting<Duration> = Setting {
     name: "lock_max_hold",
     variable: Some("SQLITE_LOCK_MAX_HOLD"),
@@ -82,12 +92,6 @@ pub(super) const LOCK_READ_CHECK: Setting<ReadCheck> = Setting {
     variable: Some("SQLITE_LOCK_READ_CHECK"),
     accepts: |_| true,
     valid: "give `counter`, `reopen` or `off`",
-};
-pub(super) const LOCK_RELEASE: Setting<ReleaseMode> = Setting {
-    name: "lock_release",
-    variable: Some("SQLITE_LOCK_RELEASE"),
-    accepts: |_| true,
-    valid: "give `wait` or `background`",
 };
 pub(super) const LOCK: Setting<StoreKind> = Setting {
     name: "lock",

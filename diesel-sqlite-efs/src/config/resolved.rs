@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::values::{CommitMode, ReadCheck, ReleaseMode, Synchronous};
+use super::values::{ReadCheck, Synchronous};
 use crate::clock::Clock;
 use crate::store::LockStore;
 use crate::url::Database;
@@ -22,12 +22,10 @@ pub(crate) struct Settings {
     pub(crate) max_attempts: Option<u32>,
     pub(crate) key: String,
     pub(crate) holder: String,
-    pub(crate) commit: CommitMode,
     /// How long a lease may be held by renewal; not less than `lease`.
     pub(crate) max_hold: Duration,
     /// `None`: as the file system demands.
     pub(crate) read_check: Option<ReadCheck>,
-    pub(crate) release: ReleaseMode,
     pub(crate) synchronous: Synchronous,
     pub(crate) cache_size: CacheSize,
     pub(crate) base_vfs: String,

@@ -65,6 +65,13 @@ pub(super) struct Names {
     pub(super) variable: Option<&'static str>,
 }
 
+/// A setting that is no longer there.
+pub(super) struct Removed {
+    pub(super) names: Names,
+    /// For the error: what became of it.
+    pub(super) instead: &'static str,
+}
+
 /// Where a value was given; the earlier one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -81,16 +88,25 @@ pub(super) struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     /// # Errors
-    /// `UnknownVariable` for a variable that begins with `SQLITE_LOCK_` and is none of `known`.
+    /// `UnknownVariable` for a variable that begins with `SQLITE_LOCK_` and is none of `known`,
+    /// `RemovedSetting` for one of `removed`.
     pub(super) fn new(
         parameters: &'a [(String, String)],
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         known: &[Names],
+        removed: &[Removed],
     ) -> Result<Self, ConfigError> {
         let environment: BTreeMap<_, _> = environment.into_iter().collect();
         let known: Vec<_> = known.iter().filter_map(|names| names.variable).collect();
         for name in environment.keys() {
             let name = name.to_string_lossy();
+            let is_removed = |setting: &&Removed| setting.names.variable == Some(&*name);
+            if let Some(removed) = removed.iter().find(is_removed) {
+                return Err(ConfigError::RemovedSetting {
+                    setting: format!("environment variable {name}"),
+                    instead: removed.instead,
+                });
+            }
             if name.starts_with(VARIABLE_PREFIX) && !known.contains(&&*name) {
                 return Err(ConfigError::UnknownVariable {
                     suggestion: nearest(&name, known),

@@ -122,25 +122,13 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
         ["of method", "of url", "of variable", "database#app.db"].map(str::to_owned),
         |settings| settings.key,
     );
-    let host = default_holder(&Sources::new(&[], [], &NAMES).unwrap());
+    let host = default_holder(&Sources::new(&[], [], &NAMES, &REMOVED).unwrap());
     assert_precedence(
         ("lock_holder", Some("SQLITE_LOCK_HOLDER")),
         |config| config.lock_holder("of method"),
         ["of%20url", "of variable"],
         ["of method", "of url", "of variable", &host].map(str::to_owned),
         |settings| settings.holder,
-    );
-    assert_precedence(
-        ("lock_commit", Some("SQLITE_LOCK_COMMIT")),
-        |config| config.lock_commit(CommitMode::Clock),
-        ["confirmed", "clock"],
-        [
-            CommitMode::Clock,
-            CommitMode::Confirmed,
-            CommitMode::Clock,
-            CommitMode::Confirmed,
-        ],
-        |settings| settings.commit,
     );
     assert_precedence(
         ("lock_max_hold", Some("SQLITE_LOCK_MAX_HOLD")),
@@ -160,18 +148,6 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
             None,
         ],
         |settings| settings.read_check,
-    );
-    assert_precedence(
-        ("lock_release", Some("SQLITE_LOCK_RELEASE")),
-        |config| config.lock_release(ReleaseMode::Background),
-        ["wait", "background"],
-        [
-            ReleaseMode::Background,
-            ReleaseMode::Wait,
-            ReleaseMode::Background,
-            ReleaseMode::Wait,
-        ],
-        |settings| settings.release,
     );
     assert_precedence(
         ("synchronous", None),
@@ -306,11 +282,26 @@ fn values_that_are_no_number_zero_negative_or_absurd_are_refused_with_what_to_gi
 }
 
 #[test]
+fn a_setting_that_is_gone_is_refused_with_what_became_of_it() {
+    for removed in &REMOVED {
+        let name = removed.names.parameter;
+        let variable = removed.names.variable.expect("it had one");
+        let in_url = EfsConfig::from_url(&format!("app.db?{name}=clock")).map(drop);
+        let in_environment = (EfsConfig::new("app.db").lock_local())
+            .resolve_in([(variable.into(), "clock".into())])
+            .map(drop);
+        for (result, place) in [(in_url, name), (in_environment, variable)] {
+            let error = result.expect_err(place).to_string();
+            assert!(error.contains(place), "{error}");
+            assert!(error.ends_with("; remove it"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn words_that_a_setting_does_not_know_are_refused_with_those_it_knows() {
-    let words: [(&str, &[&str]); 5] = [
-        ("lock_commit", &["confirmed", "clock"]),
+    let words: [(&str, &[&str]); 3] = [
         ("lock_read_check", &["counter", "reopen", "off"]),
-        ("lock_release", &["wait", "background"]),
         ("lock", &["dynamodb", "local"]),
         ("synchronous", &["extra", "full", "normal"]),
     ];

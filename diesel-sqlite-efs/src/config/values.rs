@@ -2,24 +2,6 @@
 
 use super::sources::Keyword;
 
-/// What makes a commit final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CommitMode {
-    /// `confirmed`: one more conditional write to the lock table, just before the journal is
-    /// deleted. What is acknowledged is then true even if this machine was frozen past its lease
-    /// with its clocks standing still.
-    Confirmed,
-    /// `clock`: the lease must not have ended by this machine's clocks. Saves one request for each
-    /// transaction, and is wrong if the clocks stood still.
-    Clock,
-}
-
-impl Keyword for CommitMode {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("confirmed", Self::Confirmed), ("clock", Self::Clock)];
-}
-
 /// How reads are protected where file locks do not keep a writer out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -46,29 +28,6 @@ impl Keyword for ReadCheck {
         ("counter", Self::Counter),
         ("reopen", Self::Reopen),
     ];
-}
-
-/// When the lock is released after a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReleaseMode {
-    /// `wait`: before the commit returns, so that a process that is frozen right afterwards, as on
-    /// Lambda, blocks nobody.
-    Wait,
-    /// `background`: the commit returns at once, and the release is sent by another thread. Nothing
-    /// is lost by it; but a process that is frozen or ends before it is sent blocks others until
-    /// the lease has run out. On Lambda, call [`finish_releases`](crate::finish_releases) before
-    /// the handler returns.
-    ///
-    /// Where a connection writes again within 5 ms of its last write, the lease stays with this
-    /// process for so long after the next ones: up to three transactions in a row share it and save
-    /// the requests and the wait for it.
-    Background,
-}
-
-impl Keyword for ReleaseMode {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("wait", Self::Wait), ("background", Self::Background)];
 }
 
 /// How carefully SQLite syncs: [`PRAGMA synchronous`](https://sqlite.org/pragma.html#pragma_synchronous).

@@ -13,7 +13,7 @@ use super::diagnosis::{diagnose, obstacle};
 use super::session::Session;
 use crate::client::DynamoDbLockClient;
 use crate::clock::FOREVER;
-use crate::config::{CommitMode, EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
+use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
@@ -61,8 +61,6 @@ fn open_file(
         client.for_database(path.to_owned()),
         &settings.key,
         GateSettings {
-            commit: settings.commit,
-            release: settings.release,
             timeout: settings.timeout,
             max_attempts: settings.max_attempts,
             is_local: matches!(settings.store, StoreChoice::Local),
@@ -193,7 +191,6 @@ fn client(settings: &Settings) -> DynamoDbLockClient {
         .lease_duration(lease)
         .max_hold(max_hold)
         .holder(settings.holder.clone())
-        .confirms_commits(settings.commit == CommitMode::Confirmed)
         .clock(settings.clock.clone())
 }
 

@@ -27,6 +27,14 @@ pub enum ConfigError {
         /// The nearest one that exists, if any is near.
         suggestion: Option<String>,
     },
+    /// A setting of an earlier version.
+    #[error("{setting} is no longer a setting: {instead}")]
+    RemovedSetting {
+        /// Its name and where it was given, such as "`lock_commit` in the database URL".
+        setting: String,
+        /// What became of it and what to do.
+        instead: &'static str,
+    },
     /// A value that the setting cannot take.
     #[error("invalid value `{value}` for {setting}: {problem}")]
     InvalidValue {

@@ -94,12 +94,8 @@ impl Acquisition {
         }
     }
 
-    /// Asks once, and not at all if a connection of this process holds or awaits the lease, or has
-    /// just left it.
+    /// Asks once, and not at all if a connection of this process holds or awaits the lease.
     pub(crate) fn try_once(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
-        if let Some(lease) = self.collect() {
-            return Ok(Attempt::Granted(lease));
-        }
         match self.turn.take().or_else(|| self.queue.try_enter()) {
             None => Ok(Attempt::Refused { free_in: None }),
             Some(turn) => self.attempt(turn, give_up_after).map_err(|failure| {
@@ -109,22 +105,13 @@ impl Acquisition {
         }
     }
 
-    /// The lease that this process has left for a moment.
-    fn collect(&mut self) -> Option<Lease> {
-        let lease = Lease::collected_from(&self.queue)?;
-        self.adopt(lease)
-    }
-
     /// As [`try_once`](Self::try_once) for one who can wait: does not ask if others are to be let
     /// in first, because this process had the lease just now and they have waited longer.
     pub(crate) fn try_in_turn(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
-        if self.pace.first_ask(&mut self.random).is_none() {
-            return self.try_once(give_up_after);
+        match self.pace.first_ask(&mut self.random) {
+            None => self.try_once(give_up_after),
+            Some(_) => Ok(Attempt::Refused { free_in: None }),
         }
-        Ok(match self.collect() {
-            Some(lease) => Attempt::Granted(lease),
-            None => Attempt::Refused { free_in: None },
-        })
     }
 
     /// As [`try_in_turn`](Self::try_in_turn); `None` if the lease is to be [waited](Self::wait) for,
@@ -393,7 +380,6 @@ impl Acquisition {
             waited: sent.item.waited,
             begun: sent.span.from,
             granted: sent.span.from,
-            wanted: self.begun,
             state: Mutex::new(State {
                 span: sent.span,
                 end: sent.item.expires_at,
@@ -402,9 +388,6 @@ impl Acquisition {
                     Some(_) => AtRelease::Retire,
                     None => AtRelease::Remove,
                 },
-                lingered: 0,
-                unasked: false,
-                confirmed: false,
                 lost: None,
                 released: false,
             }),
@@ -447,9 +430,8 @@ impl Acquisition {
             },
             false => left,
         };
-        // It may have ended while clocks stood still. A commit that is confirmed will show that.
-        let is_unsure = lease.held.state().unasked && !self.desk.terms.confirms_commits;
-        if !is_usable || !lease.is_valid() || (is_unsure && lease.renew().is_err()) {
+        // Where it ended while clocks stood still, the commit's confirmation will show that.
+        if !is_usable || !lease.is_valid() {
             // A failure is reported as an event; the lease runs out by itself.
             let _ = lease.send_back();
             return None;
@@ -472,11 +454,7 @@ impl Acquisition {
             waited: before.waited,
             begun: self.desk.clock.now(),
             granted: before.granted,
-            wanted: self.begun,
-            state: Mutex::new(State {
-                confirmed: false,
-                ..before.end_here()
-            }),
+            state: Mutex::new(before.end_here()),
             request: Mutex::default(),
         }
     }

@@ -171,20 +171,6 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_to_the_keeper_to_release_goes_back_to_the_store() {
-        let process = Process::new();
-        let client = process.client();
-        let lease = client.try_acquire(KEY).unwrap().expect("it is free");
-        let lock_id = lease.lock_id().to_owned();
-        let shared = lease.held.desk.shared.clone();
-        let next = next_in_line(&lease, &client);
-        shared.keeper.release(lease);
-        let lease = next.join().unwrap().unwrap();
-        assert_ne!(lease.lock_id(), lock_id);
-        assert_eq!(client.stats().handovers, 0);
-    }
-
-    #[test]
     fn a_connection_with_another_clock_asks_the_store() {
         let process = Process::new();
         let (first, second) = (process.client(), process.client().clock(Clock::system()));

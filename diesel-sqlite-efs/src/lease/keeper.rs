@@ -1,15 +1,13 @@
-//! The thread that renews long-held leases and, where it was asked for, releases them.
+//! The thread that renews long-held leases.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::hand_on::Queue;
 use super::{Held, Lease, renewal_period};
 
 /// One for each store: its thread starts with the first lease, and is joined when the last client
-/// is dropped, after all releases it was asked for.
+/// is dropped.
 ///
 /// No guarantee rests on it: a lease that it does not renew in time is lost, by the clocks of
 /// whoever holds it.
@@ -23,16 +21,11 @@ pub(crate) struct Keeper {
 struct Duties {
     work: Mutex<Work>,
     wake: Condvar,
-    idle: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Work {
     watched: Vec<Weak<Held>>,
-    /// Lines where a lease lingers, and until when it may.
-    lingering: Vec<(Arc<Queue>, Instant)>,
-    releases: VecDeque<Lease>,
-    releasing: bool,
     /// When the thread next looks at the watched leases by itself; `None`: when it is woken.
     looks_at: Option<Instant>,
     closing: bool,
@@ -52,47 +45,8 @@ impl Keeper {
         self.ensure_thread();
     }
 
-    /// Releases the lease soon, on the keeper's thread.
-    pub(crate) fn release(&self, lease: Lease) {
-        if !self.ensure_thread() {
-            return drop(lease);
-        }
-        self.duties.work().releases.push_back(lease);
-        self.duties.wake.notify_one();
-    }
-
-    /// Releases the lease that lingers in this line, unless somebody has collected it by then.
-    pub(crate) fn release_at(&self, until: Instant, line: Arc<Queue>) {
-        if !self.ensure_thread() {
-            return drop(Lease::collected_from(&line));
-        }
-        let mut work = self.duties.work();
-        (work.lingering).retain(|(other, _)| !Arc::ptr_eq(other, &line));
-        work.lingering.push((line, until));
-        if work.looks_at.is_none_or(|looks_at| until < looks_at) {
-            self.duties.wake.notify_one();
-        }
-    }
-
-    /// Waits until everything given to [`release`](Self::release) is released, and what lingers
-    /// until [later](Self::release_at), too.
-    pub(crate) fn finish_releases(&self) {
-        let mut work = self.duties.work();
-        while work.releasing || !work.releases.is_empty() || !work.lingering.is_empty() {
-            let now = Instant::now();
-            (work.lingering.iter_mut()).for_each(|(_, until)| *until = now.min(*until));
-            self.duties.wake.notify_one();
-            work = self
-                .duties
-                .idle
-                .wait(work)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Whether there is a thread. Without one nothing is renewed, which costs long transactions
-    /// their lease.
-    fn ensure_thread(&self) -> bool {
+    /// Without a thread nothing is renewed, which costs long transactions their lease.
+    fn ensure_thread(&self) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let duties = self.duties.clone();
@@ -101,7 +55,6 @@ impl Keeper {
                 .spawn(move || duties.run())
                 .ok();
         }
-        thread.is_some()
     }
 }
 
@@ -131,16 +84,6 @@ impl Duties {
     fn run(&self) {
         let mut work = self.work();
         loop {
-            if let Some(lease) = work.next_release() {
-                work.releasing = true;
-                drop(work);
-                // A failure is reported as an event; the lease runs out by itself.
-                let _ = lease.send_back();
-                work = self.work();
-                work.releasing = false;
-                self.idle.notify_all();
-                continue;
-            }
             if work.closing {
                 return;
             }
@@ -148,16 +91,13 @@ impl Duties {
             drop(work);
             let (watched, next) = Self::mind(&watched);
             work = self.work();
-            let has_news = !work.watched.is_empty() || !work.releases.is_empty() || work.closing;
+            let has_news = !work.watched.is_empty() || work.closing;
             work.watched.extend(watched);
             if has_news {
                 continue;
             }
             let now = Instant::now();
-            let next = next.into_iter().chain(work.lingers_for(now)).min();
             work.looks_at = next.map(|next| now + next);
-            // What lingered may have been collected by others.
-            self.idle.notify_all();
             work = match next {
                 Some(next) => {
                     (self.wake.wait_timeout(work, next))
@@ -187,25 +127,6 @@ impl Duties {
             Some(Arc::downgrade(held))
         });
         (watched.collect(), next)
-    }
-}
-
-impl Work {
-    /// The lease to release next, if there is one now.
-    fn next_release(&mut self) -> Option<Lease> {
-        if let Some(lease) = self.releases.pop_front() {
-            return Some(lease);
-        }
-        let now = Instant::now();
-        let closing = self.closing;
-        let is_due = |(_, until): &mut (_, Instant)| closing || *until <= now;
-        (self.lingering.extract_if(.., is_due)).find_map(|(line, _)| Lease::collected_from(&line))
-    }
-
-    /// For how long nothing that lingers is due.
-    fn lingers_for(&self, now: Instant) -> Option<Duration> {
-        let next = self.lingering.iter().map(|(_, until)| *until).min()?;
-        Some(next.saturating_duration_since(now))
     }
 }
 

@@ -4,7 +4,6 @@ pub(crate) mod acquisition;
 pub(crate) mod backoff;
 pub(crate) mod hand_on;
 pub(crate) mod keeper;
-pub(crate) mod linger;
 pub(crate) mod pace;
 pub(crate) mod queue;
 pub(crate) mod server_clock;
@@ -34,9 +33,6 @@ pub(crate) struct LeaseTerms {
     pub(crate) max_hold: Duration,
     /// The name written into the item, for people.
     pub(crate) holder: String,
-    /// What is done under the lease is final only when the store has confirmed it: a lease that was
-    /// lost unnoticed costs a transaction, and no more.
-    pub(crate) confirms_commits: bool,
 }
 
 impl LeaseTerms {
@@ -209,8 +205,6 @@ pub(crate) struct Held {
     begun: Moment,
     /// When the store granted it, to whichever connection of this process.
     granted: Moment,
-    /// When this holder began to want it.
-    wanted: Instant,
     state: Mutex<State>,
     /// One request at a time: an answer must not speak of a state that another one has changed.
     request: Mutex<()>,
@@ -224,12 +218,6 @@ struct State {
     /// The commit record in the item.
     recorded: Option<JournalId>,
     at_release: AtRelease,
-    /// How often it was left for the next write in this process.
-    lingered: u32,
-    /// That was since the store last said that it is ours.
-    unasked: bool,
-    /// The store has confirmed a commit of this holder's.
-    confirmed: bool,
     lost: Option<String>,
     released: bool,
 }
@@ -361,11 +349,6 @@ impl Lease {
     pub(crate) fn confirm(&self, journal: Option<JournalId>) -> Result<Confirmed, Unconfirmed> {
         let _one_at_a_time = self.held.one_request();
         self.held.confirm(journal)
-    }
-
-    /// When the holder began to want the lease.
-    pub(crate) fn wanted(&self) -> Instant {
-        self.held.wanted
     }
 
     /// Ends the lease at the store, whoever waits in this process: what ended a while ago may be
@@ -556,7 +539,6 @@ impl Held {
                 // An answer that came after the lease had ended extends nothing.
                 self.check(&mut state)?;
                 state.span = sent.span;
-                state.unasked = false;
                 self.desk.counters.count(|stats| stats.renewals += 1);
                 let held = self.desk.clock.now().elapsed_since(self.begun);
                 (self.span).in_scope(|| self.desk.speaker().renewed(held));
@@ -588,8 +570,6 @@ impl Held {
                 }) => {
                     let mut state = self.state();
                     state.span = span;
-                    state.unasked = false;
-                    state.confirmed = true;
                     state.recorded = committed;
                     if journal.is_some() {
                         state.at_release = AtRelease::Retire;

@@ -122,9 +122,6 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Where others wait for so long, nobody has the lease for one more write: a third of the time
-    /// that they have by default.
-    pub(crate) const LONG_WAIT: Duration = Duration::from_secs(1);
     /// No item is believed that tells of a longer wait.
     const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 

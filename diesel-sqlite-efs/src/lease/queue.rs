@@ -17,7 +17,7 @@ struct Line<T> {
     taken: bool,
     /// Each with what wakes it alone.
     waiting: VecDeque<Arc<Condvar>>,
-    /// For the first of them, who has been woken, or for whoever comes if nobody waits.
+    /// For the first of them, who has been woken.
     left: Option<T>,
 }
 
@@ -42,25 +42,14 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// A turn if it is free, nobody waits for it and nothing was left.
+    /// A turn if it is free and nobody waits for it.
     pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Turn<T>> {
-        let mut line = self.line();
-        if line.taken || !line.waiting.is_empty() || line.left.is_some() {
-            return None;
-        }
-        line.taken = true;
-        Some(self.turn())
-    }
-
-    /// What the one before has left, with a turn; not if nothing is there, or somebody waits for it.
-    pub(crate) fn try_collect(self: &Arc<Self>) -> Option<(Turn<T>, T)> {
         let mut line = self.line();
         if line.taken || !line.waiting.is_empty() {
             return None;
         }
-        let left = line.left.take()?;
         line.taken = true;
-        Some((self.turn(), left))
+        Some(self.turn())
     }
 
     /// Waits in line for a turn, at most for `limit`. With it comes what the one before has left.
@@ -111,11 +100,6 @@ impl<T> Line<T> {
             first.notify_one();
         }
     }
-
-    fn call_next_with(&mut self, left: T) {
-        self.left = Some(left);
-        self.call_next();
-    }
 }
 
 impl<T> Turn<T> {
@@ -126,18 +110,11 @@ impl<T> Turn<T> {
             drop(line);
             return Err((self, left));
         }
-        line.call_next_with(left);
+        line.left = Some(left);
+        line.call_next();
         drop(line);
         self.is_over = true;
         Ok(())
-    }
-
-    /// Ends the turn and leaves something to the next in line, or to whoever comes while that line
-    /// is kept.
-    pub(crate) fn leave(mut self, left: T) -> Arc<Queue<T>> {
-        self.queue.line().call_next_with(left);
-        self.is_over = true;
-        self.queue.clone()
     }
 }
 

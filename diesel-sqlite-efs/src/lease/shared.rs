@@ -33,12 +33,6 @@ impl Shared {
         upgrade_or_default(stores.entry(address).or_default())
     }
 
-    /// Those of all stores that are in use.
-    pub(crate) fn all() -> Vec<Arc<Self>> {
-        let stores = BY_STORE.lock().unwrap_or_else(PoisonError::into_inner);
-        stores.values().filter_map(Weak::upgrade).collect()
-    }
-
     /// A request was answered in this time.
     pub(crate) fn answered_in(&self, took: Duration) {
         let mut fastest = (self.fastest_answer.lock()).unwrap_or_else(PoisonError::into_inner);

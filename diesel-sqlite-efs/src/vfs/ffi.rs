@@ -1292,8 +1292,8 @@ unsafe extern "C" fn vfs_delete(
         let is_durable = gate.journal().is_some_and(Journal::is_deleted_durably);
         let sync_directory = if is_durable { 0 } else { sync_directory };
         match base_vfs_call!(base, xDelete, name, sync_directory) {
-            OK => gate.journal_removed(),
-            ffi::SQLITE_IOERR_DELETE_NOENT if gate.absence_is_success() => gate.journal_removed(),
+            // Its end is recorded: where it is gone already, a successor has removed it.
+            OK | ffi::SQLITE_IOERR_DELETE_NOENT => gate.journal_removed(),
             error => {
                 gate.journal_not_removed(&format!("SQLite error {error}"));
                 return error;

@@ -32,11 +32,9 @@ use super::key_file::{Found, KeyFile, OwnLock};
 use super::pragma;
 use super::snapshot::{FileState, FileVersion};
 use crate::client::DynamoDbLockClient;
-use crate::config::{CommitMode, ReleaseMode};
 use crate::error::{ConfigError, LockError, LockName};
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
 use crate::lease::backoff::Backoff;
-use crate::lease::linger::Habit;
 use crate::lease::{GivenBack, Lease};
 use crate::store::JournalId;
 
@@ -45,8 +43,6 @@ use crate::store::JournalId;
 pub(crate) struct Gate {
     client: DynamoDbLockClient,
     lock: Arc<LockName>,
-    commit: CommitMode,
-    release: ReleaseMode,
     max_attempts: Option<u32>,
     is_local: bool,
     files: OnceLock<Files>,
@@ -64,8 +60,6 @@ struct Files {
 /// The settings that the gate goes by.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GateSettings {
-    pub(crate) commit: CommitMode,
-    pub(crate) release: ReleaseMode,
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: Option<u32>,
     /// No lock table: `lock=local`.
@@ -79,7 +73,6 @@ struct State {
     /// Until when the statement under way may wait; set by its first need to.
     until: Option<Instant>,
     hold: Option<Hold>,
-    habit: Habit,
     /// How many callers want the lease kept beyond the transaction.
     pins: u32,
     /// Why SQLite was last told that the database is busy.
@@ -204,8 +197,6 @@ impl Gate {
         Self {
             lock: client.lock_name(key),
             client,
-            commit: settings.commit,
-            release: settings.release,
             max_attempts: settings.max_attempts,
             is_local: settings.is_local,
             files: OnceLock::new(),
@@ -215,7 +206,6 @@ impl Gate {
                 deadline: None,
                 until: None,
                 hold: None,
-                habit: Habit::default(),
                 pins: 0,
                 block: None,
                 poll: None,
@@ -276,7 +266,7 @@ impl Gate {
             let Some(loss) = hold.lease.loss() else {
                 if let Err(error) = self.check_deadline(&state) {
                     state.error = Some(error);
-                    state.put_lease_away(self);
+                    state.put_lease_away();
                     return state.blocked(Block::Fatal);
                 }
                 state.set_tenure(Tenure::Transaction);
@@ -348,7 +338,7 @@ impl Gate {
             Err(error) => {
                 let mut state = self.state();
                 state.error = Some(error);
-                state.put_lease_away(self);
+                state.put_lease_away();
                 return state.blocked(Block::Fatal);
             }
         };
@@ -368,7 +358,7 @@ impl Gate {
             state.set_tenure(Tenure::AwaitingHandler);
             state.blocked(Block::Stale)
         } else {
-            state.put_lease_away(self);
+            state.put_lease_away();
             state.blocked(Block::Fatal)
         }
     }
@@ -389,7 +379,7 @@ impl Gate {
             // What cannot be examined is reported below.
             _ => false,
         };
-        if unfinished && self.commit == CommitMode::Confirmed {
+        if unfinished {
             self.ask_store(None)?;
             self.fence()?;
         }
@@ -398,7 +388,7 @@ impl Gate {
         state.until = None;
         settled.map(drop).map_err(|error| {
             state.error = Some(error);
-            state.put_lease_away(self);
+            state.put_lease_away();
             Refused
         })
     }
@@ -460,9 +450,6 @@ impl Gate {
     /// is still ours. If not, database and journal may be a successor's, which clocks that stood
     /// still do not show.
     fn confirm_emptiness(&self) -> Result<(), LockError> {
-        if self.commit == CommitMode::Clock {
-            return Ok(());
-        }
         self.ask_store(None).map(drop).map_err(|Refused| {
             let told = self.state().error.clone();
             told.unwrap_or_else(|| self.lease_lost("the store has not confirmed it"))
@@ -478,7 +465,7 @@ impl Gate {
     /// SQLite's file locks refused what the lease had just been claimed for.
     pub(crate) fn claim_refused_by_file(&self) {
         let mut state = self.state();
-        state.put_lease_away(self);
+        state.put_lease_away();
         state.block = Some(Block::File);
     }
 
@@ -497,11 +484,9 @@ impl Gate {
     /// When a write that is begun at `start` ends at the earliest: its requests take at least as
     /// long as the fastest answer so far, each.
     fn earliest_end(&self, start: Instant) -> Instant {
-        let requests = match self.commit {
-            CommitMode::Confirmed => 3,
-            CommitMode::Clock => 2,
-        };
-        start + self.client.fastest_answer() * requests
+        /// To acquire the lease, to confirm the commit, to release.
+        const REQUESTS: u32 = 3;
+        start + self.client.fastest_answer() * REQUESTS
     }
 }
 
@@ -521,7 +506,7 @@ impl Gate {
         }
         let mut state = self.state();
         if state.tenure() != Some(Tenure::AwaitingHandler) {
-            state.put_lease_away(self);
+            state.put_lease_away();
         }
     }
 
@@ -530,11 +515,7 @@ impl Gate {
         let mut state = self.state();
         state.pins = 0;
         state.block = None;
-        state.put_lease_away(self);
-        drop(state);
-        if self.release == ReleaseMode::Background {
-            self.client.finish_releases();
-        }
+        state.put_lease_away();
     }
 
     /// Whether SQLite's page cache has to be dropped; asked once for each SHARED lock.
@@ -651,14 +632,14 @@ impl State {
     }
 
     /// Gives the lease back if no transaction has it.
-    fn unpark(&mut self, gate: &Gate) {
+    fn unpark(&mut self) {
         if self.tenure() != Some(Tenure::Transaction) {
-            self.put_lease_away(gate);
+            self.put_lease_away();
         }
     }
 
     /// Gives the lease back; keeps it where it is pinned.
-    fn put_lease_away(&mut self, gate: &Gate) {
+    fn put_lease_away(&mut self) {
         if self.pins > 0 {
             self.set_tenure(Tenure::Parked);
             return;
@@ -666,21 +647,14 @@ impl State {
         let Some(hold) = self.hold.take() else {
             return;
         };
-        match gate.release {
-            // The lease runs out by itself; what was committed stays committed.
-            ReleaseMode::Wait => match hold.lease.give_back() {
-                Ok(GivenBack::Ours) => {}
-                // Somebody has written since, whatever our clocks say.
-                Ok(GivenBack::NotOurs) => {
-                    self.cache_is_suspect = true;
-                    self.is_broken = true;
-                }
-                Err(error) => self.not_released = Some(error),
-            },
-            ReleaseMode::Background => {
-                let writes_on = self.habit.writes_on(hold.lease.wanted());
-                (gate.client).release_in_background(hold.lease, writes_on);
+        match hold.lease.give_back() {
+            Ok(GivenBack::Ours) => {}
+            // Somebody has written since, whatever our clocks say.
+            Ok(GivenBack::NotOurs) => {
+                self.cache_is_suspect = true;
+                self.is_broken = true;
             }
+            Err(error) => self.not_released = Some(error),
         }
     }
 }

@@ -8,9 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use diesel::result::{DatabaseErrorKind, Error};
-use diesel_sqlite_efs::{
-    Clock, EfsConfig, EfsSqliteConnection, LockError, Moment, ReadCheck, ReleaseMode,
-};
+use diesel_sqlite_efs::{Clock, EfsConfig, EfsSqliteConnection, LockError, Moment, ReadCheck};
 use integration::clock;
 use quickstart::ledger;
 
@@ -29,14 +27,13 @@ const READS_TOLD_EVERY: Duration = Duration::from_millis(200);
 pub(crate) fn main(work: &Work) -> ExitCode {
     let orders = Orders::default();
     let clock = orders.clock();
-    let manner = Manner::of(&work.name);
+    let threads = threads_of(&work.name);
     let connect = || loop {
         let config = EfsConfig::new(&work.db)
             .lock_table(&work.table)
             .lock_expiration(LEASE)
             .lock_timeout(LOCK_TIMEOUT)
             .lock_read_check(ReadCheck::Counter)
-            .lock_release(manner.release)
             .lock_holder(&work.name)
             .clock(clock.clone());
         match EfsSqliteConnection::connect(&config) {
@@ -50,9 +47,9 @@ pub(crate) fn main(work: &Work) -> ExitCode {
         Task::Write => {
             orders.listen();
             thread::scope(|scope| {
-                let threads = (1..=manner.threads).map(|first| {
+                let threads = (1..=threads).map(|first| {
                     let (connect, orders) = (&connect, &orders);
-                    let sequences = (i64::from(first)..).step_by(manner.threads.into());
+                    let sequences = (i64::from(first)..).step_by(threads.into());
                     scope.spawn(move || write(&mut connect(), &work.name, sequences, orders))
                 });
                 let threads: Vec<_> = threads.collect();
@@ -72,32 +69,12 @@ pub(crate) fn main(work: &Work) -> ExitCode {
     }
 }
 
-/// How a process writes.
-struct Manner {
-    /// Each with a connection of its own.
-    threads: u8,
-    release: ReleaseMode,
-}
-
-impl Manner {
-    /// Every other process hands its leases on among its threads; in the rest they linger.
-    fn of(name: &str) -> Self {
-        let number = name
-            .split('.')
-            .next()
-            .and_then(|number| number.parse().ok());
-        if number.unwrap_or(0_u16).is_multiple_of(2) {
-            Self {
-                threads: 3,
-                release: ReleaseMode::Wait,
-            }
-        } else {
-            Self {
-                threads: 1,
-                release: ReleaseMode::Background,
-            }
-        }
-    }
+/// How many threads of a process write, each with a connection of its own: every other process hands
+/// its leases on among them.
+fn threads_of(name: &str) -> u8 {
+    let number = name.split('.').next();
+    let number: u16 = number.and_then(|number| number.parse().ok()).unwrap_or(0);
+    if number.is_multiple_of(2) { 3 } else { 1 }
 }
 
 /// Those of the process's writes, one after the other.

@@ -58,7 +58,7 @@ impl Policy {
         }
     }
 
-    /// Whether its holders do as the scene says: confirm commits, release in the background.
+    /// Whether its holders confirm commits where the scene says so.
     pub(crate) fn is_ours(&self) -> bool {
         self.0 != Kind::Python
     }

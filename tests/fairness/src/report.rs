@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use charts::{BLUE, Chart, GREY, LIGHT_BLUE, LIGHT_ORANGE, Line, ORANGE};
 
-use crate::{Arrivals, Commit, Outcome, Policy, Release, Scene, run};
+use crate::{Arrivals, Commit, Outcome, Policy, Scene, run};
 
 /// What a million write request units of DynamoDB's on-demand capacity cost in us-east-1, in US
 /// dollars (<https://aws.amazon.com/dynamodb/pricing/on-demand/>). A put or a deletion of an item
@@ -38,7 +38,6 @@ pub fn page(price: f64) -> String {
         ("patient", patient(price)),
         ("beside", beside(price)),
         ("holds", holds()),
-        ("in_a_row", in_a_row()),
         ("round_trips", round_trips()),
         ("arrivals", arrivals()),
         ("mixed", mixed()),
@@ -209,34 +208,6 @@ fn holds() -> String {
                 percent(before.failed_share()),
                 before.requests_each(),
                 before.jain(),
-            );
-        }
-    }
-    table
-}
-
-fn in_a_row() -> String {
-    let mut table = String::from(
-        "| in a row | commit | writes/s | wait p99 | requests a write | Jain |\n\
-         |---|---|---|---|---|---|\n",
-    );
-    for in_a_row in [1, 2, 3, 4, 6, 8] {
-        for commit in BOTH {
-            let outcome = run(
-                &settled(Scene {
-                    release: Release::Background { in_a_row },
-                    ..Scene::closed(16, commit)
-                }),
-                &[Policy::PACED],
-            );
-            let _ = writeln!(
-                table,
-                "| {in_a_row} | {} | {:.1} | {} | {:.2} | {:.3} |",
-                name(commit),
-                outcome.rate(),
-                time(outcome.wait(0.99)),
-                outcome.requests_each(),
-                outcome.jain(),
             );
         }
     }

@@ -16,8 +16,6 @@ pub struct Scene {
     pub hold_spread: f64,
     /// Whether a holder asks the store before it commits.
     pub commit: Commit,
-    /// What a holder waits for when it has committed.
-    pub release: Release,
     /// How long a process waits before it gives up.
     pub timeout: Duration,
     /// When a process wants the lock again.
@@ -41,19 +39,6 @@ pub enum Commit {
     Clock,
 }
 
-/// What becomes of the lock after a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
-    /// It is released before the caller goes on.
-    Wait,
-    /// It is released while the caller goes on. Who writes on at once has it again, so many times in
-    /// a row in all.
-    Background {
-        /// How many times.
-        in_a_row: u32,
-    },
-}
-
 /// When a process wants the lock again after it has released it, or has given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrivals {
@@ -73,7 +58,6 @@ impl Scene {
             hold: Duration::from_millis(1),
             hold_spread: 0.2,
             commit,
-            release: Release::Wait,
             timeout: Duration::from_secs(3),
             arrivals: Arrivals::Closed,
             capacity: None,

@@ -5,9 +5,8 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::pace::Pace;
 use crate::policy::{InTheWay, Policy, Waiter};
-use crate::scene::{Arrivals, Commit, Release, Scene};
+use crate::scene::{Arrivals, Commit, Scene};
 
 /// Runs the scene; the policies are dealt out to the processes in turn.
 ///
@@ -60,8 +59,6 @@ struct Process {
     policy: Policy,
     waiter: Waiter,
     begun: Duration,
-    /// When its last release is answered: it does not ask before.
-    released: Duration,
     asked: Duration,
     /// What the attempt on its way would tell others.
     tells: Option<Duration>,
@@ -98,7 +95,6 @@ impl<'a> Run<'a> {
                     policy,
                     waiter: policy.waiter(random.fork()),
                     begun: Duration::ZERO,
-                    released: Duration::ZERO,
                     asked: Duration::ZERO,
                     tells: None,
                     in_the_way: None,
@@ -149,9 +145,7 @@ impl<'a> Run<'a> {
             Event::Releases(nth) => {
                 self.item = None;
                 let answered = self.half();
-                if self.in_a_row(nth).is_none() {
-                    self.begin_again(nth, answered);
-                }
+                self.begin_again(nth, answered);
             }
         }
     }
@@ -164,7 +158,6 @@ impl<'a> Run<'a> {
             .waiter
             .begin(now, until)
             .saturating_duration_since(now);
-        let pause = pause.max(process.released.saturating_sub(self.now));
         self.schedule(pause.min(self.scene.timeout), Event::Asks(nth));
     }
 
@@ -201,46 +194,19 @@ impl<'a> Run<'a> {
 
     fn hold(&mut self, nth: usize) {
         let now = self.instant();
-        let in_a_row = self.in_a_row(nth);
         let process = &mut self.processes[nth];
         process.waiter.granted(process.tells, now);
         let confirms = self.scene.commit == Commit::Confirmed && process.policy.is_ours();
         let waited = self.now - process.begun;
-        let mut hold = Duration::ZERO;
-        for write in 0..in_a_row.unwrap_or(1) {
-            let is_first = write == 0;
-            // Asked whether it is still ours, where the commit will not show it.
-            let asked = match !is_first && !confirms {
-                true => self.answered(),
-                false => Duration::ZERO,
-            };
-            self.serve(nth, if is_first { waited } else { asked });
-            let spread = self.scene.hold_spread * (2.0 * self.random.f64() - 1.0);
-            hold += asked + self.scene.hold.mul_f64(1.0 + spread);
-            if confirms {
-                hold += self.answered();
-            }
+        self.serve(nth, waited);
+        let spread = self.scene.hold_spread * (2.0 * self.random.f64() - 1.0);
+        let mut hold = self.scene.hold.mul_f64(1.0 + spread);
+        if confirms {
+            hold += self.answered();
         }
         self.count_request();
         let way = self.half();
         self.schedule(hold + way, Event::Releases(nth));
-        if in_a_row.is_some() {
-            let answered = self.half();
-            self.processes[nth].released = self.now + hold + way + answered;
-            self.begin_again(nth, hold);
-        }
-    }
-
-    /// How many writes the process makes under one lease, if it releases it in the background.
-    fn in_a_row(&self, nth: usize) -> Option<u32> {
-        let process = &self.processes[nth];
-        match self.scene.release {
-            Release::Background { in_a_row } if process.policy.is_ours() => {
-                let others_wait_long = process.tells >= Some(Pace::LONG_WAIT);
-                Some(if others_wait_long { 1 } else { in_a_row })
-            }
-            _ => None,
-        }
     }
 
     /// A request, and the time until its answer.

@@ -39,31 +39,18 @@ fn whatever_becomes_of_a_request_or_its_answer_what_is_told_agrees_with_the_file
                 request,
                 fault,
                 times: 1,
-                parameters: "",
                 file_locks: true,
             });
         }
     }
     if is_long() {
         let short = cases.clone();
-        for (times, parameters, file_locks) in [
-            (2, "", true),
-            (3, "", false),
-            (1, "&lock_commit=clock", true),
-            (2, "&lock_release=background", true),
-        ] {
-            let varied = short.iter().map(|case| Case {
+        for (times, file_locks) in [(2, true), (3, false)] {
+            cases.extend(short.iter().map(|case| Case {
                 times,
-                parameters,
                 file_locks,
                 ..case.clone()
-            });
-            // Without confirmation there is no such request.
-            cases.extend(
-                varied.filter(|case| {
-                    case.request != Request::Confirm || !parameters.contains("clock")
-                }),
-            );
+            }));
         }
     }
     // The slowest first.
@@ -242,7 +229,6 @@ struct Case {
     request: Request,
     fault: Fault,
     times: u64,
-    parameters: &'static str,
     file_locks: bool,
 }
 
@@ -263,11 +249,7 @@ impl Case {
             (false, _) if self.leaves_the_item() => RENEWED_LEASE,
             (false, _) => Duration::from_secs(60),
         };
-        let parameters = format!(
-            "lock_timeout=20&lock_expiration={}{}",
-            lease.as_secs(),
-            self.parameters
-        );
+        let parameters = format!("lock_timeout=20&lock_expiration={}", lease.as_secs());
         let mut writer = stage.open_behind(&proxy, &parameters);
         if self.request == Request::TakeOver {
             let expired = SystemTime::now() - Duration::from_secs(10);
@@ -276,7 +258,6 @@ impl Case {
         }
         let began = Instant::now();
         let (outcome, rule) = self.write(&mut writer, &proxy);
-        // A release in the background comes later.
         rule.wait_for_hits(1, LONG);
         let told = requests(&proxy);
 
@@ -310,8 +291,6 @@ impl Case {
         let expected = if self.fault.beyond_lease { "2" } else { "1" };
         let rows = writer.ok("query SELECT count(*) FROM note WHERE text LIKE 'of the successor'");
         assert_eq!(rows, expected, "{self:?}");
-        // Ends what is released in the background.
-        writer.ok("reopen");
         drop(writer);
         stage.assert_whole();
         let outcome = match &outcome {
@@ -319,9 +298,8 @@ impl Case {
             Err(failure) => &failure.kind,
         };
         format!(
-            "{:?}{} x {} ({}): {outcome}; {}",
+            "{:?} x {} ({}): {outcome}; {}",
             self.request,
-            self.parameters,
             self.fault.name,
             self.times,
             told.join(", ")
@@ -396,12 +374,6 @@ impl Case {
         let expected: &[&str] = match (self.request, self.fault.name) {
             // A short lease may be over before the second attempt.
             (_, _) if self.fault.beyond_lease => &["", "LeaseLost", "OutcomeUnknown"],
-            // The answer may come after a commit that asks nothing.
-            (Request::Renew, "another's item" | "an item without an end")
-                if self.parameters.contains("clock") =>
-            {
-                &["", "LeaseLost"]
-            }
             (Request::Renew | Request::Confirm, "another's item") => &["LeaseLost"],
             (Request::Acquire, "an item without an end") => &["Store"],
             (Request::Renew, "an item without an end") => &["LeaseLost"],
@@ -442,9 +414,8 @@ impl Case {
             } else {
                 3
             };
-            let unconfirmed = usize::from(self.parameters.contains("clock"));
             // On a busy machine other answers may come too late, too.
-            let most = normal + 1 - unconfirmed + 4;
+            let most = normal + 1 + 4;
             assert!(told.len() <= most, "{self:?}: {told:?}");
         }
     }

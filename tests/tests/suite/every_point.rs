@@ -2,8 +2,7 @@
 //!
 //! A first pass counts the operations of a transaction on its files and on the lock table, a second
 //! visits each. Afterwards acknowledged data is there, other data is there whole or not at all, and
-//! the connection goes on. Further passes do so with other settings: on a network file system, with
-//! `lock_commit=clock`, with `lock_release=background`.
+//! the connection goes on. A further pass does so on what is taken for a network file system.
 //!
 //! Each run tries a sample of the cases, by a seed that is printed; `EVERY_POINT_SEED=<seed>` repeats
 //! it. `EVERY_POINT=long cargo test -p integration every_point` tries all there is;
@@ -21,7 +20,7 @@ use diesel::connection::{SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel::sql_types::Text;
-use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager, LockError};
+use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager};
 use integration::recording::{Crash, Fault, Late, On, Operation, Plan, Then};
 
 use self::world::{
@@ -229,8 +228,6 @@ struct Tally {
     /// Cases in a documented window, and how many of them did which harm.
     windows: BTreeMap<Window, (usize, BTreeMap<Harm, usize>)>,
     broken: usize,
-    /// Writes that went on with a lease which was lost by then.
-    lost_while_lingering: usize,
     failures: Vec<String>,
 }
 
@@ -429,13 +426,9 @@ impl Scenario {
         World::in_mode(&self.template, self.mode)
     }
 
-    /// How many of these operations are of the kind that decides about a commit: the record of it,
-    /// or, by the clock, the end of the journal.
+    /// How many of these operations are of the kind that decides about a commit: the record of it.
     fn decisions(&self, operations: &[Operation]) -> usize {
-        let decides = match self.mode {
-            Mode::Clock => Operation::Delete,
-            _ => Operation::Request("confirm"),
-        };
+        let decides = Operation::Request("confirm");
         let decisions = operations.iter().filter(|done| **done == decides);
         decisions.count()
     }
@@ -672,12 +665,9 @@ impl Scenario {
                 0
             }
             Some(Err(error)) => {
-                let window = Window::of(self, pause, reached, late, removed)?;
-                // Only there can the end of a successor's journal be taken away from it.
-                let window = window.filter(|_| self.mode == Mode::Clock);
-                let text = format!("the successor: {error}; the holder was told: {result:?}");
-                let window = window.ok_or_else(|| text.clone())?;
-                return tally.window(self.mode, window, Err(Harm::Successor.because(text)));
+                return Err(format!(
+                    "the successor: {error}; the holder was told: {result:?}"
+                ));
             }
             None => 0,
         };
@@ -689,9 +679,8 @@ impl Scenario {
             return Err(format!("an error that is not the lock's: {error}"));
         }
         let window = Window::of(self, pause, reached, late, removed)?;
-        let by_the_clock = frozen && self.mode == Mode::Clock;
         let wrote_late = conduct != Conduct::Nothing && late.writes > 0;
-        if wrote_late && told == Outcome::Applied && !by_the_clock {
+        if wrote_late && told == Outcome::Applied {
             return Err("acknowledged after a late write".to_owned());
         }
         world.let_leases_end();
@@ -700,7 +689,7 @@ impl Scenario {
             drop(conn);
             Ok(0)
         } else {
-            self.go_on(conn, &host, frozen, tally)
+            self.go_on(conn, &host, tally)
         };
         let checked = goes_on
             .and_then(|again| self.check(course, &world, told, self.successors + applied, again));
@@ -711,7 +700,7 @@ impl Scenario {
         let checked = checked.map_err(told);
         match window {
             None => checked.map_err(|wrong| wrong.text),
-            Some(window) => tally.window(self.mode, window, checked),
+            Some(window) => tally.window(window, checked),
         }
     }
 
@@ -740,7 +729,7 @@ impl Scenario {
         *tally.outcomes.entry(told).or_default() += 1;
         let told_text = format!("; the holder was told: {result:?}");
         let result = if same_first {
-            self.go_on(conn, &host, false, tally).and_then(|again| {
+            self.go_on(conn, &host, tally).and_then(|again| {
                 world.let_leases_end();
                 self.check(course, &world, told, self.successors, again)
             })
@@ -748,7 +737,7 @@ impl Scenario {
             world.let_leases_end();
             self.check(course, &world, told, self.successors, 0)
                 .and_then(|()| {
-                    let again = self.go_on(conn, &host, false, tally)?;
+                    let again = self.go_on(conn, &host, tally)?;
                     self.check(course, &world, told, self.successors, again)
                 })
         };
@@ -756,14 +745,10 @@ impl Scenario {
     }
 
     /// The same connection writes again, or says that it is broken. How often it has written.
-    ///
-    /// A lease that was lost while the clocks stood still may have lingered: then the write fails that
-    /// goes on with it, and may be tried again.
     fn go_on(
         &self,
         conn: Option<EfsSqliteConnection>,
         host: &Host,
-        frozen: bool,
         tally: &mut Tally,
     ) -> Result<i64, Wrong> {
         let mut conn = match conn {
@@ -778,15 +763,7 @@ impl Scenario {
         }
         conn.set_lock_timeout(std::time::Duration::from_secs(20));
         let new = self.template.is_new();
-        let mut written = log(&mut conn, "h", new);
-        if self.mode == Mode::Background && frozen && written.is_err() {
-            let told = conn.last_lock_error();
-            if matches!(told, Some(LockError::LeaseLost { .. })) {
-                tally.lost_while_lingering += 1;
-                written = log(&mut conn, "h", new);
-            }
-        }
-        written.map_err(|error| Wrong::told("the same connection", &error))?;
+        log(&mut conn, "h", new).map_err(|error| Wrong::told("the same connection", &error))?;
         Seen::by(&mut conn, new)
             .map_err(|error| Wrong::told("the same connection reads", &error))?;
         Ok(1)
@@ -901,20 +878,14 @@ enum Window {
     LateDeletion,
     /// The database is written or truncated late, where file locks do not work.
     LateWrite,
-    /// With `lock_commit=clock`: the journal that is deleted late is a successor's, as the store was
-    /// not asked; the commit that this acknowledges has been rolled back.
-    ByTheClock,
 }
 
 impl Window {
-    /// What may come of it, by the manual. By the clock a late write may come together with a late
-    /// deletion.
-    fn harms(self, mode: Mode) -> &'static [Harm] {
+    /// What may come of it, by the manual.
+    fn harms(self) -> &'static [Harm] {
         match self {
             Self::LateDeletion => &[Harm::Torn],
-            Self::LateWrite if mode != Mode::Clock => &[Harm::Torn, Harm::Kept, Harm::Successor],
-            Self::LateWrite => &[Harm::Torn, Harm::Kept, Harm::Undone, Harm::Successor],
-            Self::ByTheClock => &[Harm::Torn, Harm::Undone, Harm::Successor],
+            Self::LateWrite => &[Harm::Torn, Harm::Kept, Harm::Successor],
         }
     }
 
@@ -941,10 +912,7 @@ impl Window {
             return Err(format!("{late:?}, expected at most {most:?}"));
         }
         let deleted = late.deletions > 0;
-        // By SQLite's own deletions alone; by a clock that stood still the crate removes, too, what
-        // it takes for a leftover.
-        let by_the_clock = scenario.mode == Mode::Clock && (deleted || (removed && pause.frozen));
-        if removed && !deleted && !by_the_clock {
+        if removed && !deleted {
             return Err("the successor's journal was removed as a leftover".to_owned());
         }
         Ok(match pause.conduct {
@@ -952,7 +920,6 @@ impl Window {
             _ if late.writes + late.truncations > 0 => Some(Self::LateWrite),
             // Its journal is gone by then, and who deletes it once more learns so.
             Conduct::Commits => None,
-            _ if by_the_clock => Some(Self::ByTheClock),
             Conduct::CrashesCommitting if deleted => Some(Self::LateDeletion),
             Conduct::IsCommitting if deleted && scenario.opens => Some(Self::LateDeletion),
             _ => None,
@@ -962,19 +929,14 @@ impl Window {
 
 impl Tally {
     /// A case was in a window; an error if it did other harm than the manual says.
-    fn window(
-        &mut self,
-        mode: Mode,
-        window: Window,
-        checked: Result<(), Wrong>,
-    ) -> Result<(), String> {
+    fn window(&mut self, window: Window, checked: Result<(), Wrong>) -> Result<(), String> {
         let (cases, harms) = self.windows.entry(window).or_default();
         *cases += 1;
         let Err(wrong) = checked else {
             return Ok(());
         };
         *harms.entry(wrong.harm).or_default() += 1;
-        if window.harms(mode).contains(&wrong.harm) {
+        if window.harms().contains(&wrong.harm) {
             return Ok(());
         }
         let Wrong { harm, text } = wrong;
@@ -999,7 +961,7 @@ impl Tally {
             .map(|(window, (cases, harms))| format!("{cases} {window:?} (of them {harms:?})"))
             .collect();
         let line = format!(
-            "every point | {name:<22} | {mode:<10} | {form} of {} cases | {:>3} points | {:>5} crashes | {:>5} pauses, later {} | {:>4} faults | told {:?} | {} broken, {} lost while lingering | in a window: {} | {} failures\n",
+            "every point | {name:<22} | {mode:<10} | {form} of {} cases | {:>3} points | {:>5} crashes | {:>5} pauses, later {} | {:>4} faults | told {:?} | {} broken | in a window: {} | {} failures\n",
             self.cases,
             self.points,
             self.crashes,
@@ -1012,7 +974,6 @@ impl Tally {
             self.faults,
             self.outcomes,
             self.broken,
-            self.lost_while_lingering,
             if windows.is_empty() {
                 "none".to_owned()
             } else {

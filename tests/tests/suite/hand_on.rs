@@ -1,5 +1,5 @@
-//! A lease that goes round in a process, among its threads or from one write to the next: nothing
-//! is lost by it when the process dies or is frozen, and other processes get their turns.
+//! A lease that goes round among the threads of a process: nothing is lost by it when the process
+//! dies, and other processes get their turns.
 
 use std::env;
 use std::io::{self, BufRead};
@@ -7,19 +7,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::result::DatabaseErrorKind::SerializationFailure;
 use diesel::result::Error;
-use diesel_sqlite_efs::{
-    CommitMode, EfsConfig, EfsConnectionManager, LockError, ReleaseMode, finish_releases,
-};
+use diesel_sqlite_efs::{EfsConfig, EfsConnectionManager};
 use integration::dynamodb::env_for;
 use integration::process::{Worker, wait_until};
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule};
 
-use crate::support::{Site, committed, connect, insert};
 use crate::worker::{LONG, Stage, proxy};
 
 const WRITE: &str = "UPDATE t SET n = n + 1";
@@ -35,10 +31,11 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(stage: &Stage, threads: u64, parameters: &str) -> Self {
+    fn start(stage: &Stage, threads: u64) -> Self {
         let proxy = proxy();
         let path = stage.scratch.database().display();
-        let url = format!("{path}?lock_expiration=6&lock_timeout=60{parameters}");
+        let table = stage.table.name();
+        let url = format!("{path}?lock_table={table}&lock_expiration=6&lock_timeout=60");
         let mut command = Command::new(env::current_exe().expect("this program"));
         command
             .args(["--exact", "hand_on::child", "--ignored", "--nocapture"])
@@ -128,24 +125,14 @@ fn child() {
 
 #[test]
 fn a_process_killed_with_a_lease_that_was_handed_on_loses_nothing_that_was_acknowledged() {
-    killed_in_a_later_transaction_of_its_lease("hand-on", 6, "");
-}
-
-#[test]
-fn a_process_killed_with_a_lease_that_had_lingered_loses_nothing_that_was_acknowledged() {
-    killed_in_a_later_transaction_of_its_lease("linger", 1, "&lock_release=background");
-}
-
-fn killed_in_a_later_transaction_of_its_lease(table: &str, threads: u64, parameters: &str) {
+    const THREADS: u64 = 6;
     /// Of one process, while the others want theirs.
     const ENOUGH: u64 = 20;
-    let stage = Stage::new(table);
-    let parameters = format!("&lock_table={table}{parameters}");
+    let stage = Stage::new("hand-on");
     let mut auditor = stage.open("");
     auditor.ok("execute CREATE TABLE t (n INTEGER)");
     auditor.ok("execute INSERT INTO t VALUES (0)");
-    let [first, second, mut victim] =
-        [(); 3].map(|()| Writers::start(&stage, threads, &parameters));
+    let [first, second, mut victim] = [(); 3].map(|()| Writers::start(&stage, THREADS));
     for writers in [&first, &second, &victim] {
         writers.wait_for(ENOUGH);
     }
@@ -186,39 +173,7 @@ fn killed_in_a_later_transaction_of_its_lease(table: &str, threads: u64, paramet
         .expect("a number");
     // What the victim's threads had written and not yet told.
     let untold = n.checked_sub(written).expect("nothing is lost");
-    assert!(untold <= threads, "{untold}");
+    assert!(untold <= THREADS, "{untold}");
     drop(auditor);
     stage.assert_whole();
-}
-
-/// The lease is good by this host's clocks, which have stood still while another took it over.
-#[test]
-fn a_lease_lost_while_it_lingered_costs_a_retry_and_no_write() {
-    for commit in [CommitMode::Confirmed, CommitMode::Clock] {
-        let site = Site::with_table();
-        let background = site.host().config().lock_release(ReleaseMode::Background);
-        let mut conn = connect(&background.lock_commit(commit));
-        conn.set_lock_timeout(Duration::from_millis(20));
-        let mut written = Vec::new();
-        // On a busy machine it may have been released before it could be lost.
-        while conn.lock_stats().losses == 0 {
-            for _ in 0..2 {
-                let next = written.len() as i64;
-                assert_eq!(insert(&mut conn, next), Ok(1));
-                written.push(next);
-            }
-            site.give_lease_to_another();
-            insert(&mut conn, -1).expect_err("the lease is another's");
-            let told = conn.last_lock_error();
-            assert!(told.is_some_and(LockError::is_retryable), "{told:?}");
-            finish_releases();
-            assert_eq!(site.item().expect("the other's").lock_id, "of-another");
-            site.remove_item();
-        }
-        assert_eq!(insert(&mut conn, -2), Ok(1), "it goes on");
-        written.push(-2);
-        drop(conn);
-        assert_eq!(committed(&site), written);
-        site.assert_nothing_left();
-    }
 }

@@ -18,13 +18,6 @@ fn without_file_locks_no_update_is_lost_and_no_read_is_torn() {
     all_is_kept(&stage, "", seconds(4.0));
 }
 
-/// The same without the commit record; see there for `EFS_TEST_SECONDS`.
-#[test]
-fn without_file_locks_and_by_the_clock_no_update_is_lost_and_no_read_is_torn() {
-    let stage = Stage::without_file_locks("processes-clock");
-    all_is_kept(&stage, "lock_commit=clock", seconds(3.0));
-}
-
 /// The same with file locks as well; see there for `EFS_TEST_SECONDS`.
 #[test]
 fn with_file_locks_no_update_is_lost_and_no_read_is_torn() {

@@ -9,14 +9,14 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel::sql_types::BigInt;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use diesel_sqlite_efs::{CommitMode, EfsSqliteConnection};
+use diesel_sqlite_efs::EfsSqliteConnection;
 use integration::dynamodb::{self, LockTable};
 use integration::emulator::Emulator;
 use integration::process::Worker;
 use integration::proxy::{Operation, Proxy};
 use integration::scratch::Scratch;
 
-use crate::support::{Call, Site, connect, execute, numbers};
+use crate::support::{CHANGE, Call, Site, execute, numbers};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -32,11 +32,11 @@ enum Cost {
 }
 
 impl Cost {
-    fn calls(self, mode: CommitMode) -> &'static [Call] {
-        match (self, mode) {
-            (Self::Nothing, _) => &[],
-            (Self::Change, CommitMode::Confirmed) => &[Call::Acquire, Call::Confirm, Call::Release],
-            (Self::Lease, _) | (Self::Change, _) => &[Call::Acquire, Call::Release],
+    fn calls(self) -> &'static [Call] {
+        match self {
+            Self::Nothing => &[],
+            Self::Lease => &[Call::Acquire, Call::Release],
+            Self::Change => &CHANGE,
         }
     }
 }
@@ -322,34 +322,25 @@ fn prepare(conn: &mut EfsSqliteConnection) {
 }
 
 /// Each kind on a connection and a database of its own.
-fn assert_costs(mode: CommitMode) {
+#[test]
+fn a_transaction_costs_what_it_does_and_leaves_nothing() {
+    assert!(KINDS.len() >= 33);
     let wrong: Vec<String> = KINDS
         .iter()
         .filter_map(|kind| {
             let site = Site::new();
             prepare(&mut site.host().connect());
             let host = site.host();
-            let mut conn = connect(&host.config().lock_commit(mode));
+            let mut conn = host.connect();
             assert_eq!(host.store.take_calls(), [], "opening");
             let result = (kind.run)(&mut conn);
             assert_eq!(result, Ok(()), "{}", kind.name);
             let calls = host.store.take_calls();
             site.assert_nothing_left();
-            (calls != kind.cost.calls(mode)).then(|| format!("{}: {calls:?}", kind.name))
+            (calls != kind.cost.calls()).then(|| format!("{}: {calls:?}", kind.name))
         })
         .collect();
     assert_eq!(wrong, [""; 0]);
-}
-
-#[test]
-fn a_transaction_costs_what_it_does_and_leaves_nothing() {
-    assert!(KINDS.len() >= 33);
-    assert_costs(CommitMode::Confirmed);
-}
-
-#[test]
-fn with_commit_by_clock_a_change_costs_one_request_less() {
-    assert_costs(CommitMode::Clock);
 }
 
 #[test]
@@ -387,39 +378,26 @@ const PUT: Operation = Operation::PutItem;
 const DELETE: Operation = Operation::DeleteItem;
 
 impl Cost {
-    fn operations(self, mode: CommitMode) -> Vec<Operation> {
+    fn operations(self) -> Vec<Operation> {
         let operation = |call: &Call| match call {
             Call::Release => DELETE,
             Call::Acquire | Call::TakeOver | Call::Confirm => PUT,
         };
-        self.calls(mode).iter().map(operation).collect()
+        self.calls().iter().map(operation).collect()
     }
-}
-
-#[test]
-fn over_http_a_change_is_two_puts_and_a_delete() {
-    assert_costs_over_http("statement-costs", CommitMode::Confirmed);
-}
-
-#[test]
-fn over_http_a_change_committed_by_clock_is_a_put_and_a_delete() {
-    assert_costs_over_http("statement-costs-clock", CommitMode::Clock);
 }
 
 /// The AWS SDK takes its endpoint from the environment, so the connection is in a process of its
 /// own: [`one_after_the_other_as_told`], which runs what it is told to and answers when it has.
-fn assert_costs_over_http(table: &str, mode: CommitMode) {
+#[test]
+fn over_http_a_change_is_two_puts_and_a_delete() {
     const PATIENCE: Duration = Duration::from_secs(60);
     let emulator = Emulator::shared().endpoint();
-    let table = LockTable::create(emulator, table).expect("a table");
+    let table = LockTable::create(emulator, "statement-costs").expect("a table");
     let proxy = Proxy::start(emulator).expect("a proxy");
     let scratch = Scratch::new().expect("a directory");
-    let commit = match mode {
-        CommitMode::Clock => "clock",
-        _ => "confirmed",
-    };
     let url = format!(
-        "{}?lock_table={}&lock_commit={commit}",
+        "{}?lock_table={}",
         scratch.database().display(),
         table.name()
     );
@@ -447,7 +425,7 @@ fn assert_costs_over_http(table: &str, mode: CommitMode) {
         let requests: Vec<_> = (proxy.requests().into_iter())
             .map(|request| request.operation)
             .collect();
-        assert_eq!(requests, find(name).cost.operations(mode), "{name}");
+        assert_eq!(requests, find(name).cost.operations(), "{name}");
         assert_eq!(table.item(&key).expect("an answer"), None, "{name}");
         assert!(!scratch.journal().exists(), "{name}");
     }

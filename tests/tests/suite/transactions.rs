@@ -1,8 +1,7 @@
 //! Transactions end as they should: when they are nested, aborted, interrupted, or lose the lease.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel::connection::{
@@ -13,8 +12,7 @@ use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
 use diesel_sqlite_efs::{
-    CommitMode, ConnectError, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError,
-    ReleaseMode, StoreError, finish_releases,
+    ConnectError, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError, StoreError,
 };
 
 use crate::support::{
@@ -30,30 +28,6 @@ const BRIEF: Duration = Duration::from_millis(50);
 /// What a test makes a transaction fail with.
 fn roll_back<T>() -> QueryResult<T> {
     Err(Error::RollbackTransaction)
-}
-
-#[test]
-fn the_end_of_a_handler_waits_for_releases_in_the_background() {
-    let site = Site::with_table();
-    let host = site.host();
-    let mut conn = connect(&host.config().lock_release(ReleaseMode::Background));
-    let (go_on, may_go_on) = mpsc::channel();
-    (host.store).before(Call::Release, move || {
-        may_go_on.recv().expect("the test goes on")
-    });
-    assert_eq!(insert(&mut conn, 1), Ok(1));
-    assert!(site.item().is_some(), "the commit has not waited for it");
-    let is_released = thread::scope(|scope| {
-        let handler = scope.spawn(|| {
-            finish_releases();
-            site.item().is_none()
-        });
-        go_on.send(()).expect("the release waits for that");
-        handler.join().expect("no panic")
-    });
-    assert!(is_released, "it has returned too early");
-    host.store.assert_fault_was_reached();
-    site.assert_nothing_left();
 }
 
 #[test]
@@ -534,7 +508,7 @@ fn a_returned_row_is_committed_or_an_error() {
 }
 
 #[test]
-fn a_returned_row_is_committed_or_an_error_with_commit_by_clock_too() {
+fn a_returned_row_is_committed_or_an_error_by_this_hosts_clocks_too() {
     diesel::define_sql_function! { fn freeze() -> diesel::sql_types::Integer; }
     let forms: [fn(&mut EfsSqliteConnection, &str) -> QueryResult<()>; 3] = [
         |conn, insert| sql::<BigInt>(insert).get_result::<i64>(conn).map(drop),
@@ -544,8 +518,7 @@ fn a_returned_row_is_committed_or_an_error_with_commit_by_clock_too() {
     for run in forms {
         let site = Site::with_table();
         let clock = manual_clock();
-        let config = site.host().config().clock(clock.clone());
-        let mut conn = connect(&config.lock_commit(CommitMode::Clock));
+        let mut conn = connect(&site.host().config().clock(clock.clone()));
         // The rows are written when RETURNING is evaluated, and not committed yet.
         freeze_utils::register_impl(conn.sqlite(), move || {
             clock.advance(LEASE);

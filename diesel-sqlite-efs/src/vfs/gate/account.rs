@@ -30,7 +30,7 @@ impl Gate {
         let mut state = self.state();
         state.block = None;
         state.until = None;
-        state.unpark(self);
+        state.unpark();
     }
 
     /// What the lock had to do with the failure of the statement, if anything.

@@ -106,6 +106,6 @@ impl Gate {
         let mut state = self.state();
         // Zero already if the file was closed meanwhile, through `sqlite()`.
         state.pins = state.pins.saturating_sub(1);
-        state.unpark(self);
+        state.unpark();
     }
 }

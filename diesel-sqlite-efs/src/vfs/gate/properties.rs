@@ -110,7 +110,7 @@ proptest! {
     #[test]
     fn no_order_of_events_lets_a_write_pass_or_the_lock_stay(events in events()) {
         let world = World::new();
-        let gate = world.gate_with(CommitMode::Confirmed, Duration::from_millis(2));
+        let gate = world.gate_with(Duration::from_millis(2));
         let mut pins = 0;
         for event in events {
             let before = world.item();
@@ -153,7 +153,7 @@ proptest! {
     #[test]
     fn waiting_ends(block in 0..3u32, timeout in 0..20u64) {
         let world = World::new();
-        let gate = world.gate_with(CommitMode::Confirmed, Duration::from_millis(timeout));
+        let gate = world.gate_with(Duration::from_millis(timeout));
         let holder = world.gate();
         holder.claim(FIRST_WRITE).unwrap();
         match block {

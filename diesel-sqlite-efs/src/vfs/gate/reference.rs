@@ -142,7 +142,6 @@ struct Reference {
     held: Option<Held>,
     blocked: Blocked,
     pins: u32,
-    confirms: bool,
     /// The journal of this transaction, and whether it is ours.
     journal: Option<JournalId>,
     created: bool,
@@ -158,7 +157,7 @@ enum Answer {
 }
 
 impl Reference {
-    fn new(now: u64, confirms: bool) -> Self {
+    fn new(now: u64) -> Self {
         Self {
             now,
             item: None,
@@ -167,7 +166,6 @@ impl Reference {
             held: None,
             blocked: Blocked::No,
             pins: 0,
-            confirms,
             journal: None,
             created: false,
         }
@@ -362,7 +360,7 @@ impl Reference {
                     return Answer::Done;
                 };
                 let is_finished = self.held.is_some_and(|held| held.record == Some(id));
-                if !is_finished && self.confirms && !self.confirm(None) {
+                if !is_finished && !self.confirm(None) {
                     return Answer::Refused;
                 }
                 self.settle();
@@ -374,7 +372,7 @@ impl Reference {
                 }
                 if self.file != File::Absent {
                     // It is there, and empty or cold unless somebody else has the lease.
-                    if self.confirms && !self.confirm(None) {
+                    if !self.confirm(None) {
                         return Answer::Refused;
                     }
                     if matches!(self.file, File::Hot(_)) {
@@ -396,7 +394,7 @@ impl Reference {
                 false => Answer::Refused,
             },
             Event::EndJournal => {
-                let may_end = self.is_good() && (!self.confirms || self.confirm(self.journal));
+                let may_end = self.is_good() && self.confirm(self.journal);
                 if !may_end {
                     return Answer::End(EndOfJournal::Refuse);
                 }
@@ -656,16 +654,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_gate_answers_as_its_reference_whatever_happens(
-        events in events(),
-        confirms in prop::bool::weighted(0.8),
-    ) {
+    fn the_gate_answers_as_its_reference_whatever_happens(events in events()) {
         let mut world = World::new();
         // Shorter than any step of the clock: nothing is renewed behind the reference's back.
         world.max_hold = Duration::from_millis(500);
-        let commit = if confirms { CommitMode::Confirmed } else { CommitMode::Clock };
-        let gate = world.gate_with(commit, Duration::from_secs(60));
-        let mut reference = Reference::new(world.clock.now().wall.as_secs(), confirms);
+        let gate = world.gate_with(Duration::from_secs(60));
+        let mut reference = Reference::new(world.clock.now().wall.as_secs());
         let real = Real { world, gate };
         for event in events {
             if !reference.is_possible(event) {

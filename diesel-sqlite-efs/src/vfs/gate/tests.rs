@@ -57,9 +57,8 @@ impl World {
         }
     }
 
-    pub(super) fn gate_with(&self, commit: CommitMode, timeout: Duration) -> Gate {
+    pub(super) fn gate_with(&self, timeout: Duration) -> Gate {
         let settings = GateSettings {
-            commit,
             timeout,
             ..self.settings()
         };
@@ -68,8 +67,6 @@ impl World {
 
     fn settings(&self) -> GateSettings {
         GateSettings {
-            commit: CommitMode::Confirmed,
-            release: ReleaseMode::Wait,
             timeout: Duration::from_millis(20),
             max_attempts: None,
             is_local: false,
@@ -97,7 +94,7 @@ impl World {
     }
 
     pub(super) fn gate(&self) -> Gate {
-        self.gate_with(CommitMode::Confirmed, Duration::from_millis(20))
+        self.gate_of(KEY, self.settings())
     }
 
     pub(super) fn item(&self) -> Option<SeenItem> {
@@ -184,17 +181,6 @@ fn a_lease_that_proves_lost_at_its_release_makes_the_cache_suspect() {
     begin_writing(&gate);
     gate.unlocked();
     assert!(!gate.take_cache_is_suspect());
-}
-
-#[test]
-fn commit_by_clock_saves_the_confirmation() {
-    let world = World::new();
-    let gate = world.gate_with(CommitMode::Clock, Duration::ZERO);
-    begin_writing(&gate);
-    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
-    gate.journal_removed();
-    gate.unlocked();
-    assert_eq!((world.item(), gate.client().stats().requests), (None, 2));
 }
 
 #[test]
@@ -619,10 +605,7 @@ fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
 fn each_pin_waits_its_full_time() {
     let world = World::new();
     let timeout = Duration::from_millis(40);
-    let (holder, other) = (
-        world.gate(),
-        world.gate_with(CommitMode::Confirmed, timeout),
-    );
+    let (holder, other) = (world.gate(), world.gate_with(timeout));
     begin_writing(&holder);
     for _ in 0..2 {
         match other.pin(None) {
@@ -770,33 +753,27 @@ fn a_local_lock_writes_no_key_file_and_passes_by_none() {
 fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
     const ANSWER: Duration = Duration::from_millis(20);
     let world = World::new();
-    for (commit, requests) in [(CommitMode::Confirmed, 3), (CommitMode::Clock, 2)] {
-        let table = Arc::new(InMemoryLockStore::with_clock(world.clock.clone()));
-        let store = HookedStore::new(table, |put: Put<'_>| {
-            thread::sleep(ANSWER);
-            put.pass_on()
-        });
-        let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
-        let settings = GateSettings {
-            commit,
-            ..world.settings()
-        };
-        let gate = Gate::new(client, KEY, settings);
-        let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
+    let table = Arc::new(InMemoryLockStore::with_clock(world.clock.clone()));
+    let store = HookedStore::new(table, |put: Put<'_>| {
+        thread::sleep(ANSWER);
+        put.pass_on()
+    });
+    let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
+    let gate = Gate::new(client, KEY, world.settings());
+    let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
 
-        // Nothing is known of the store yet.
-        gate.set_deadline(in_time(500));
-        gate.claim(FIRST_WRITE).unwrap();
-        gate.unlocked();
-        let asked = gate.client().stats().requests;
-        gate.set_deadline(in_time(requests));
-        assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
-        assert_error!(gate, DeadlinePassed);
-        assert_eq!(gate.client().stats().requests, asked);
-        gate.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
-        gate.claim(FIRST_WRITE).unwrap();
-        gate.unlocked();
-    }
+    // Nothing is known of the store yet.
+    gate.set_deadline(in_time(500));
+    gate.claim(FIRST_WRITE).unwrap();
+    gate.unlocked();
+    let asked = gate.client().stats().requests;
+    gate.set_deadline(in_time(3));
+    assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
+    assert_error!(gate, DeadlinePassed);
+    assert_eq!(gate.client().stats().requests, asked);
+    gate.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
+    gate.claim(FIRST_WRITE).unwrap();
+    gate.unlocked();
 }
 
 #[test]
@@ -817,7 +794,7 @@ fn a_held_lease_does_not_begin_a_transaction_beyond_the_deadline() {
 #[test]
 fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
     let world = World::new();
-    let gate = world.gate_with(CommitMode::Confirmed, Duration::from_millis(100));
+    let gate = world.gate_with(Duration::from_millis(100));
     gate.pin(None).unwrap();
     assert_eq!(gate.take_waited(), None, "nobody else is known of");
     gate.unpin();

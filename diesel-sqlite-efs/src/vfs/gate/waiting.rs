@@ -100,7 +100,7 @@ impl Gate {
             waited,
         });
         state.until = None;
-        state.unpark(self);
+        state.unpark();
         false
     }
 }

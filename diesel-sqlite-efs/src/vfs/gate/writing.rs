@@ -1,7 +1,6 @@
 //! While the transaction writes: its fence, its journal, and the commit point.
 
 use super::{EndOfJournal, Gate, Refused};
-use crate::config::CommitMode;
 use crate::error::LockError;
 use crate::lease::{Confirmed, Unconfirmed};
 use crate::store::JournalId;
@@ -33,11 +32,8 @@ impl Gate {
         if !self.look().ended {
             return Some(self.fence());
         }
-        let confirmed = match self.commit {
-            CommitMode::Confirmed => self.ask_store(None).map(drop),
-            CommitMode::Clock => Ok(()),
-        };
-        confirmed.and_then(|()| self.fence()).ok().map(Ok)
+        let confirmed = self.ask_store(None).and_then(|_| self.fence());
+        confirmed.ok().map(Ok)
     }
 
     /// The first header of this transaction's journal was written.
@@ -61,11 +57,9 @@ impl Gate {
             Refused
         };
         let found = journal.find().map_err(unreadable)?;
-        if self.commit == CommitMode::Confirmed {
-            self.ask_store(None)?;
-            // The answer may have come after the lease's end.
-            self.fence()?;
-        }
+        self.ask_store(None)?;
+        // The answer may have come after the lease's end.
+        self.fence()?;
         let removed = match found.standing() {
             Standing::Absent | Standing::Cold => journal.remove_found(&found).map_err(|error| {
                 let reason = format!("a leftover rollback journal cannot be removed: {error}");
@@ -123,9 +117,6 @@ impl Gate {
         if self.fence().is_err() {
             return EndOfJournal::Refuse;
         }
-        if self.commit == CommitMode::Clock {
-            return EndOfJournal::Remove;
-        }
         let journal_id = self.state().journal_id;
         match self.ask_store(journal_id) {
             Ok(Confirmed::InTime) => EndOfJournal::Remove,
@@ -172,22 +163,11 @@ impl Gate {
         }
     }
 
-    /// Whether a journal that was not there when it was to be deleted counts as deleted: once its
-    /// end is recorded, a successor may have removed it.
-    pub(crate) fn absence_is_success(&self) -> bool {
-        self.commit == CommitMode::Confirmed
-    }
-
     /// The journal could not be deleted.
     pub(crate) fn journal_not_removed(&self, problem: &str) {
-        let reason = match self.commit {
-            CommitMode::Confirmed => format!(
-                "the end of the transaction is recorded, but its rollback journal could not be deleted ({problem}); the next writer will delete it and keep the transaction"
-            ),
-            CommitMode::Clock => {
-                format!("the rollback journal could not be deleted ({problem})")
-            }
-        };
+        let reason = format!(
+            "the end of the transaction is recorded, but its rollback journal could not be deleted ({problem}); the next writer will delete it and keep the transaction"
+        );
         let mut state = self.state();
         state.cache_is_suspect = true;
         state.is_broken = true;

@@ -65,8 +65,7 @@ fn a_transaction_makes_no_file_operations_but_plain_sqlites_and_those_the_guaran
     // With the lock in DynamoDB, then by SQLite's file locks alone.
     let with_table = format!("lock_table={}", stage.table.name());
     let mut modes = vec![
-        (format!("{with_table}&lock_commit=confirmed"), "off"),
-        (format!("{with_table}&lock_commit=clock"), "off"),
+        (with_table.clone(), "off"),
         (with_table.clone(), "counter"),
         (with_table, "reopen"),
     ];

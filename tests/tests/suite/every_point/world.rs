@@ -11,9 +11,8 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_sqlite_efs::{
-    Clock, CommitMode, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection,
-    InMemoryLockStore, Moment, PutAnswer, PutCondition, ReadCheck, ReleaseMode, SeenItem,
-    StoreError,
+    Clock, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment,
+    PutAnswer, PutCondition, ReadCheck, SeenItem, StoreError,
 };
 use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
 use integration::scratch::Scratch;
@@ -49,14 +48,10 @@ pub(super) enum Mode {
     Plain,
     /// `assume_network_file_system(true)`, on all hosts.
     Network,
-    /// `lock_commit=clock`, on all hosts.
-    Clock,
-    /// `lock_release=background`, on the host under test.
-    Background,
 }
 
 impl Mode {
-    pub(super) const ALL: [Self; 4] = [Self::Plain, Self::Network, Self::Clock, Self::Background];
+    pub(super) const ALL: [Self; 2] = [Self::Plain, Self::Network];
 }
 
 /// One database and its lock table.
@@ -150,9 +145,7 @@ impl World {
             .base_vfs(vfs);
         let config = match self.mode {
             Mode::Network => config.assume_network_file_system(true),
-            Mode::Clock => config.lock_commit(CommitMode::Clock),
-            Mode::Background if vfs == HOLDER => config.lock_release(ReleaseMode::Background),
-            Mode::Plain | Mode::Background => config,
+            Mode::Plain => config,
         };
         Host { config, recorder }
     }
