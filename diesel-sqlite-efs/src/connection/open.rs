@@ -17,8 +17,8 @@ use crate::config::{CommitMode, EfsConfig, ReadCheck, Settings, StoreChoice, Syn
 use crate::error::{ConfigError, ConnectError, LockError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
+use crate::vfs::fs_kind::{FileSystem, network_file_system};
 use crate::vfs::gate::{Gate, GateSettings};
-use crate::vfs::netfs::{FileSystem, network_file_system};
 use crate::vfs::{Admission, open_admitted, shim_over};
 
 /// Opens connections by the same settings, with one lock client.

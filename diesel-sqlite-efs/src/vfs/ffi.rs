@@ -23,12 +23,12 @@ use libsqlite3_sys as ffi;
 use rustix::io::Errno;
 
 use super::Admission;
+use super::cache_bypass::{CacheBypass, DirectFile};
+use super::file_version::{FileState, FileVersion, Snapshot};
 use super::gate::{Busy, EndOfJournal, Gate, Purpose, Refused};
-use super::journal::{Journal, Standing, journal_id};
-use super::key_file::KeyFile;
-use super::netfs::{FreshReads, Uncached};
+use super::lock_identity::KeyFile;
 use super::pragma::{self, Verdict};
-use super::snapshot::{FileState, FileVersion, Snapshot};
+use super::rollback_journal::{Journal, JournalStatus, journal_id};
 use crate::config::ReadCheck;
 
 const OK: c_int = ffi::SQLITE_OK;
@@ -448,7 +448,7 @@ struct MainFile {
     database: Option<NonNull<ffi::sqlite3>>,
     journal_name: *const c_char,
     /// Where this host's caches may be old.
-    fresh_reads: Option<FreshReads>,
+    cache_bypass: Option<CacheBypass>,
 }
 
 /// What was settled when the connection was opened.
@@ -552,10 +552,10 @@ unsafe fn open_main(
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let journal_path = Path::new(OsStr::from_bytes(journal_path.to_bytes()));
     let file_system = admission.file_system;
-    let fresh_reads = (file_system.is_network())
-        .then(|| FreshReads::new(path, file_system))
+    let cache_bypass = (file_system.is_network())
+        .then(|| CacheBypass::new(path, file_system))
         .transpose();
-    let Ok(fresh_reads) = fresh_reads else {
+    let Ok(cache_bypass) = cache_bypass else {
         base_file.close();
         return ffi::SQLITE_CANTOPEN;
     };
@@ -572,7 +572,7 @@ unsafe fn open_main(
         level: ffi::SQLITE_LOCK_NONE,
         database: None,
         journal_name,
-        fresh_reads,
+        cache_bypass,
     };
     if !out_flags.is_null() {
         // SAFETY: not null, so it is `xOpen`'s out-parameter.
@@ -737,7 +737,7 @@ unsafe extern "C" fn main_close(file: *mut ffi::sqlite3_file) -> c_int {
         };
         journals().remove(&main.journal_name.addr());
         let result = shim.base.close();
-        drop(main.fresh_reads);
+        drop(main.cache_bypass);
         main.gate.closed();
         result
     })
@@ -871,9 +871,9 @@ unsafe extern "C" fn main_unlock(file: *mut ffi::sqlite3_file, level: c_int) -> 
         }
         main.level = main.level.min(level);
         if level == ffi::SQLITE_LOCK_NONE
-            && let Some(fresh_reads) = &mut main.fresh_reads
+            && let Some(cache_bypass) = &mut main.cache_bypass
         {
-            fresh_reads.unlocked();
+            cache_bypass.unlocked();
         }
         main.gate.unlocked();
         result
@@ -887,7 +887,7 @@ impl MainFile {
             return ffi::SQLITE_IOERR_LOCK;
         }
         if self.gate.take_cache_is_suspect() {
-            self.snapshot.distrust_cache();
+            self.snapshot.invalidate_page_cache();
             if let Err(error) = self.drop_cached_pages().and_then(|()| self.refresh_size()) {
                 return error;
             }
@@ -896,16 +896,16 @@ impl MainFile {
             let result = base.lock(ffi::SQLITE_LOCK_SHARED);
             (result == OK, result)
         };
-        let result = match &mut self.fresh_reads {
-            Some(fresh_reads) => fresh_reads.locking(lock),
+        let result = match &mut self.cache_bypass {
+            Some(cache_bypass) => cache_bypass.locking(lock),
             None => lock().1,
         };
         if result == OK {
             self.snapshot.begin();
             if let Err(error) = self.begin_past_caches() {
                 base.unlock(ffi::SQLITE_LOCK_NONE);
-                if let Some(fresh_reads) = &mut self.fresh_reads {
-                    fresh_reads.unlocked();
+                if let Some(cache_bypass) = &mut self.cache_bypass {
+                    cache_bypass.unlocked();
                 }
                 return error;
             }
@@ -1005,10 +1005,10 @@ impl MainFile {
         if self.level != ffi::SQLITE_LOCK_SHARED || !self.snapshot.is_known() {
             return Ok(());
         }
-        let standing = match self.gate.journal() {
-            None => Ok(Standing::Absent),
-            Some(journal) if past_caches => journal.standing(),
-            Some(journal) => journal.standing_as_cached(),
+        let status = match self.gate.journal() {
+            None => Ok(JournalStatus::Absent),
+            Some(journal) if past_caches => journal.status(),
+            Some(journal) => journal.cached_status(),
         };
         let current = match read {
             // Read once more it would tell nothing about what was read with it.
@@ -1016,7 +1016,7 @@ impl MainFile {
             None if past_caches => self.version_past_caches()?,
             None => base.version()?,
         };
-        let whole = standing.is_ok_and(|standing| self.snapshot.still_stands(current, standing));
+        let whole = status.is_ok_and(|status| self.snapshot.still_stands(current, status));
         if !whole {
             self.gate.torn_read();
             return Err(ffi::SQLITE_BUSY_SNAPSHOT);
@@ -1038,7 +1038,7 @@ impl MainFile {
         }
         let version = self.version_past_caches()?;
         self.snapshot.begin_at(version);
-        match self.uncached().and_then(Uncached::refresh_size) {
+        match self.direct_file().and_then(DirectFile::refresh_size) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.not_read_afresh(&error)),
         }
@@ -1062,7 +1062,7 @@ impl MainFile {
 
     /// The file's version as it stands now, on whatever host it was written.
     fn current_version(&mut self, base: BaseFile) -> Result<FileVersion, c_int> {
-        if self.fresh_reads.is_some() {
+        if self.cache_bypass.is_some() {
             self.version_past_caches()
         } else {
             base.version()
@@ -1081,16 +1081,16 @@ impl MainFile {
     /// As `xRead`, into zeroed memory.
     fn read_past_caches(&mut self, data: &mut [u8], offset: i64) -> c_int {
         let offset = u64::try_from(offset).unwrap_or_default();
-        match (self.uncached()).and_then(|file| file.read_at(data, offset)) {
+        match (self.direct_file()).and_then(|file| file.read_at(data, offset)) {
             Ok(count) if count == data.len() => OK,
             Ok(_) => ffi::SQLITE_IOERR_SHORT_READ,
             Err(error) => self.not_read_afresh(&error),
         }
     }
 
-    fn uncached(&mut self) -> io::Result<&Uncached> {
-        match &mut self.fresh_reads {
-            Some(fresh_reads) => fresh_reads.uncached(),
+    fn direct_file(&mut self) -> io::Result<&DirectFile> {
+        match &mut self.cache_bypass {
+            Some(cache_bypass) => cache_bypass.direct_file(),
             None => Err(ErrorKind::Unsupported.into()),
         }
     }
@@ -1102,10 +1102,10 @@ impl MainFile {
 
     /// Where this host's caches may be old: makes the next reads of the file ask the server.
     fn drop_cached_pages(&mut self) -> Result<(), c_int> {
-        match &mut self.fresh_reads {
+        match &mut self.cache_bypass {
             None => Ok(()),
-            Some(fresh_reads) => {
-                (fresh_reads.drop_cached_pages()).map_err(|error| self.not_read_afresh(&error))
+            Some(cache_bypass) => {
+                (cache_bypass.drop_cached_pages()).map_err(|error| self.not_read_afresh(&error))
             }
         }
     }
@@ -1113,10 +1113,10 @@ impl MainFile {
     /// Where this host's caches may be old: makes the file's size, up to which pages are read, the
     /// server's.
     fn refresh_size(&mut self) -> Result<(), c_int> {
-        match &mut self.fresh_reads {
+        match &mut self.cache_bypass {
             None => Ok(()),
-            Some(fresh_reads) => {
-                (fresh_reads.refresh_size()).map_err(|error| self.not_read_afresh(&error))
+            Some(cache_bypass) => {
+                (cache_bypass.refresh_size()).map_err(|error| self.not_read_afresh(&error))
             }
         }
     }
@@ -1318,10 +1318,10 @@ unsafe extern "C" fn vfs_access(
             && let Some(gate) = gate_of_journal(name)
             && let Some(journal) = gate.journal().filter(|journal| journal.is_on_network())
         {
-            return match journal.standing() {
-                Ok(standing) => {
+            return match journal.status() {
+                Ok(status) => {
                     // SAFETY: `xAccess`'s out-parameter.
-                    unsafe { *result = c_int::from(standing != Standing::Absent) };
+                    unsafe { *result = c_int::from(status != JournalStatus::Absent) };
                     OK
                 }
                 Err(error) => {

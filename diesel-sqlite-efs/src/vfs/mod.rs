@@ -1,23 +1,24 @@
 //! Where SQLite asks for its locks: a VFS over SQLite's own that puts the write lease there.
 
+mod cache_bypass;
 mod ffi;
+mod file_version;
 mod files;
+pub(crate) mod fs_kind;
 pub(crate) mod gate;
 #[cfg(feature = "cli")]
 pub(crate) mod inspect;
-mod journal;
-mod key_file;
-pub(crate) mod netfs;
+mod lock_identity;
 mod pragma;
-mod snapshot;
+mod rollback_journal;
 
 use std::sync::Arc;
 
 use diesel::result::ConnectionResult;
 use diesel::sqlite::SqliteConnection;
 
+use self::fs_kind::FileSystem;
 use self::gate::Gate;
-use self::netfs::FileSystem;
 use crate::config::ReadCheck;
 
 /// What is settled about a main file before it is opened.
