@@ -76,7 +76,7 @@ fn open_file(
         file_system: file_system(network.as_deref(), read_check),
     };
     let uri = settings.sqlite_uri(shim);
-    let opened = open_admitted(admission, || SqliteConnection::establish(&uri));
+    let opened = open_admitted(admission, &uri);
     let mut connection = match opened {
         Ok(Some(connection)) => connection,
         Ok(None) => {

@@ -1,6 +1,8 @@
 //! Which state of the database a transaction has read: the file's version, bytes 24..40 of page 1.
 
+use super::io_methods::ReadExtent;
 use super::rollback_journal::JournalStatus;
+use super::sqlite_error::SqliteError;
 
 /// The change counter and the header fields after it, which SQLite itself compares to find out
 /// whether its page cache is current (<https://sqlite.org/fileformat2.html#file_change_counter>).
@@ -18,8 +20,19 @@ pub(crate) enum FileState {
 
 impl FileVersion {
     /// Where it stands in the file.
-    pub(super) const OFFSET: usize = 24;
+    const OFFSET: usize = 24;
     const END: usize = Self::OFFSET + 16;
+
+    /// Reads it with `read`; zero if the file is too short to have one.
+    pub(super) fn read(
+        read: impl FnOnce(&mut [u8], i64) -> Result<ReadExtent, SqliteError>,
+    ) -> Result<Self, SqliteError> {
+        let mut version = Self::default();
+        Ok(match read(&mut version.0, Self::OFFSET as i64)? {
+            ReadExtent::Full => version,
+            ReadExtent::Short => Self::default(),
+        })
+    }
 
     /// Reads it out of what was read from the file at `offset`, if it lies therein.
     pub(super) fn within(data: &[u8], offset: i64) -> Option<Self> {
