@@ -55,7 +55,8 @@ impl BaseVfs {
     ///
     /// # Safety
     /// `name` is one that SQLite has passed to the shim's `xOpen`, with the same type of file in
-    /// `flags`.
+    /// `flags`, and the file is dropped by the end of `xClose`: "SQLite further guarantees that the
+    /// string will be valid and unchanged until xClose() is called."
     pub(super) unsafe fn open(
         self,
         name: *const c_char,

@@ -87,7 +87,7 @@ unsafe fn open_main(
     name: *const c_char,
     flags: c_int,
 ) -> Result<(MainFile, c_int), SqliteError> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; the main file owns it, and is dropped when it is closed.
     let (file, opened_flags) = unsafe { base.open(name, flags) }?;
     // SAFETY: `name` was passed to `xOpen` for a main file, so it has a journal's name beside it.
     let journal_name = unsafe { ffi::sqlite3_filename_journal(name) };
@@ -113,7 +113,7 @@ unsafe fn create_journal(
     // uses it for nothing else; nor does the base VFS, which knows its own file alone.
     let main = unsafe { ShimFile::<MainFile>::file(main) };
     TransactionJournal::create(main, || {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; the journal owns it, and is dropped when it is closed.
         let (file, opened_flags) = unsafe { base.open(name, flags | ffi::SQLITE_OPEN_EXCLUSIVE) }?;
         Ok(if opened_flags & ffi::SQLITE_OPEN_READONLY == 0 {
             Created::New(file)
