@@ -47,11 +47,14 @@
 //! 1. `connection.rs`: Diesel calls `execute_returning_count`, which hands the statement to Diesel's
 //!    own connection and translates what the lock made of it.
 //! 2. `transaction.rs`: begin, commit and rollback, and what SQLite ended by itself.
-//! 3. `vfs/ffi.rs`: SQLite asks its VFS for a lock level, a write, a deletion.
-//! 4. `vfs/gate.rs`, `vfs/gate/`: may it? The decisions, without pointers.
-//! 5. `client.rs`: a lease for the gate, kept renewed.
-//! 6. `lease/`: acquire, hold, confirm, release.
-//! 7. `store/`: each as one conditional `PutItem` or `DeleteItem`.
+//! 3. `vfs/ffi/`: SQLite asks its VFS for a lock level, a write, a deletion.
+//! 4. `vfs/main_file.rs`, `vfs/journal_file.rs`: what each of them does to the file, without pointers.
+//! 5. `vfs/gate.rs`, `vfs/gate/`: may it? The decisions.
+//! 6. `client.rs`: a lease for the gate, kept renewed.
+//! 7. `lease/`: acquire, hold, confirm, release.
+//! 8. `store/`: each as one conditional `PutItem` or `DeleteItem`.
+
+#![deny(unsafe_code)]
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -9,8 +9,8 @@ use super::output::Output;
 use super::target::Target;
 use crate::store::dynamodb::admin::{Deletion, Standing};
 use crate::store::{JournalId, SeenItem};
-use crate::vfs::inspect::{self, JournalState};
-use crate::vfs::netfs::network_file_system;
+use crate::vfs::fs_kind::network_file_system;
+use crate::vfs::inspect::{self, JournalStatus};
 
 pub(super) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
     let target = Target::new(args.database.url()?)?;
@@ -70,7 +70,7 @@ fn refuse_if_needed(target: &Target, committed: JournalId) -> Result<(), Failure
     };
     let network = network_file_system(&file).is_ok_and(|network| network.is_some());
     match inspect::journal(&file, network) {
-        Ok(JournalState::Hot(journal)) if journal == committed => refuse(format!(
+        Ok(JournalStatus::Hot(journal)) if journal == committed => refuse(format!(
             "the item records the transaction of the journal beside {} as committed, and without \
              the record it would be rolled back",
             file.display()

@@ -17,8 +17,8 @@ use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
+use crate::vfs::fs_kind::{FileSystem, network_file_system};
 use crate::vfs::gate::{Gate, GateSettings};
-use crate::vfs::netfs::{FileSystem, network_file_system};
 use crate::vfs::{Admission, open_admitted, shim_over};
 
 /// Opens connections by the same settings, with one lock client.
@@ -74,7 +74,7 @@ fn open_file(
         file_system: file_system(network.as_deref(), read_check),
     };
     let uri = settings.sqlite_uri(shim);
-    let opened = open_admitted(admission, || SqliteConnection::establish(&uri));
+    let opened = open_admitted(admission, &uri);
     let mut connection = match opened {
         Ok(Some(connection)) => connection,
         Ok(None) => {

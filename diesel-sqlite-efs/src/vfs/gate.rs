@@ -27,10 +27,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use self::remembers::Remembers;
-use super::journal::{Journal, Standing};
-use super::key_file::{Found, KeyFile, OwnLock};
+use super::file_version::{FileState, FileVersion};
+use super::lock_identity::{KeyFile, LockIdMatch, OwnLock};
 use super::pragma;
-use super::snapshot::{FileState, FileVersion};
+use super::rollback_journal::{Journal, JournalStatus};
 use crate::client::DynamoDbLockClient;
 use crate::error::{ConfigError, LockError, LockName};
 use crate::lease::acquisition::{Acquisition, Attempt, Patience};
@@ -370,8 +370,8 @@ impl Gate {
     /// in hand: a machine whose clocks stood still since the grant would otherwise undo, by what it
     /// knows of an older item, what its successor has committed.
     pub(crate) fn before_recovery(&self) -> Result<(), Refused> {
-        let unfinished = match self.journal().map(Journal::standing) {
-            Some(Ok(Standing::Hot(id))) => {
+        let unfinished = match self.journal().map(Journal::status) {
+            Some(Ok(JournalStatus::Hot(id))) => {
                 let state = self.state();
                 let recorded = state.hold.as_ref().and_then(|hold| hold.lease.recorded());
                 recorded != Some(id)
@@ -407,14 +407,14 @@ impl Gate {
             return Ok(false);
         };
         let found = journal.find().map_err(unreadable)?;
-        let standing = found.standing();
-        let is_finished = matches!(standing, Standing::Hot(id) if recorded == Some(id));
-        if matches!(standing, Standing::Hot(_)) && !is_finished && database_is_empty {
+        let standing = found.status();
+        let is_finished = matches!(standing, JournalStatus::Hot(id) if recorded == Some(id));
+        if matches!(standing, JournalStatus::Hot(_)) && !is_finished && database_is_empty {
             self.confirm_emptiness()?;
         }
         let mut state = self.state();
         let hot = match standing {
-            Standing::Hot(_) if is_finished || database_is_empty => {
+            JournalStatus::Hot(_) if is_finished || database_is_empty => {
                 if let Some(loss) = state.hold.as_ref().and_then(|hold| hold.lease.loss()) {
                     state.lost(loss.clone());
                     return Err(loss);
@@ -432,11 +432,11 @@ impl Gate {
                 }
                 false
             }
-            Standing::Hot(id) => {
+            JournalStatus::Hot(id) => {
                 state.journal_id = Some(id);
                 true
             }
-            Standing::Absent | Standing::Cold => false,
+            JournalStatus::Absent | JournalStatus::Cold => false,
         };
         if let Some(hold) = &state.hold
             && !hot

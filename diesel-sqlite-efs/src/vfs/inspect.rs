@@ -7,23 +7,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::journal::{Journal, Standing};
-use super::key_file::{Found, KeyFile, OwnLock};
-use super::netfs::FileSystem;
+use super::fs_kind::FileSystem;
+use super::lock_identity::{KeyFile, LockIdMatch, OwnLock};
+use super::rollback_journal::Journal;
+pub(crate) use super::rollback_journal::JournalStatus;
 use crate::error::{ConfigError, LockName};
-use crate::store::JournalId;
-
-/// What stands at the journal's path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum JournalState {
-    Absent,
-    /// Its header was never completed: nothing has been written to the database yet.
-    Cold,
-    Hot(JournalId),
-}
 
 /// Looks for the rollback journal of the database at this path, links resolved.
-pub(crate) fn journal(database: &Path, network: bool) -> io::Result<JournalState> {
+pub(crate) fn journal(database: &Path, network: bool) -> io::Result<JournalStatus> {
     let mut path = database.as_os_str().to_owned();
     path.push("-journal");
     let file_system = if network {
@@ -31,11 +22,7 @@ pub(crate) fn journal(database: &Path, network: bool) -> io::Result<JournalState
     } else {
         FileSystem::Local
     };
-    Ok(match Journal::new(path.into(), file_system).standing()? {
-        Standing::Absent => JournalState::Absent,
-        Standing::Cold => JournalState::Cold,
-        Standing::Hot(journal) => JournalState::Hot(journal),
-    })
+    Journal::new(path.into(), file_system).status()
 }
 
 /// Whether the file beside the database names this lock; `None` is `lock=local`. `false` where
@@ -48,7 +35,7 @@ pub(crate) fn agrees_with_key_file(
     lock: Option<&LockName>,
 ) -> Result<bool, ConfigError> {
     let own = lock.map_or(OwnLock::Local, OwnLock::Item);
-    Ok(KeyFile::beside(database).look(own)? == Found::Ours)
+    Ok(KeyFile::beside(database).look(own)? == LockIdMatch::Ours)
 }
 
 /// What the beginning of a file says of it.

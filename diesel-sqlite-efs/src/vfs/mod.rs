@@ -1,23 +1,35 @@
 //! Where SQLite asks for its locks: a VFS over SQLite's own that puts the write lease there.
 
+mod cache_bypass;
+#[allow(
+    unsafe_code,
+    reason = "SQLite's C interface; the crate has no other unsafe code"
+)]
 mod ffi;
+mod file_failure;
+mod file_version;
 mod files;
+pub(crate) mod fs_kind;
 pub(crate) mod gate;
 #[cfg(feature = "cli")]
 pub(crate) mod inspect;
-mod journal;
-mod key_file;
-pub(crate) mod netfs;
+mod io_methods;
+mod journal_file;
+mod journal_names;
+mod lock_identity;
+mod main_file;
 mod pragma;
-mod snapshot;
+mod rollback_journal;
+mod sqlite_error;
+mod unguarded;
 
 use std::sync::Arc;
 
 use diesel::result::ConnectionResult;
 use diesel::sqlite::SqliteConnection;
 
+use self::fs_kind::FileSystem;
 use self::gate::Gate;
-use self::netfs::FileSystem;
 use crate::config::ReadCheck;
 
 /// What is settled about a main file before it is opened.
@@ -37,7 +49,7 @@ pub(crate) fn shim_over(base: &str) -> Option<&'static str> {
 /// not to have been opened through the shim, which only another use of the thread could cause.
 pub(crate) fn open_admitted(
     admission: Admission,
-    open: impl FnOnce() -> ConnectionResult<SqliteConnection>,
+    uri: &str,
 ) -> ConnectionResult<Option<SqliteConnection>> {
-    ffi::open_admitted(admission, open)
+    ffi::open_admitted(admission, uri)
 }

@@ -11,8 +11,8 @@ use crate::cli::target::Target;
 use crate::connection::diagnosis::{leftover_log, obstacle};
 use crate::store::JournalId;
 use crate::url::{Database, OpenMode};
-use crate::vfs::inspect::{self, Content, Header, JournalState};
-use crate::vfs::netfs::network_file_system;
+use crate::vfs::fs_kind::network_file_system;
+use crate::vfs::inspect::{self, Content, Header, JournalStatus};
 
 /// What the other examinations need to know of the files.
 pub(super) struct Place {
@@ -23,10 +23,10 @@ pub(super) struct Place {
 
 impl Place {
     /// What stands at the journal's path; nothing beside a database that is not there.
-    pub(super) fn journal(&self) -> std::io::Result<JournalState> {
+    pub(super) fn journal(&self) -> std::io::Result<JournalStatus> {
         match &self.file {
             Some(file) => inspect::journal(file, self.is_network),
-            None => Ok(JournalState::Absent),
+            None => Ok(JournalStatus::Absent),
         }
     }
 }
@@ -216,13 +216,13 @@ fn key_file(target: &Target, file: &Path) -> Finding {
 pub(super) fn journal(place: &Place, holder: Holder<'_>) -> Option<Finding> {
     const NAME: &str = "hot journal";
     let journal = match place.journal() {
-        Ok(JournalState::Absent) if place.file.is_none() => return None,
-        Ok(JournalState::Absent) => return Some(Finding::ok(NAME, "none")),
-        Ok(JournalState::Cold) => {
+        Ok(JournalStatus::Absent) if place.file.is_none() => return None,
+        Ok(JournalStatus::Absent) => return Some(Finding::ok(NAME, "none")),
+        Ok(JournalStatus::Cold) => {
             let text = "none; a journal stands there whose transaction has written nothing yet";
             return Some(Finding::ok(NAME, text));
         }
-        Ok(JournalState::Hot(journal)) => journal,
+        Ok(JournalStatus::Hot(journal)) => journal,
         Err(error) => {
             let text = format!("the journal cannot be read: {error}");
             let remedy = "give this user the right to read it";

@@ -10,7 +10,7 @@ impl Gate {
             return Ok(());
         };
         let found = files.key_file.look(self.own_lock())?;
-        self.state().key_file_is_settled = found == Found::Ours;
+        self.state().key_file_is_settled = found == LockIdMatch::Ours;
         Ok(())
     }
 
@@ -26,7 +26,7 @@ impl Gate {
         }
         files.journal.refresh_name();
         let found = files.key_file.look(self.own_lock());
-        if found.map_err(LockError::Config)? == Found::Nothing && !self.is_local {
+        if found.map_err(LockError::Config)? == LockIdMatch::Absent && !self.is_local {
             if let Err(error) = files.key_file.create(&self.lock) {
                 // Most often there can be no journal either, and SQLite will say why. A file system
                 // without links refuses for good, and goes without this check.
@@ -37,7 +37,7 @@ impl Gate {
             // Somebody else may have been faster.
             files.journal.refresh_name();
             let found = files.key_file.look(self.own_lock());
-            state.key_file_is_settled = found.map_err(LockError::Config)? == Found::Ours;
+            state.key_file_is_settled = found.map_err(LockError::Config)? == LockIdMatch::Ours;
             return Ok(());
         }
         state.key_file_is_settled = true;

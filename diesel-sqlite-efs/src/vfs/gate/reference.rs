@@ -631,10 +631,10 @@ impl Real {
 
     fn file(&self) -> File {
         let journal = self.gate.journal().expect("opened");
-        match journal.standing().expect("it can be read") {
-            Standing::Absent => File::Absent,
-            Standing::Cold => File::Cold,
-            Standing::Hot(id) => File::Hot(id),
+        match journal.status().expect("it can be read") {
+            JournalStatus::Absent => File::Absent,
+            JournalStatus::Cold => File::Cold,
+            JournalStatus::Hot(id) => File::Hot(id),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::{Clock, Moment};
 use crate::store::hooked::{HookedStore, Put};
 use crate::store::{InMemoryLockStore, SeenItem};
-use crate::vfs::netfs::FileSystem;
+use crate::vfs::fs_kind::FileSystem;
 
 pub(super) const KEY: &str = "database#test";
 pub(super) const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };

@@ -4,8 +4,8 @@ use super::{EndOfJournal, Gate, Refused};
 use crate::error::LockError;
 use crate::lease::{Confirmed, Unconfirmed};
 use crate::store::JournalId;
-use crate::vfs::journal::{Journal, Standing};
-use crate::vfs::snapshot::FileVersion;
+use crate::vfs::file_version::FileVersion;
+use crate::vfs::rollback_journal::{Journal, JournalStatus};
 
 impl Gate {
     /// Whether a write, a truncation or a sync may still proceed.
@@ -60,13 +60,15 @@ impl Gate {
         self.ask_store(None)?;
         // The answer may have come after the lease's end.
         self.fence()?;
-        let removed = match found.standing() {
-            Standing::Absent | Standing::Cold => journal.remove_found(&found).map_err(|error| {
-                let reason = format!("a leftover rollback journal cannot be removed: {error}");
-                self.file_failed(reason);
-                Refused
-            })?,
-            Standing::Hot(_) => false,
+        let removed = match found.status() {
+            JournalStatus::Absent | JournalStatus::Cold => {
+                journal.remove_found(&found).map_err(|error| {
+                    let reason = format!("a leftover rollback journal cannot be removed: {error}");
+                    self.file_failed(reason);
+                    Refused
+                })?
+            }
+            JournalStatus::Hot(_) => false,
         };
         if !removed {
             self.supplanted("another writer's journal stands beside the database");
@@ -97,8 +99,8 @@ impl Gate {
     /// A hot journal was to be rolled back and could not be opened. Where it is gone, somebody else
     /// has rolled it back.
     pub(crate) fn recovery_journal_not_opened(&self) {
-        let standing = self.journal().map(Journal::standing);
-        if matches!(standing, Some(Ok(Standing::Absent))) {
+        let standing = self.journal().map(Journal::status);
+        if matches!(standing, Some(Ok(JournalStatus::Absent))) {
             self.supplanted("somebody else has rolled the journal back");
         }
     }

@@ -1,4 +1,4 @@
-//! Network file systems: telling them from local ones, and reading past their caches.
+//! Reads past what this host has cached of a database file on a network file system.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,67 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::statfs;
-use rustix::io::Errno;
-
 use super::files;
-
-/// What is to be done about what this host has cached of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileSystem {
-    /// Nothing: it is this machine's own.
-    Local,
-    /// What makes the Linux client of NFS ask its server.
-    Nfs,
-    /// All that is known to help: it is another that several hosts may share.
-    Shared,
-}
-
-impl FileSystem {
-    /// Whether other hosts may change a file, so that what this one has cached of it may be old.
-    pub(crate) fn is_network(self) -> bool {
-        self != Self::Local
-    }
-}
-
-/// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
-/// and whatever is not known to be local.
-///
-/// `path` or, where it does not exist yet, its directory is asked for (`statfs(2)`).
-pub(crate) fn network_file_system(path: &Path) -> io::Result<Option<String>> {
-    let known = match statfs(path) {
-        Err(Errno::NOENT) => match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => statfs(parent)?,
-            _ => statfs(".")?,
-        },
-        other => other?,
-    };
-    let magic = known.f_type as u32;
-    Ok(match magic {
-        0x6969 => Some("nfs".to_owned()),
-        0xff53_4d42 | 0xfe53_4d42 | 0x517b => Some("smb".to_owned()),
-        0x6573_5546 => Some("fuse".to_owned()),
-        magic if LOCAL.contains(&magic) => None,
-        magic => Some(format!("an unknown file system, type {magic:#x}")),
-    })
-}
-
-/// File systems of one machine, by their `f_type` (`/usr/include/linux/magic.h`).
-const LOCAL: &[u32] = &[
-    0xef53,      // ext2, ext3, ext4
-    0x5846_5342, // xfs
-    0x9123_683e, // btrfs
-    0x2fc1_2fc1, // zfs
-    0xf2f5_2010, // f2fs
-    0x0102_1994, // tmpfs
-    0x8584_58f6, // ramfs
-    0x794c_7630, // overlayfs
-    0x4d44,      // vfat
-    0x2011_bab0, // exfat
-    0x5346_544e, // ntfs
-    0x7366_746e, // ntfs3
-    0xca45_1a4e, // bcachefs
-];
+use super::fs_kind::FileSystem;
 
 /// Gets past what this host has cached of a database file on a network file system.
 ///
@@ -81,13 +22,13 @@ const LOCAL: &[u32] = &[
 /// included (<https://sqlite.org/howtocorrupt.html>, section 2.2). So what is opened here stays
 /// open until no connection of the process holds a lock on the file.
 #[derive(Debug)]
-pub(super) struct FreshReads {
+pub(super) struct CacheBypass {
     file_system: FileSystem,
     inode: Inode,
     path: PathBuf,
     /// Counted in [`Descriptors::lockers`].
     locks: bool,
-    uncached: Option<Arc<Uncached>>,
+    direct_file: Option<Arc<DirectFile>>,
 }
 
 type Inode = (u64, u64);
@@ -98,7 +39,7 @@ struct Descriptors {
     connections: usize,
     lockers: usize,
     open: Vec<File>,
-    uncached: Option<Arc<Uncached>>,
+    direct_file: Option<Arc<DirectFile>>,
 }
 
 static BY_INODE: LazyLock<Mutex<HashMap<Inode, Descriptors>>> = LazyLock::new(Mutex::default);
@@ -107,7 +48,7 @@ fn by_inode() -> MutexGuard<'static, HashMap<Inode, Descriptors>> {
     BY_INODE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl FreshReads {
+impl CacheBypass {
     /// How many descriptors may wait to be closed. A connection that holds a lock for long keeps
     /// those of all others' transactions open.
     const MOST_DESCRIPTORS: usize = 128;
@@ -122,22 +63,22 @@ impl FreshReads {
             inode,
             path: path.to_owned(),
             locks: false,
-            uncached: None,
+            direct_file: None,
         })
     }
 
     /// The file, to be read past what this host has cached; stays open until the process's last
     /// connection to it is closed.
-    pub(super) fn uncached(&mut self) -> io::Result<&Uncached> {
-        if self.uncached.is_none() {
+    pub(super) fn direct_file(&mut self) -> io::Result<&DirectFile> {
+        if self.direct_file.is_none() {
             let mut files = by_inode();
-            let shared = &mut files.entry(self.inode).or_default().uncached;
+            let shared = &mut files.entry(self.inode).or_default().direct_file;
             if shared.is_none() {
-                *shared = Some(Arc::new(Uncached::open(&self.path)?));
+                *shared = Some(Arc::new(DirectFile::open(&self.path)?));
             }
-            self.uncached = shared.clone();
+            self.direct_file = shared.clone();
         }
-        (self.uncached.as_deref()).ok_or_else(|| ErrorKind::NotFound.into())
+        (self.direct_file.as_deref()).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     /// Makes the next reads of the file ask the server.
@@ -146,7 +87,7 @@ impl FreshReads {
     /// The file cannot be opened, or too many descriptors wait for other connections' locks.
     pub(super) fn drop_cached_pages(&mut self) -> io::Result<()> {
         if self.file_system == FileSystem::Nfs {
-            return files::drop_cached_pages(&self.uncached()?.file);
+            return files::drop_cached_pages(&self.direct_file()?.file);
         }
         let mut files = by_inode();
         let descriptors = files.entry(self.inode).or_default();
@@ -170,7 +111,7 @@ impl FreshReads {
     /// read, and would ask for them once more when SQLite, which does so next, looks at the file.
     pub(super) fn refresh_size(&mut self) -> io::Result<()> {
         match self.file_system {
-            FileSystem::Nfs => self.uncached()?.refresh_size(),
+            FileSystem::Nfs => self.direct_file()?.refresh_size(),
             FileSystem::Local | FileSystem::Shared => Ok(()),
         }
     }
@@ -200,13 +141,13 @@ impl FreshReads {
     }
 }
 
-impl Drop for FreshReads {
+impl Drop for CacheBypass {
     /// After SQLite has closed the file.
     fn drop(&mut self) {
         self.unlocked();
         let mut files = by_inode();
         // While nobody else can open the file and lock it.
-        self.uncached = None;
+        self.direct_file = None;
         if let Some(descriptors) = files.get_mut(&self.inode) {
             descriptors.connections -= 1;
             if descriptors.connections == 0 {
@@ -230,13 +171,13 @@ impl Descriptors {
 /// another process is just reading. With `O_DIRECT` no cache is asked at all
 /// ([open(2)](https://man7.org/linux/man-pages/man2/open.2.html)).
 #[derive(Debug)]
-pub(super) struct Uncached {
+pub(super) struct DirectFile {
     file: File,
     /// Where the file system has no direct I/O, cached pages are dropped as well as can be.
     is_direct: bool,
 }
 
-impl Uncached {
+impl DirectFile {
     /// What offsets, lengths and memory of direct I/O are multiples of on any file system.
     const BLOCK: usize = 4096;
 
@@ -295,11 +236,11 @@ mod tests {
         let path = directory.path().join("db");
         let content: Vec<u8> = (0..10_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         std::fs::write(&path, &content).unwrap();
-        let buffered = Uncached {
+        let buffered = DirectFile {
             file: File::open(&path).unwrap(),
             is_direct: false,
         };
-        for file in [Uncached::open(&path).unwrap(), buffered] {
+        for file in [DirectFile::open(&path).unwrap(), buffered] {
             file.refresh_size().unwrap();
             for (offset, wanted, there) in [
                 (0, 100, 100),
@@ -324,11 +265,11 @@ mod tests {
     fn the_uncached_file_is_one_for_all_and_outlives_all_but_the_last() {
         let file = NamedTempFile::new().unwrap();
         let path = file.path();
-        let mut first = FreshReads::new(path, FileSystem::Shared).unwrap();
-        let mut second = FreshReads::new(path, FileSystem::Shared).unwrap();
-        let one = std::ptr::from_ref(first.uncached().unwrap());
-        assert_eq!(one, std::ptr::from_ref(second.uncached().unwrap()));
-        let weak = first.uncached.as_ref().map(Arc::downgrade).unwrap();
+        let mut first = CacheBypass::new(path, FileSystem::Shared).unwrap();
+        let mut second = CacheBypass::new(path, FileSystem::Shared).unwrap();
+        let one = std::ptr::from_ref(first.direct_file().unwrap());
+        assert_eq!(one, std::ptr::from_ref(second.direct_file().unwrap()));
+        let weak = first.direct_file.as_ref().map(Arc::downgrade).unwrap();
         drop(first);
         assert!(
             weak.upgrade().is_some(),
@@ -342,37 +283,25 @@ mod tests {
     fn on_nfs_pages_are_dropped_by_the_descriptor_that_stays_open() {
         let file = NamedTempFile::new().unwrap();
         let path = file.path();
-        let mut writer = FreshReads::new(path, FileSystem::Nfs).unwrap();
+        let mut writer = CacheBypass::new(path, FileSystem::Nfs).unwrap();
         assert!(writer.locking(|| (true, true)));
         // More often than descriptors may wait to be closed.
-        for _ in 0..=FreshReads::MOST_DESCRIPTORS {
+        for _ in 0..=CacheBypass::MOST_DESCRIPTORS {
             writer.drop_cached_pages().unwrap();
             writer.refresh_size().unwrap();
         }
         let open = by_inode().get(&writer.inode).map(|files| files.open.len());
         assert_eq!(open, Some(0));
-        assert!(writer.uncached.is_some());
+        assert!(writer.direct_file.is_some());
         drop(writer);
-    }
-
-    #[test]
-    fn local_file_systems_are_recognised_also_for_files_yet_to_be_made() {
-        let missing = std::env::temp_dir().join("no-such-file.db");
-        assert_eq!(network_file_system(&missing).unwrap(), None);
-        assert!(network_file_system(Path::new("/no/such/directory/x.db")).is_err());
-        assert!(
-            network_file_system(Path::new("/proc/version"))
-                .unwrap()
-                .is_some()
-        );
     }
 
     #[test]
     fn descriptors_stay_open_while_any_connection_of_the_process_holds_a_lock() {
         let file = NamedTempFile::new().unwrap();
         let path = file.path();
-        let mut reader = FreshReads::new(path, FileSystem::Shared).unwrap();
-        let mut writer = FreshReads::new(path, FileSystem::Shared).unwrap();
+        let mut reader = CacheBypass::new(path, FileSystem::Shared).unwrap();
+        let mut writer = CacheBypass::new(path, FileSystem::Shared).unwrap();
         let inode = reader.inode;
         let open = || {
             by_inode()
@@ -390,7 +319,7 @@ mod tests {
         writer.drop_cached_pages().unwrap();
         writer.unlocked();
         assert_eq!(open(), Some(2), "the reader still holds its lock");
-        for _ in 2..FreshReads::MOST_DESCRIPTORS {
+        for _ in 2..CacheBypass::MOST_DESCRIPTORS {
             writer.drop_cached_pages().unwrap();
         }
         assert!(writer.drop_cached_pages().is_err(), "bounded");

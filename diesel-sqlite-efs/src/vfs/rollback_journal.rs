@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::files;
-use super::netfs::FileSystem;
+use super::fs_kind::FileSystem;
 use crate::store::JournalId;
 
 /// The path of a database's rollback journal.
@@ -19,9 +19,9 @@ pub(super) struct Journal {
     file_system: FileSystem,
 }
 
-/// What stands at the journal's path.
+/// What a look at the journal's path has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum JournalStatus {
     /// Nothing, or an empty file, which SQLite takes for nothing.
     Absent,
     /// A journal whose header was never completed: nothing has been written to the database yet.
@@ -31,7 +31,7 @@ pub(super) enum Standing {
     Hot(JournalId),
 }
 
-impl Standing {
+impl JournalStatus {
     /// By the beginning of the file.
     fn of(header: &[u8]) -> Self {
         match header {
@@ -51,8 +51,8 @@ impl Standing {
 /// A file at the journal's path, told from any other that has stood or will stand there, and from
 /// itself before it was written to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    standing: Standing,
+pub(super) struct JournalFile {
+    status: JournalStatus,
     /// None if there is no file at all.
     identity: Option<Identity>,
 }
@@ -66,14 +66,14 @@ struct Identity {
     header: Vec<u8>,
 }
 
-impl Found {
+impl JournalFile {
     const NOTHING: Self = Self {
-        standing: Standing::Absent,
+        status: JournalStatus::Absent,
         identity: None,
     };
 
-    pub(super) fn standing(&self) -> Standing {
-        self.standing
+    pub(super) fn status(&self) -> JournalStatus {
+        self.status
     }
 }
 
@@ -115,7 +115,7 @@ impl Journal {
     }
 
     /// Looks at what stands at the path now.
-    pub(super) fn standing(&self) -> io::Result<Standing> {
+    pub(super) fn status(&self) -> io::Result<JournalStatus> {
         self.refresh_name();
         self.look(self.is_on_network())
     }
@@ -124,32 +124,32 @@ impl Journal {
     ///
     /// Made after each page that is read: nearly always there is no journal, which a look at the name
     /// tells sooner than a try to open it.
-    pub(super) fn standing_as_cached(&self) -> io::Result<Standing> {
+    pub(super) fn cached_status(&self) -> io::Result<JournalStatus> {
         match files::metadata(&self.path) {
-            Err(error) if is_absence(&error) => Ok(Standing::Absent),
+            Err(error) if is_absence(&error) => Ok(JournalStatus::Absent),
             _ => self.look(false),
         }
     }
 
     /// `afresh`: a size that is remembered from an earlier file of this name, such as zero, does
     /// not count.
-    fn look(&self, afresh: bool) -> io::Result<Standing> {
+    fn look(&self, afresh: bool) -> io::Result<JournalStatus> {
         match self.header(afresh) {
-            Ok(header) => Ok(Standing::of(&header)),
-            Err(error) if is_absence(&error) => Ok(Standing::Absent),
+            Ok(header) => Ok(JournalStatus::of(&header)),
+            Err(error) if is_absence(&error) => Ok(JournalStatus::Absent),
             Err(error) => Err(error),
         }
     }
 
     /// Looks at what stands at the path now, for [`remove_found`](Self::remove_found).
-    pub(super) fn find(&self) -> io::Result<Found> {
+    pub(super) fn find(&self) -> io::Result<JournalFile> {
         self.refresh_name();
         match self.identify() {
-            Ok(identity) => Ok(Found {
-                standing: Standing::of(&identity.header),
+            Ok(identity) => Ok(JournalFile {
+                status: JournalStatus::of(&identity.header),
                 identity: Some(identity),
             }),
-            Err(error) if is_absence(&error) => Ok(Found::NOTHING),
+            Err(error) if is_absence(&error) => Ok(JournalFile::NOTHING),
             Err(error) => Err(error),
         }
     }
@@ -183,7 +183,7 @@ impl Journal {
     /// A file that is found both before and after the store has confirmed the lease is nobody's:
     /// a successor would have had to put its own in its place. What remains is the moment between
     /// the last look and the removal.
-    pub(super) fn remove_found(&self, found: &Found) -> io::Result<bool> {
+    pub(super) fn remove_found(&self, found: &JournalFile) -> io::Result<bool> {
         if self.find()? != *found {
             return Ok(false);
         }
@@ -228,19 +228,19 @@ mod tests {
         let journal = Journal::new(path.clone(), FileSystem::Shared);
         let mut header = [0; 512];
         header[12..16].copy_from_slice(&[1, 2, 3, 4]);
-        assert_eq!(journal.standing().unwrap(), Standing::Absent);
+        assert_eq!(journal.status().unwrap(), JournalStatus::Absent);
         fs::write(&path, b"").unwrap();
-        assert_eq!(journal.standing().unwrap(), Standing::Absent);
+        assert_eq!(journal.status().unwrap(), JournalStatus::Absent);
         fs::write(&path, header).unwrap();
-        assert_eq!(journal.standing().unwrap(), Standing::Cold);
+        assert_eq!(journal.status().unwrap(), JournalStatus::Cold);
         header[0] = 0xd9;
         fs::write(&path, header).unwrap();
-        let hot = Standing::Hot(JournalId([1, 2, 3, 4]));
-        assert_eq!(journal.standing().unwrap(), hot);
+        let hot = JournalStatus::Hot(JournalId([1, 2, 3, 4]));
+        assert_eq!(journal.status().unwrap(), hot);
         let found = journal.find().unwrap();
-        assert_eq!(found.standing(), hot);
+        assert_eq!(found.status(), hot);
         assert!(journal.remove_found(&found).unwrap());
-        assert_eq!(journal.standing().unwrap(), Standing::Absent);
+        assert_eq!(journal.status().unwrap(), JournalStatus::Absent);
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         let path = directory.path().join("db-journal");
         let journal = Journal::new(path.clone(), FileSystem::Local);
         let nothing = journal.find().unwrap();
-        assert_eq!(nothing.standing(), Standing::Absent);
+        assert_eq!(nothing.status(), JournalStatus::Absent);
         assert!(journal.remove_found(&nothing).unwrap());
 
         fs::write(&path, b"").unwrap();
@@ -261,7 +261,7 @@ mod tests {
 
         // Another of the same content, which may well have the same inode number. Not at the same
         // time: clocks of file systems are coarse.
-        let time = |found: &Found| found.identity.as_ref().map(|identity| identity.changed);
+        let time = |found: &JournalFile| found.identity.as_ref().map(|identity| identity.changed);
         loop {
             fs::write(&path, b"").unwrap();
             if time(&journal.find().unwrap()) != time(&empty) {

@@ -33,9 +33,9 @@ pub(super) enum OwnLock<'a> {
 
 /// What a look at the file has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum LockIdMatch {
     /// There is none, or none that this host knows of yet.
-    Nothing,
+    Absent,
     /// It names our own lock.
     Ours,
 }
@@ -57,7 +57,7 @@ impl KeyFile {
     /// # Errors
     /// [`ConfigError::OtherLock`] if another lock is named, [`ConfigError::Database`] if the file
     /// cannot be read or understood.
-    pub(super) fn look(&self, own: OwnLock<'_>) -> Result<Found, ConfigError> {
+    pub(super) fn look(&self, own: OwnLock<'_>) -> Result<LockIdMatch, ConfigError> {
         let unusable = |problem: String| ConfigError::Database {
             path: self.database.clone(),
             problem: format!(
@@ -67,7 +67,7 @@ impl KeyFile {
         };
         let text = (self.read()).map_err(|error| unusable(format!("cannot be read: {error}")))?;
         let Some(text) = text else {
-            return Ok(Found::Nothing);
+            return Ok(LockIdMatch::Absent);
         };
         let recorded = Recorded::parse(&text).ok_or_else(|| {
             unusable(
@@ -75,7 +75,9 @@ impl KeyFile {
             )
         })?;
         match own {
-            OwnLock::Item(own) if recorded.agrees_with(&Recorded::from(own)) => Ok(Found::Ours),
+            OwnLock::Item(own) if recorded.agrees_with(&Recorded::from(own)) => {
+                Ok(LockIdMatch::Ours)
+            }
             other => Err(ConfigError::OtherLock {
                 path: self.database.clone(),
                 recorded: recorded.describe(),
@@ -254,13 +256,13 @@ mod tests {
         let place = Place::new();
         let file = KeyFile::beside(&place.database);
         let (ours, other) = (place.lock("locks", "a"), place.lock("locks", "b"));
-        assert_eq!(file.look(OwnLock::Item(&ours)), Ok(Found::Nothing));
-        assert_eq!(file.look(OwnLock::Local), Ok(Found::Nothing));
+        assert_eq!(file.look(OwnLock::Item(&ours)), Ok(LockIdMatch::Absent));
+        assert_eq!(file.look(OwnLock::Local), Ok(LockIdMatch::Absent));
         file.create(&ours).unwrap();
         file.create(&other).unwrap();
         file.create(&ours).unwrap();
         assert_eq!(place.names(), ["app.db", "app.db-lock-key"]);
-        assert_eq!(file.look(OwnLock::Item(&ours)), Ok(Found::Ours));
+        assert_eq!(file.look(OwnLock::Item(&ours)), Ok(LockIdMatch::Ours));
         for (own, named) in [
             (
                 OwnLock::Item(&other),

@@ -1,6 +1,8 @@
 //! Which state of the database a transaction has read: the file's version, bytes 24..40 of page 1.
 
-use super::journal::Standing;
+use super::io_methods::ReadExtent;
+use super::rollback_journal::JournalStatus;
+use super::sqlite_error::SqliteError;
 
 /// The change counter and the header fields after it, which SQLite itself compares to find out
 /// whether its page cache is current (<https://sqlite.org/fileformat2.html#file_change_counter>).
@@ -18,8 +20,19 @@ pub(crate) enum FileState {
 
 impl FileVersion {
     /// Where it stands in the file.
-    pub(super) const OFFSET: usize = 24;
+    const OFFSET: usize = 24;
     const END: usize = Self::OFFSET + 16;
+
+    /// Reads it with `read`; zero if the file is too short to have one.
+    pub(super) fn read(
+        read: impl FnOnce(&mut [u8], i64) -> Result<ReadExtent, SqliteError>,
+    ) -> Result<Self, SqliteError> {
+        let mut version = Self::default();
+        Ok(match read(&mut version.0, Self::OFFSET as i64)? {
+            ReadExtent::Full => version,
+            ReadExtent::Short => Self::default(),
+        })
+    }
 
     /// Reads it out of what was read from the file at `offset`, if it lies therein.
     pub(super) fn within(data: &[u8], offset: i64) -> Option<Self> {
@@ -64,12 +77,12 @@ impl Snapshot {
     /// the last is written; a rollback's stands until all are back. So the transaction's first
     /// look at the version needs this, too: it may be that of a commit in progress, which is over
     /// when the next page is checked.
-    pub(super) fn still_stands(&self, current: FileVersion, journal: Standing) -> bool {
-        self.seen == Some(current) && !matches!(journal, Standing::Hot(_))
+    pub(super) fn still_stands(&self, current: FileVersion, journal: JournalStatus) -> bool {
+        self.seen == Some(current) && !matches!(journal, JournalStatus::Hot(_))
     }
 
     /// SQLite's page cache may hold what was never committed.
-    pub(super) fn distrust_cache(&mut self) {
+    pub(super) fn invalidate_page_cache(&mut self) {
         self.spoil_next = true;
     }
 
@@ -135,7 +148,7 @@ mod tests {
     #[test]
     fn a_suspect_cache_is_dropped_by_changing_only_the_cache_check() {
         let mut snapshot = Snapshot::default();
-        snapshot.distrust_cache();
+        snapshot.invalidate_page_cache();
         snapshot.begin();
         let mut first = page(7);
         snapshot.observe(&mut first, 0);
@@ -152,17 +165,17 @@ mod tests {
     #[test]
     fn a_read_stands_while_the_version_does_and_no_commit_is_in_progress() {
         let (ours, newer) = (FileVersion([7; 16]), FileVersion([8; 16]));
-        let hot = Standing::Hot(JournalId([1; 4]));
+        let hot = JournalStatus::Hot(JournalId([1; 4]));
         let mut snapshot = Snapshot::default();
-        assert!(!snapshot.still_stands(FileVersion::default(), Standing::Absent));
+        assert!(!snapshot.still_stands(FileVersion::default(), JournalStatus::Absent));
         snapshot.begin_at(ours);
         snapshot.observe(&mut page(8), 0);
         assert_eq!(snapshot.version(), ours, "what was read afresh counts");
         for (current, journal, stands) in [
-            (ours, Standing::Absent, true),
-            (ours, Standing::Cold, true),
+            (ours, JournalStatus::Absent, true),
+            (ours, JournalStatus::Cold, true),
             (ours, hot, false),
-            (newer, Standing::Absent, false),
+            (newer, JournalStatus::Absent, false),
             (newer, hot, false),
         ] {
             assert_eq!(snapshot.still_stands(current, journal), stands);

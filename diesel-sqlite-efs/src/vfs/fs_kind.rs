@@ -1,0 +1,81 @@
+//! Which kind of file system holds a file: one of this machine's, or one that hosts may share.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::statfs;
+use rustix::io::Errno;
+
+/// What is to be done about what this host has cached of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// Nothing: it is this machine's own.
+    Local,
+    /// What makes the Linux client of NFS ask its server.
+    Nfs,
+    /// All that is known to help: it is another that several hosts may share.
+    Shared,
+}
+
+impl FileSystem {
+    /// Whether other hosts may change a file, so that what this one has cached of it may be old.
+    pub(crate) fn is_network(self) -> bool {
+        self != Self::Local
+    }
+}
+
+/// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
+/// and whatever is not known to be local.
+///
+/// `path` or, where it does not exist yet, its directory is asked for (`statfs(2)`).
+pub(crate) fn network_file_system(path: &Path) -> io::Result<Option<String>> {
+    let known = match statfs(path) {
+        Err(Errno::NOENT) => match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => statfs(parent)?,
+            _ => statfs(".")?,
+        },
+        other => other?,
+    };
+    let magic = known.f_type as u32;
+    Ok(match magic {
+        0x6969 => Some("nfs".to_owned()),
+        0xff53_4d42 | 0xfe53_4d42 | 0x517b => Some("smb".to_owned()),
+        0x6573_5546 => Some("fuse".to_owned()),
+        magic if LOCAL.contains(&magic) => None,
+        magic => Some(format!("an unknown file system, type {magic:#x}")),
+    })
+}
+
+/// File systems of one machine, by their `f_type` (`/usr/include/linux/magic.h`).
+const LOCAL: &[u32] = &[
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0x2fc1_2fc1, // zfs
+    0xf2f5_2010, // f2fs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x794c_7630, // overlayfs
+    0x4d44,      // vfat
+    0x2011_bab0, // exfat
+    0x5346_544e, // ntfs
+    0x7366_746e, // ntfs3
+    0xca45_1a4e, // bcachefs
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_file_systems_are_recognised_also_for_files_yet_to_be_made() {
+        let missing = std::env::temp_dir().join("no-such-file.db");
+        assert_eq!(network_file_system(&missing).unwrap(), None);
+        assert!(network_file_system(Path::new("/no/such/directory/x.db")).is_err());
+        assert!(
+            network_file_system(Path::new("/proc/version"))
+                .unwrap()
+                .is_some()
+        );
+    }
+}

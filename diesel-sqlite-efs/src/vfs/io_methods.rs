@@ -1,0 +1,125 @@
+//! What SQLite asks of an open file: the safe side of its method table.
+
+use std::ffi::c_int;
+
+use libsqlite3_sys as ffi;
+
+use super::ffi::{BaseFile, Connection};
+use super::sqlite_error::SqliteError;
+
+/// The methods of `sqlite3_io_methods` (<https://sqlite.org/c3ref/io_methods.html>) that a file
+/// may decide. All others go to the base VFS's file, to which the provided ones go, too.
+pub(super) trait IoMethods: Send {
+    /// The file of the base VFS that this one stands for.
+    fn base(&self) -> &BaseFile;
+
+    /// Called once; whatever it returns, the file is closed.
+    fn close(self) -> Result<(), SqliteError>;
+
+    /// `data` is zeroed, as a short read has to leave what it does not fill: "If xRead() returns
+    /// SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with zeros. A
+    /// VFS that fails to zero-fill short reads might seem to work. However, failure to zero-fill
+    /// short reads will eventually lead to database corruption."
+    fn read(&mut self, data: &mut [u8], offset: i64) -> Result<ReadExtent, SqliteError>;
+
+    fn write(&mut self, data: &[u8], offset: i64) -> Result<(), SqliteError>;
+
+    fn truncate(&mut self, size: i64) -> Result<(), SqliteError>;
+
+    /// `flags` are SQLITE_SYNC_NORMAL or SQLITE_SYNC_FULL, perhaps with SQLITE_SYNC_DATAONLY.
+    fn sync(&mut self, flags: c_int) -> Result<(), SqliteError>;
+
+    /// "xLock() upgrades the database file lock. [..] If the database file lock is already at or
+    /// above the requested lock, then the call to xLock() is a no-op."
+    ///
+    /// `connection` is the one that asks, once SQLite has said which that is.
+    fn lock(
+        &mut self,
+        level: LockLevel,
+        connection: Option<&Connection>,
+    ) -> Result<(), SqliteError> {
+        let _ = connection;
+        self.base().lock(level)
+    }
+
+    /// "xUnlock() downgrades the database file lock to either SHARED or NONE. If the lock is already
+    /// at or below the requested lock state, then the call to xUnlock() is a no-op."
+    fn unlock(&mut self, level: LockLevel) -> Result<(), SqliteError> {
+        self.base().unlock(level)
+    }
+
+    /// A PRAGMA is about to be run
+    /// (<https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html#sqlitefcntlpragma>).
+    fn pragma(&mut self, name: &str, value: Option<&str>) -> PragmaAnswer {
+        let _ = (name, value);
+        PragmaAnswer::NotFound
+    }
+
+    /// The SQLITE_IOCAP_ flags (<https://sqlite.org/c3ref/c_iocap_atomic.html>).
+    fn device_characteristics(&self) -> c_int {
+        /// What the guarantees of the journal would not survive: headers that are valid at once,
+        /// writes taken for ordered, no journal at all.
+        const NEVER: c_int = ffi::SQLITE_IOCAP_SAFE_APPEND
+            | ffi::SQLITE_IOCAP_SEQUENTIAL
+            | ffi::SQLITE_IOCAP_BATCH_ATOMIC
+            | ffi::SQLITE_IOCAP_IMMUTABLE;
+        self.base().device_characteristics() & !NEVER
+    }
+}
+
+/// How much of what was asked for the file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadExtent {
+    Full,
+    /// The file ends before; the rest of the buffer is zero.
+    Short,
+}
+
+/// What SQLite's lock on a database file allows (<https://sqlite.org/lockingv3.html#locking>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LockLevel {
+    /// Neither read nor write.
+    None,
+    /// Read, beside other readers.
+    Shared,
+    /// A write is planned: one connection at a time, beside readers.
+    Reserved,
+    /// EXCLUSIVE is waited for: no new readers.
+    Pending,
+    /// Write, with nobody beside.
+    Exclusive,
+}
+
+impl LockLevel {
+    pub(super) fn from_code(code: c_int) -> Option<Self> {
+        match code {
+            ffi::SQLITE_LOCK_NONE => Some(Self::None),
+            ffi::SQLITE_LOCK_SHARED => Some(Self::Shared),
+            ffi::SQLITE_LOCK_RESERVED => Some(Self::Reserved),
+            ffi::SQLITE_LOCK_PENDING => Some(Self::Pending),
+            ffi::SQLITE_LOCK_EXCLUSIVE => Some(Self::Exclusive),
+            _ => None,
+        }
+    }
+
+    pub(super) fn code(self) -> c_int {
+        match self {
+            Self::None => ffi::SQLITE_LOCK_NONE,
+            Self::Shared => ffi::SQLITE_LOCK_SHARED,
+            Self::Reserved => ffi::SQLITE_LOCK_RESERVED,
+            Self::Pending => ffi::SQLITE_LOCK_PENDING,
+            Self::Exclusive => ffi::SQLITE_LOCK_EXCLUSIVE,
+        }
+    }
+}
+
+/// What becomes of a PRAGMA.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum PragmaAnswer {
+    /// SQLite runs it.
+    NotFound,
+    /// It has been run, with this result.
+    Done(String),
+    /// It fails with this message.
+    Error(String),
+}

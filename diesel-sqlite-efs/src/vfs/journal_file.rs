@@ -1,0 +1,136 @@
+//! The rollback journal of a transaction of our own: created, written, deleted, which is the commit
+//! point.
+
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use super::ffi::BaseFile;
+use super::file_failure::remember_failure;
+use super::gate::{EndOfJournal, Gate, Refused};
+use super::io_methods::{IoMethods, ReadExtent};
+use super::main_file::MainFile;
+use super::rollback_journal::{Journal, JournalStatus, journal_id};
+use super::sqlite_error::SqliteError;
+
+/// The open journal of a transaction that writes.
+#[derive(Debug)]
+pub(super) struct TransactionJournal {
+    base: BaseFile,
+    gate: Arc<Gate>,
+}
+
+/// What the base VFS has opened where it was to create a journal exclusively.
+#[derive(Debug)]
+pub(super) enum Created {
+    New(BaseFile),
+    /// Where the file exists, the `unix` VFS opens it for reading instead.
+    Existing(BaseFile),
+}
+
+impl TransactionJournal {
+    /// Creates this transaction's own journal with `create`: one that is there already is not ours.
+    /// Then looks once more at what it is to protect.
+    pub(super) fn create(
+        main: &mut MainFile,
+        create: impl Fn() -> Result<Created, SqliteError>,
+    ) -> Result<Self, SqliteError> {
+        let gate = main.gate().clone();
+        (gate.fence()).map_err(|Refused| SqliteError::CANTOPEN)?;
+        let mut leftover_removed = false;
+        loop {
+            match create()? {
+                Created::New(base) => {
+                    // If that fails, an empty file stays, which counts as none: what is removed by
+                    // its name might be a successor's journal by now.
+                    main.journal_created()?;
+                    return Ok(Self { base, gate });
+                }
+                Created::Existing(base) => drop(base),
+            }
+            if leftover_removed {
+                gate.supplanted("another writer has created its journal");
+                return Err(SqliteError::CANTOPEN);
+            }
+            (gate.remove_cold_leftover()).map_err(|Refused| SqliteError::CANTOPEN)?;
+            leftover_removed = true;
+        }
+    }
+
+    fn failed(&self, doing: &str, error: SqliteError) -> SqliteError {
+        remember_failure(&self.gate, &self.base, doing, error)
+    }
+}
+
+impl IoMethods for TransactionJournal {
+    fn base(&self) -> &BaseFile {
+        &self.base
+    }
+
+    fn close(self) -> Result<(), SqliteError> {
+        self.base.close()
+    }
+
+    fn read(&mut self, data: &mut [u8], offset: i64) -> Result<ReadExtent, SqliteError> {
+        (self.base.read(data, offset))
+            .map_err(|error| self.failed("reading the rollback journal", error))
+    }
+
+    fn write(&mut self, data: &[u8], offset: i64) -> Result<(), SqliteError> {
+        (self.gate.fence()).map_err(|Refused| SqliteError::IOERR_WRITE)?;
+        if offset == 0
+            && let Some(header) = data.first_chunk()
+        {
+            self.gate.journal_begun(journal_id(header));
+        }
+        (self.base.write(data, offset))
+            .map_err(|error| self.failed("writing the rollback journal", error))
+    }
+
+    fn truncate(&mut self, size: i64) -> Result<(), SqliteError> {
+        (self.gate.fence()).map_err(|Refused| SqliteError::IOERR_TRUNCATE)?;
+        self.base.truncate(size)
+    }
+
+    /// Not fenced: a sync changes nothing that anybody else could have written.
+    fn sync(&mut self, flags: c_int) -> Result<(), SqliteError> {
+        (self.base.sync(flags)).map_err(|error| self.failed("syncing the rollback journal", error))
+    }
+}
+
+/// SQLite deletes the journal of the gate's file, by `delete`, which takes whether to sync the
+/// directory: "the journal file is deleted. This is the instant where the transaction commits"
+/// (<https://sqlite.org/atomiccommit.html#_deleting_the_rollback_journal>).
+pub(super) fn delete(
+    gate: &Gate,
+    sync_directory: bool,
+    delete: impl FnOnce(bool) -> Result<(), SqliteError>,
+) -> Result<(), SqliteError> {
+    match gate.end_journal() {
+        EndOfJournal::Refuse => return Err(SqliteError::IOERR_DELETE),
+        EndOfJournal::Leave => return Ok(()),
+        EndOfJournal::Remove => {}
+    }
+    let is_durable = gate.journal().is_some_and(Journal::is_deleted_durably);
+    match delete(sync_directory && !is_durable) {
+        // Its end is recorded: where it is gone already, a successor has removed it.
+        Ok(()) | Err(SqliteError::IOERR_DELETE_NOENT) => gate.journal_removed(),
+        Err(error) => {
+            gate.journal_not_removed(&format!("SQLite error {}", error.0));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the journal of the gate's file exists; `None` if the base VFS knows.
+///
+/// What a network file system says of a name may be of another time: only a file that can be opened
+/// is there. SQLite takes an empty one for none, too.
+pub(super) fn exists(gate: &Gate) -> Option<Result<bool, SqliteError>> {
+    let journal = gate.journal().filter(|journal| journal.is_on_network())?;
+    let status = journal.status().map_err(|error| {
+        gate.file_failed(format!("the rollback journal cannot be examined: {error}"));
+        SqliteError::IOERR_ACCESS
+    });
+    Some(status.map(|status| status != JournalStatus::Absent))
+}
