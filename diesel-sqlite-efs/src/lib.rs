@@ -44,9 +44,10 @@
 //! # Follow one write
 //! Each file is met once, in this order, and back again:
 //!
-//! 1. `connection.rs`: Diesel calls `execute_returning_count`, which hands the statement to Diesel's
-//!    own connection and translates what the lock made of it.
-//! 2. `transaction.rs`: begin, commit and rollback, and what SQLite ended by itself.
+//! 1. `connection/mod.rs`: Diesel calls `execute_returning_count`, or its transaction manager in
+//!    `connection/transaction_manager.rs` to begin, commit or roll back.
+//! 2. `connection/state.rs` hands the statement to Diesel's own connection, and puts the lock's
+//!    error in the place of SQLite's.
 //! 3. `vfs/ffi.rs`: SQLite asks its VFS for a lock level, a write, a deletion.
 //! 4. `vfs/gate.rs`, `vfs/gate/`: may it? The decisions, without pointers.
 //! 5. `client.rs`: a lease for the gate, kept renewed.
@@ -63,31 +64,24 @@ mod connection;
 mod error;
 mod events;
 mod lease;
-#[cfg(feature = "migrations")]
-mod migrations;
-#[cfg(feature = "r2d2")]
-mod pool;
-mod retry;
 mod stats;
 mod store;
-mod transaction;
 mod url;
 mod vfs;
 
 pub use client::{DynamoDbLockClient, finish_releases};
 pub use clock::{Clock, Moment};
 pub use config::{CommitMode, EfsConfig, ReadCheck, ReleaseMode, Synchronous};
-pub use connection::{EfsCursor, EfsSqliteConnection};
+#[cfg(feature = "r2d2")]
+pub use connection::EfsConnectionManager;
+pub use connection::{EfsCursor, EfsSqliteConnection, EfsTransactionManager, TransactionState};
 pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, StoreError};
 pub use lease::Lease;
-#[cfg(feature = "r2d2")]
-pub use pool::EfsConnectionManager;
 pub use stats::{LockStats, process_lock_stats};
 pub use store::{
     DeleteAnswer, DynamoDbLockStore, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer,
     PutCondition, SeenItem,
 };
-pub use transaction::{EfsTransactionManager, TransactionState};
 
 // The README's examples are compiled and run with the tests of the documentation.
 #[cfg(doctest)]

@@ -309,7 +309,7 @@ fn a_batch_insert_returns_its_rows_through_the_inner_connection() {
         let returned: Vec<User> = diesel::insert_into(users::table)
             .values(&new[..])
             .returning(User::as_returning())
-            .get_results(conn.sqlite())?;
+            .get_results(conn.sqlite_mut())?;
         assert_eq!(returned.len(), 2);
         assert_eq!(names(conn)?, ["Ada", "Bob"]);
         // In a transaction of the outer connection, too.
@@ -318,7 +318,7 @@ fn a_batch_insert_returns_its_rows_through_the_inner_connection() {
             let returned: Vec<String> = diesel::insert_into(users::table)
                 .values(&new[..])
                 .returning(users::name)
-                .get_results(conn.sqlite())?;
+                .get_results(conn.sqlite_mut())?;
             assert_eq!(returned, ["Cid", "Dan"]);
             Err(Error::RollbackTransaction)
         });
@@ -508,8 +508,8 @@ impl diesel::sqlite::SqliteAggregateFunction<i32> for Product {
 #[test]
 fn functions_aggregates_and_collations_are_registered() {
     everywhere(|conn| {
-        shout_utils::register_impl(conn.sqlite(), |text: String| text.to_uppercase())?;
-        product_utils::register_impl::<Product, _>(conn.sqlite())?;
+        shout_utils::register_impl(conn.sqlite_mut(), |text: String| text.to_uppercase())?;
+        product_utils::register_impl::<Product, _>(conn.sqlite_mut())?;
         // Diesel gives the right-hand side first.
         conn.register_collation("BY_LENGTH", |right, left| left.len().cmp(&right.len()))?;
         for (name, age) in [("three", 3), ("a", 2), ("two", 7)] {
@@ -542,7 +542,9 @@ fn functions_aggregates_and_collations_are_registered() {
 #[test]
 fn a_panic_in_a_sql_function_is_an_error_of_the_statement() {
     everywhere(|conn| {
-        shout_utils::register_impl(conn.sqlite(), |_: String| -> String { panic!("too loud") })?;
+        shout_utils::register_impl(conn.sqlite_mut(), |_: String| -> String {
+            panic!("too loud")
+        })?;
         add_user(conn, "Ada")?;
         let result = diesel::update(users::table)
             .set(users::name.eq(shout(users::name)))

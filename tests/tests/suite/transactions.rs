@@ -384,7 +384,7 @@ fn a_loss_seen_through_the_inner_connection_ends_the_transaction_too() {
     let result = conn.transaction(|conn| {
         insert(conn, 1)?;
         loser.lose();
-        let ignored = conn.sqlite().batch_execute("INSERT INTO u VALUES (2)");
+        let ignored = conn.sqlite_mut().batch_execute("INSERT INTO u VALUES (2)");
         assert!(ignored.is_err(), "{ignored:?}");
         assert_serialization_failure(insert(conn, 3));
         assert_lock_error!(conn, LeaseLost);
@@ -457,10 +457,10 @@ fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
         host.store.take_calls();
         let write = "INSERT INTO t (n) VALUES (3)";
         for script in [write, "BEGIN IMMEDIATE"] {
-            let ignored = conn.sqlite().batch_execute(script);
+            let ignored = conn.sqlite_mut().batch_execute(script);
             assert!(ignored.is_err(), "{script}: {ignored:?}");
         }
-        let inner = conn.sqlite();
+        let inner = conn.sqlite_mut();
         let ignored = inner.transaction(|inner| inner.batch_execute(write));
         assert!(ignored.is_err(), "{ignored:?}");
         assert_eq!(host.store.take_calls(), []);
@@ -470,7 +470,7 @@ fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
     assert_eq!(committed(&site), NOTHING);
     site.assert_nothing_left();
     assert_usable(&mut conn);
-    assert_eq!(conn.sqlite().batch_execute("DELETE FROM t"), Ok(()));
+    assert_eq!(conn.sqlite_mut().batch_execute("DELETE FROM t"), Ok(()));
 }
 
 #[test]
@@ -481,14 +481,14 @@ fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
         inner.batch_execute(&format!("INSERT INTO t (n) VALUES ({n})"))
     };
     let result: QueryResult<()> = conn.transaction(|conn| {
-        conn.sqlite().transaction(|inner| add(inner, 1))?;
-        let undone: QueryResult<()> = conn.sqlite().transaction(|inner| {
+        conn.sqlite_mut().transaction(|inner| add(inner, 1))?;
+        let undone: QueryResult<()> = conn.sqlite_mut().transaction(|inner| {
             add(inner, 2)?;
             roll_back()
         });
         assert_eq!(undone, Err(Error::RollbackTransaction));
         conn.transaction(|conn| {
-            conn.sqlite().transaction(|inner| add(inner, 3))?;
+            conn.sqlite_mut().transaction(|inner| add(inner, 3))?;
             insert(conn, 4)
         })?;
         Ok(())
@@ -497,7 +497,7 @@ fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
     assert_eq!(committed(&site), [1, 3, 4]);
     site.assert_nothing_left();
     // And one of its own where there is none.
-    let alone = conn.sqlite().transaction(|inner| add(inner, 5));
+    let alone = conn.sqlite_mut().transaction(|inner| add(inner, 5));
     assert_eq!(alone, Ok(()));
     assert_eq!(committed(&site), [1, 3, 4, 5]);
     site.assert_nothing_left();
@@ -547,7 +547,7 @@ fn a_returned_row_is_committed_or_an_error_with_commit_by_clock_too() {
         let config = site.host().config().clock(clock.clone());
         let mut conn = connect(&config.lock_commit(CommitMode::Clock));
         // The rows are written when RETURNING is evaluated, and not committed yet.
-        freeze_utils::register_impl(conn.sqlite(), move || {
+        freeze_utils::register_impl(conn.sqlite_mut(), move || {
             clock.advance(LEASE);
             0
         })
@@ -645,11 +645,15 @@ fn a_writer_without_this_crate_is_waited_for_no_longer_than_the_timeout() {
     }
     // Also by Diesel's own connection, which says when a statement begins to nobody.
     for _ in 0..2 {
-        let refused = conn.sqlite().batch_execute("INSERT INTO t (n) VALUES (1)");
+        let refused = conn
+            .sqlite_mut()
+            .batch_execute("INSERT INTO t (n) VALUES (1)");
         assert!(refused.is_err(), "{refused:?}");
     }
     assert_eq!(other.batch_execute("COMMIT"), Ok(()));
-    let granted = conn.sqlite().batch_execute("INSERT INTO t (n) VALUES (1)");
+    let granted = conn
+        .sqlite_mut()
+        .batch_execute("INSERT INTO t (n) VALUES (1)");
     assert_eq!(granted, Ok(()));
     assert_eq!(insert(&mut conn, 2), Ok(1));
     assert_eq!(committed(&site), [1, 2]);
@@ -1410,7 +1414,7 @@ fn connections_whose_insides_are_swapped_stay_under_their_own_files_locks() {
     let (one, two) = (Site::with_table(), Site::with_table());
     let mut first = one.host().connect();
     let mut second = two.host().connect();
-    std::mem::swap(first.sqlite(), second.sqlite());
+    std::mem::swap(first.sqlite_mut(), second.sqlite_mut());
     assert_eq!(insert(&mut first, 2), Ok(1));
     assert_eq!(insert(&mut second, 1), Ok(1));
     drop(first);
@@ -1428,7 +1432,7 @@ fn a_connection_replaced_inside_with_write_lock_releases_the_lease_and_does_not_
     let mut conn = site.host().connect();
     let result = conn.with_write_lock(|conn| {
         insert(conn, 1)?;
-        *conn.sqlite() = SqliteConnection::establish(":memory:").expect("a database");
+        *conn.sqlite_mut() = SqliteConnection::establish(":memory:").expect("a database");
         site.assert_nothing_left();
         Ok::<_, Error>(())
     });
