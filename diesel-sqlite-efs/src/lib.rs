@@ -37,7 +37,7 @@
 //! |---|---|---|
 //! | `bundled` | yes | SQLite compiled in; without it the system's is linked, 3.34.1 or newer |
 //! | `cli` | no | the program `efs-sqlite`: examines a database and its lock, runs migrations |
-//! | `migrations` | no | `EfsSqliteConnection::run_migrations` and its kin, each call under one lease |
+//! | `migrations` | no | `EfsSqliteConnection::run_migrations` and `revert_migrations`, each call under one lease |
 //! | `r2d2` | no | connection pools: `EfsConnectionManager`, and Diesel's `ConnectionManager` |
 //! | `tracing` | no | events and spans of the lock and of migrations, under `diesel_sqlite_efs::lock` and `::migration` |
 //!

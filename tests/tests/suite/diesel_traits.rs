@@ -448,6 +448,35 @@ fn instrumentation_sees_queries_and_transactions() {
     });
 }
 
+/// What instrumentation sees of a statement that fails after the migration harness has looked.
+fn seen_of_a_failure<C>(conn: &mut C) -> Vec<String>
+where
+    C: Connection<Backend = Sqlite> + MigrationHarness<Sqlite>,
+{
+    conn.run_pending_migrations(MIGRATIONS).expect("migrations");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
+        log.lock().expect("no panic").push(format!("{event:?}"));
+    });
+    let failed = conn.execute_returning_count(&diesel::sql_query("invalid"));
+    failed.expect_err("no SQL");
+    conn.batch_execute("also invalid").expect_err("no SQL");
+    std::mem::take(&mut *seen.lock().expect("no panic"))
+}
+
+#[test]
+fn instrumentation_sees_no_query_that_the_application_has_not_made() {
+    let site = Site::new();
+    let mut plain = SqliteConnection::establish(":memory:").expect("a connection");
+    let expected = seen_of_a_failure(&mut plain);
+    assert_eq!(expected.len(), 4, "{expected:?}");
+    for mut conn in [connect(&EfsConfig::new(":memory:")), site.host().connect()] {
+        assert_eq!(seen_of_a_failure(&mut conn), expected);
+    }
+    site.assert_nothing_left();
+}
+
 #[test]
 fn statements_are_cached_unless_that_is_switched_off() {
     everywhere(|conn| {

@@ -12,6 +12,7 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
+use diesel::sqlite::Sqlite;
 use diesel_sqlite_efs::{
     CommitMode, ConnectError, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError,
     ReleaseMode, StoreError, finish_releases,
@@ -172,6 +173,83 @@ fn a_rollback_by_statement_inside_a_transaction_aborts_it() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
+    assert_eq!(committed(&site), NOTHING);
+    site.assert_nothing_left();
+    assert_usable(&mut conn);
+}
+
+/// What a transaction comes to whose closure runs `script` and then fails or succeeds.
+fn after_a_script<C>(conn: &mut C, script: &str, end: QueryResult<()>) -> QueryResult<()>
+where
+    C: Connection<Backend = Sqlite>,
+{
+    conn.batch_execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")?;
+    conn.transaction(|conn| {
+        conn.batch_execute("INSERT INTO t (n) VALUES (1)")?;
+        conn.batch_execute(script)?;
+        end
+    })
+}
+
+#[test]
+fn a_rollback_after_one_by_statement_fails_as_with_diesels_own_connection() {
+    let site = Site::new();
+    let mut plain = SqliteConnection::establish(":memory:").expect("a connection");
+    for script in ["ROLLBACK", "rollback transaction", "ROLLBACK; SELECT 1"] {
+        let expected = after_a_script(&mut plain, script, Err(Error::NotFound));
+        let is_sqlites = matches!(expected, Err(Error::DatabaseError(..)));
+        assert!(is_sqlites, "{script}: {expected:?}");
+        // What older versions of Diesel do not get over.
+        plain = SqliteConnection::establish(":memory:").expect("a connection");
+        for mut conn in [site.host().connect(), connect(&EfsConfig::new(":memory:"))] {
+            let result = after_a_script(&mut conn, script, Err(Error::NotFound));
+            assert_eq!(result, expected, "{script}");
+            assert_eq!(numbers(&mut conn, "SELECT n FROM t"), Ok(vec![]));
+        }
+        site.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_commit_after_a_rollback_by_statement_fails_with_sqlites_error() {
+    let site = Site::with_table();
+    let mut conn = site.host().connect();
+    let result = after_a_script(&mut conn, "ROLLBACK", Ok(()));
+    let Err(Error::DatabaseError(DatabaseErrorKind::Unknown, information)) = result else {
+        panic!("{result:?}");
+    };
+    assert_eq!(
+        information.message(),
+        "cannot commit - no transaction is active"
+    );
+    let nested: QueryResult<()> = conn.transaction(|conn| {
+        let inner = after_a_script(conn, "ROLLBACK", Err(Error::NotFound));
+        assert!(matches!(inner, Err(Error::DatabaseError(..))), "{inner:?}");
+        assert!(insert(conn, 2).is_err());
+        roll_back()
+    });
+    assert!(
+        matches!(nested, Err(Error::DatabaseError(..))),
+        "{nested:?}"
+    );
+    assert_eq!(conn.transaction(|conn| insert(conn, 3)), Ok(1));
+    assert_eq!(committed(&site), [3]);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn a_rollback_of_sqlites_own_is_not_taken_for_one_by_statement() {
+    let site = Site::with_table();
+    let mut conn = site.host().connect();
+    // A ROLLBACK was prepared in the same transaction, but none was run.
+    let result: QueryResult<()> = conn.transaction(|conn| {
+        execute(conn, "EXPLAIN ROLLBACK")?;
+        execute(conn, "INSERT INTO t VALUES (1, 1)")?;
+        let conflict = execute(conn, "INSERT OR ROLLBACK INTO t VALUES (1, 2)");
+        assert!(conflict.is_err(), "{conflict:?}");
+        roll_back()
+    });
+    assert_eq!(result, Err(Error::RollbackTransaction));
     assert_eq!(committed(&site), NOTHING);
     site.assert_nothing_left();
     assert_usable(&mut conn);
