@@ -37,16 +37,17 @@
 //! |---|---|---|
 //! | `bundled` | yes | SQLite compiled in; without it the system's is linked, 3.34.1 or newer |
 //! | `cli` | no | the program `efs-sqlite`: examines a database and its lock, runs migrations |
-//! | `migrations` | no | `EfsSqliteConnection::run_migrations` and its kin, each call under one lease |
+//! | `migrations` | no | `EfsSqliteConnection::run_migrations` and `revert_migrations`, each call under one lease |
 //! | `r2d2` | no | connection pools: `EfsConnectionManager`, and Diesel's `ConnectionManager` |
 //! | `tracing` | no | events and spans of the lock and of migrations, under `diesel_sqlite_efs::lock` and `::migration` |
 //!
 //! # Follow one write
 //! Each file is met once, in this order, and back again:
 //!
-//! 1. `connection.rs`: Diesel calls `execute_returning_count`, which hands the statement to Diesel's
-//!    own connection and translates what the lock made of it.
-//! 2. `transaction.rs`: begin, commit and rollback, and what SQLite ended by itself.
+//! 1. `connection/mod.rs`: Diesel calls `execute_returning_count`, or its transaction manager in
+//!    `connection/transaction_manager.rs` to begin, commit or roll back.
+//! 2. `connection/state.rs` hands the statement to Diesel's own connection, and puts the lock's
+//!    error in the place of SQLite's.
 //! 3. `vfs/ffi/`: SQLite asks its VFS for a lock level, a write, a deletion.
 //! 4. `vfs/main_file.rs`, `vfs/journal_file.rs`: what each of them does to the file, without pointers.
 //! 5. `vfs/gate.rs`, `vfs/gate/`: may it? The decisions.
@@ -66,31 +67,24 @@ mod connection;
 mod error;
 mod events;
 mod lease;
-#[cfg(feature = "migrations")]
-mod migrations;
-#[cfg(feature = "r2d2")]
-mod pool;
-mod retry;
 mod stats;
 mod store;
-mod transaction;
 mod url;
 mod vfs;
 
 pub use client::DynamoDbLockClient;
 pub use clock::{Clock, Moment};
 pub use config::{EfsConfig, ReadCheck, Synchronous};
-pub use connection::{EfsCursor, EfsSqliteConnection};
+#[cfg(feature = "r2d2")]
+pub use connection::EfsConnectionManager;
+pub use connection::{EfsCursor, EfsSqliteConnection, EfsTransactionManager, TransactionState};
 pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, StoreError};
 pub use lease::Lease;
-#[cfg(feature = "r2d2")]
-pub use pool::EfsConnectionManager;
 pub use stats::{LockStats, process_lock_stats};
 pub use store::{
     DeleteAnswer, DynamoDbLockStore, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer,
     PutCondition, SeenItem,
 };
-pub use transaction::{EfsTransactionManager, TransactionState};
 
 // The README's examples are compiled and run with the tests of the documentation.
 #[cfg(doctest)]

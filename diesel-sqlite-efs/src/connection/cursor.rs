@@ -7,7 +7,7 @@ use diesel::connection::LoadConnection;
 use diesel::result::QueryResult;
 use diesel::sqlite::SqliteConnection;
 
-use super::session::Session;
+use super::state::ConnectionState;
 
 type Rows<'conn, 'query> = <SqliteConnection as LoadConnection>::Cursor<'conn, 'query>;
 type Row<'conn, 'query> = <SqliteConnection as LoadConnection>::Row<'conn, 'query>;
@@ -17,9 +17,10 @@ type Row<'conn, 'query> = <SqliteConnection as LoadConnection>::Row<'conn, 'quer
 /// A statement that writes outside a transaction, such as `INSERT .. RETURNING`, is run to its end
 /// before its first row is handed out. SQLite commits it only then, and a caller that takes one row
 /// and leaves must not miss that the commit failed.
+#[must_use = "rows are read as they are taken"]
 pub struct EfsCursor<'conn, 'query> {
     rows: Rows<'conn, 'query>,
-    session: &'conn mut Session,
+    state: &'conn mut ConnectionState,
     begun: bool,
     /// SQLite would run a statement that has ended once more.
     ended: bool,
@@ -27,10 +28,10 @@ pub struct EfsCursor<'conn, 'query> {
 }
 
 impl<'conn, 'query> EfsCursor<'conn, 'query> {
-    pub(super) fn new(rows: Rows<'conn, 'query>, session: &'conn mut Session) -> Self {
+    pub(super) fn new(rows: Rows<'conn, 'query>, state: &'conn mut ConnectionState) -> Self {
         Self {
             rows,
-            session,
+            state,
             begun: false,
             ended: false,
             buffered: VecDeque::new(),
@@ -48,14 +49,14 @@ impl<'conn, 'query> EfsCursor<'conn, 'query> {
             None => Ok(()),
         };
         self.ended = true;
-        (self.session.finish_statement(result).err()).map(Err)
+        (self.state.finish_statement(result).err()).map(Err)
     }
 
     /// The first row; all others are fetched with it if the end of the statement is a commit.
     fn first(&mut self) -> Option<QueryResult<Row<'conn, 'query>>> {
         self.begun = true;
         let first = self.step()?;
-        if first.is_err() || !self.session.will_autocommit() {
+        if first.is_err() || !self.state.will_autocommit() {
             return Some(first);
         }
         while let Some(row) = self.step() {

@@ -5,12 +5,15 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use diesel::connection::{Connection, SimpleConnection};
-use diesel::result::{ConnectionError, DatabaseErrorKind, Error};
+use diesel::connection::{
+    Connection, Instrumentation, InstrumentationEvent, SimpleConnection,
+    get_default_instrumentation,
+};
+use diesel::result::{ConnectionError, ConnectionResult, DatabaseErrorKind, Error};
 use diesel::sqlite::SqliteConnection;
 
 use super::diagnosis::{diagnose, obstacle};
-use super::session::Session;
+use super::state::ConnectionState;
 use crate::client::DynamoDbLockClient;
 use crate::clock::FOREVER;
 use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
@@ -21,26 +24,54 @@ use crate::vfs::fs_kind::{FileSystem, network_file_system};
 use crate::vfs::gate::{Gate, GateSettings};
 use crate::vfs::{Admission, open_admitted, shim_over};
 
+/// Opens a connection with `open`, and tells Diesel's default instrumentation so, with the URL that
+/// the application has given.
+///
+/// Diesel's own connection underneath tells of its opening as well, of which it cannot be kept: in
+/// between, with the URL that SQLite gets, to another instance. The one that has seen the
+/// application's URL stays with the connection.
+pub(super) fn establishing<C: Connection>(
+    url: &str,
+    open: impl FnOnce() -> ConnectionResult<C>,
+) -> ConnectionResult<C> {
+    let Some(mut instrumentation) = get_default_instrumentation() else {
+        return open();
+    };
+    instrumentation.on_connection_event(InstrumentationEvent::start_establish_connection(url));
+    let mut result = open();
+    instrumentation.on_connection_event(InstrumentationEvent::finish_establish_connection(
+        url,
+        result.as_ref().err(),
+    ));
+    if let Ok(connection) = &mut result {
+        connection.set_instrumentation(instrumentation);
+    }
+    result
+}
+
 /// Opens connections by the same settings, with one lock client.
 #[derive(Debug, Clone)]
-pub(crate) struct Opener {
+pub(super) struct Opener {
     settings: Settings,
     client: DynamoDbLockClient,
 }
 
 impl Opener {
     /// Reads the environment for what the configuration does not say. Nothing is opened yet.
-    pub(crate) fn new(config: &EfsConfig) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: &EfsConfig) -> Result<Self, ConfigError> {
         let settings = config.resolve()?;
         let client = client(&settings);
         Ok(Self { settings, client })
     }
 
     /// Opens the database and applies what has to hold for every transaction.
-    pub(super) fn open(&self) -> Result<(SqliteConnection, Session), ConnectError> {
+    pub(super) fn open(&self) -> Result<(SqliteConnection, ConnectionState), ConnectError> {
         match &self.settings.database {
             // Nobody else can write to it: Diesel's own connection, without a lock.
-            Database::Memory { url } => Ok((SqliteConnection::establish(url)?, Session::new(None))),
+            Database::Memory { url } => Ok((
+                SqliteConnection::establish(url)?,
+                ConnectionState::new(None),
+            )),
             Database::File { path, .. } => open_file(&self.settings, &self.client, path),
         }
     }
@@ -50,7 +81,7 @@ fn open_file(
     settings: &Settings,
     client: &DynamoDbLockClient,
     path: &Path,
-) -> Result<(SqliteConnection, Session), ConnectError> {
+) -> Result<(SqliteConnection, ConnectionState), ConnectError> {
     let network = network(settings, path)?;
     let shim = shim_over(&settings.base_vfs).ok_or_else(|| ConfigError::InvalidValue {
         setting: "EfsConfig::base_vfs".to_owned(),
@@ -100,7 +131,7 @@ fn open_file(
             ),
         });
     }
-    Ok((connection, Session::new(Some(gate))))
+    Ok((connection, ConnectionState::new(Some(gate))))
 }
 
 /// What holds for every transaction of the connection.

@@ -39,6 +39,8 @@ impl EfsSqliteConnection {
     /// SQLite's, when it has no memory for it or a transaction is open; what is no database fails
     /// when it is read.
     pub fn deserialize_readonly_database_from_buffer(&mut self, data: &[u8]) -> QueryResult<()> {
-        self.run(|inner| inner.deserialize_readonly_database_from_buffer(data))
+        (self.state).run(&mut self.inner, |inner| {
+            inner.deserialize_readonly_database_from_buffer(data)
+        })
     }
 }

@@ -1,7 +1,14 @@
 //! Transactions that take the lock first, repeat themselves, or share one lease.
 
+use std::time::Instant;
+
+use diesel::connection::TransactionManager;
+use diesel::result::{Error, QueryResult};
+
 use super::EfsSqliteConnection;
-use crate::transaction::EfsTransactionManager;
+use super::retry::Repeats;
+use super::state::Pin;
+use super::transaction_manager::EfsTransactionManager;
 
 impl EfsSqliteConnection {
     /// Runs a transaction begun with `BEGIN IMMEDIATE`: the lock is taken before it begins,
@@ -16,9 +23,9 @@ impl EfsSqliteConnection {
     pub fn immediate_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         F: FnOnce(&mut Self) -> Result<T, E>,
-        E: From<diesel::result::Error>,
+        E: From<Error>,
     {
-        EfsTransactionManager::locked_transaction(self, "BEGIN IMMEDIATE", None, f)
+        self.locked_transaction("BEGIN IMMEDIATE", None, f)
     }
 
     /// Runs a transaction begun with `BEGIN EXCLUSIVE`: as
@@ -30,9 +37,9 @@ impl EfsSqliteConnection {
     pub fn exclusive_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         F: FnOnce(&mut Self) -> Result<T, E>,
-        E: From<diesel::result::Error>,
+        E: From<Error>,
     {
-        EfsTransactionManager::locked_transaction(self, "BEGIN EXCLUSIVE", None, f)
+        self.locked_transaction("BEGIN EXCLUSIVE", None, f)
     }
 
     /// Runs a transaction, and runs it again after failures of the lock that a repeat may mend:
@@ -46,7 +53,7 @@ impl EfsSqliteConnection {
     /// The closure's own errors are not: neither one that follows a statement that succeeded, nor a
     /// `SerializationFailure` that the application has made itself. [`LockError::OutcomeUnknown`]
     /// is never repeated, for the transaction may be committed. Of failures of
-    /// [`sqlite`](Self::sqlite) only those count that have ended the transaction.
+    /// [`sqlite_mut`](Self::sqlite_mut) only those count that have ended the transaction.
     ///
     /// # How it begins
     /// The first time like [`transaction`], so that what only reads takes no lock. A run that had asked to write is repeated like
@@ -101,12 +108,22 @@ impl EfsSqliteConnection {
     /// [is retryable]: crate::LockError::is_retryable
     /// [`LockError::OutcomeUnknown`]: crate::LockError::OutcomeUnknown
     /// [`transaction`]: diesel::Connection::transaction
-    pub fn retrying_transaction<T, E, F>(&mut self, f: F) -> Result<T, E>
+    pub fn retrying_transaction<T, E, F>(&mut self, mut f: F) -> Result<T, E>
     where
         F: FnMut(&mut Self) -> Result<T, E>,
-        E: From<diesel::result::Error>,
+        E: From<Error>,
     {
-        crate::retry::run(self, f)
+        EfsTransactionManager::refuse_nesting(&mut self.state)?;
+        let mut repeats = Repeats::new(&self.state);
+        let mut result = EfsTransactionManager::transaction(self, &mut f);
+        while result.is_err() && repeats.pause(&mut self.state) {
+            result = match repeats.first_lock() {
+                // Asking only after it has read, it could be overtaken again.
+                Some(until) => self.locked_transaction("BEGIN IMMEDIATE", Some(until), &mut f),
+                None => EfsTransactionManager::transaction(self, &mut f),
+            };
+        }
+        result
     }
 
     /// Takes the write lock, waiting for it if need be, and holds it while `f` runs: for several
@@ -123,13 +140,48 @@ impl EfsSqliteConnection {
     pub fn with_write_lock<T, E, F>(&mut self, f: F) -> Result<T, E>
     where
         F: FnOnce(&mut Self) -> Result<T, E>,
-        E: From<diesel::result::Error>,
+        E: From<Error>,
     {
-        if self.session.transaction().depth().is_some() {
+        if self.state.transaction().depth().is_some() {
             // Waiting with a read lock held would keep the holder from committing.
-            return Err(diesel::result::Error::AlreadyInTransaction.into());
+            return Err(Error::AlreadyInTransaction.into());
         }
         let _pin = self.pin(None)?;
         f(self)
+    }
+
+    /// Runs a transaction for which the lock is taken before it begins; `limit` is until when to
+    /// wait for it, if that is sooner than usual.
+    fn locked_transaction<T, E, F>(
+        &mut self,
+        begin: &str,
+        limit: Option<Instant>,
+        f: F,
+    ) -> Result<T, E>
+    where
+        F: FnOnce(&mut Self) -> Result<T, E>,
+        E: From<Error>,
+    {
+        EfsTransactionManager::refuse_nesting(&mut self.state)?;
+        {
+            let _until_reserved = self.pin(limit)?;
+            EfsTransactionManager::begin(&mut self.inner, &mut self.state, begin)?;
+        }
+        // As Diesel's `transaction` goes on.
+        match f(self) {
+            Ok(value) => {
+                EfsTransactionManager::commit_transaction(self)?;
+                Ok(value)
+            }
+            Err(error) => match EfsTransactionManager::rollback_transaction(self) {
+                // What made the closure fail is of more interest.
+                Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
+                Err(rollback_error) => Err(rollback_error.into()),
+            },
+        }
+    }
+
+    fn pin(&mut self, limit: Option<Instant>) -> QueryResult<Pin> {
+        self.state.pin(&mut self.inner, limit)
     }
 }

@@ -15,6 +15,7 @@ mod reference;
 mod remembers;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod waiting;
 mod writing;
 
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use self::remembers::Remembers;
+pub(crate) use self::transaction::RolledBackBy;
+use self::transaction::Transaction;
 use super::file_version::{FileState, FileVersion};
 use super::lock_identity::{KeyFile, LockIdMatch, OwnLock};
 use super::pragma;
@@ -94,15 +97,9 @@ struct State {
     waited: Option<Waited>,
     forbidden: Option<ConfigError>,
     format: Option<FileFormat>,
-    rolled_back: bool,
-    /// The connection has a transaction open, by its own account.
-    in_transaction: bool,
-    /// SQLite has ended that transaction by itself: it would write in autocommit mode.
-    is_aborted: bool,
+    transaction: Transaction,
     /// A write was asked for since this was last looked at.
     asked_to_write: bool,
-    /// A statement that begins a transaction was prepared since one was last known to be over.
-    may_have_begun: bool,
     /// A lease was lost or the file system failed: a new connection is safer than this one.
     is_broken: bool,
 }
@@ -218,11 +215,8 @@ impl Gate {
                 waited: None,
                 forbidden: None,
                 format: None,
-                rolled_back: false,
-                in_transaction: false,
-                is_aborted: false,
+                transaction: Transaction::default(),
                 asked_to_write: false,
-                may_have_begun: false,
                 is_broken: false,
             }),
         }
@@ -255,9 +249,9 @@ impl Gate {
         state.ended = false;
         state.journal_id = None;
         state.asked_to_write |= matches!(purpose, Purpose::Write { .. });
-        if state.is_aborted {
+        if let Some(by) = state.transaction.rolled_back_by() {
             state.error.get_or_insert_with(|| LockError::Aborted {
-                cause: "SQLite rolled it back".to_owned(),
+                cause: by.cause().to_owned(),
                 retryable: false,
             });
             return state.blocked(Block::Fatal);

@@ -309,7 +309,7 @@ fn a_batch_insert_returns_its_rows_through_the_inner_connection() {
         let returned: Vec<User> = diesel::insert_into(users::table)
             .values(&new[..])
             .returning(User::as_returning())
-            .get_results(conn.sqlite())?;
+            .get_results(conn.sqlite_mut())?;
         assert_eq!(returned.len(), 2);
         assert_eq!(names(conn)?, ["Ada", "Bob"]);
         // In a transaction of the outer connection, too.
@@ -318,7 +318,7 @@ fn a_batch_insert_returns_its_rows_through_the_inner_connection() {
             let returned: Vec<String> = diesel::insert_into(users::table)
                 .values(&new[..])
                 .returning(users::name)
-                .get_results(conn.sqlite())?;
+                .get_results(conn.sqlite_mut())?;
             assert_eq!(returned, ["Cid", "Dan"]);
             Err(Error::RollbackTransaction)
         });
@@ -448,6 +448,35 @@ fn instrumentation_sees_queries_and_transactions() {
     });
 }
 
+/// What instrumentation sees of a statement that fails after the migration harness has looked.
+fn seen_of_a_failure<C>(conn: &mut C) -> Vec<String>
+where
+    C: Connection<Backend = Sqlite> + MigrationHarness<Sqlite>,
+{
+    conn.run_pending_migrations(MIGRATIONS).expect("migrations");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    conn.set_instrumentation(move |event: InstrumentationEvent<'_>| {
+        log.lock().expect("no panic").push(format!("{event:?}"));
+    });
+    let failed = conn.execute_returning_count(&diesel::sql_query("invalid"));
+    failed.expect_err("no SQL");
+    conn.batch_execute("also invalid").expect_err("no SQL");
+    std::mem::take(&mut *seen.lock().expect("no panic"))
+}
+
+#[test]
+fn instrumentation_sees_no_query_that_the_application_has_not_made() {
+    let site = Site::new();
+    let mut plain = SqliteConnection::establish(":memory:").expect("a connection");
+    let expected = seen_of_a_failure(&mut plain);
+    assert_eq!(expected.len(), 4, "{expected:?}");
+    for mut conn in [connect(&EfsConfig::new(":memory:")), site.host().connect()] {
+        assert_eq!(seen_of_a_failure(&mut conn), expected);
+    }
+    site.assert_nothing_left();
+}
+
 #[test]
 fn statements_are_cached_unless_that_is_switched_off() {
     everywhere(|conn| {
@@ -508,8 +537,8 @@ impl diesel::sqlite::SqliteAggregateFunction<i32> for Product {
 #[test]
 fn functions_aggregates_and_collations_are_registered() {
     everywhere(|conn| {
-        shout_utils::register_impl(conn.sqlite(), |text: String| text.to_uppercase())?;
-        product_utils::register_impl::<Product, _>(conn.sqlite())?;
+        shout_utils::register_impl(conn.sqlite_mut(), |text: String| text.to_uppercase())?;
+        product_utils::register_impl::<Product, _>(conn.sqlite_mut())?;
         // Diesel gives the right-hand side first.
         conn.register_collation("BY_LENGTH", |right, left| left.len().cmp(&right.len()))?;
         for (name, age) in [("three", 3), ("a", 2), ("two", 7)] {
@@ -542,7 +571,9 @@ fn functions_aggregates_and_collations_are_registered() {
 #[test]
 fn a_panic_in_a_sql_function_is_an_error_of_the_statement() {
     everywhere(|conn| {
-        shout_utils::register_impl(conn.sqlite(), |_: String| -> String { panic!("too loud") })?;
+        shout_utils::register_impl(conn.sqlite_mut(), |_: String| -> String {
+            panic!("too loud")
+        })?;
         add_user(conn, "Ada")?;
         let result = diesel::update(users::table)
             .set(users::name.eq(shout(users::name)))

@@ -359,7 +359,7 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
         .lock_key(key);
     let mut conn = EfsSqliteConnection::connect(&config)?;
     conn.run_migrations(MIGRATIONS)?;
-    conn.revert_last_migration(MIGRATIONS)?;
+    conn.revert_migrations(MIGRATIONS, 1)?;
     diesel::sql_query("CREATE TABLE counter (n INTEGER)").execute(&mut conn)?;
     assert!(conn.run_migrations(MIGRATIONS).is_err(), "the table exists");
 

@@ -1,11 +1,16 @@
 //! What the lock cost is counted, for a connection and for the process, and Diesel's instrumentation
 //! is told of each wait.
 
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use diesel::connection::{Connection, InstrumentationEvent, SimpleConnection};
+use diesel::connection::{
+    Connection, Instrumentation, InstrumentationEvent, SimpleConnection,
+    set_default_instrumentation,
+};
 use diesel_sqlite_efs::{EfsSqliteConnection, process_lock_stats};
 use integration::process::wait_until;
 
@@ -109,6 +114,60 @@ fn diesels_instrumentation_is_told_of_each_wait_and_of_nothing_else() {
         told.waits()[6..],
         [(text.clone(), None), (text, Some(true))]
     );
+}
+
+/// What default instrumentations of this thread have seen: the number of the instance, and what.
+type Seen = Vec<(usize, String)>;
+
+thread_local! {
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+}
+
+/// Diesel's default for the whole process: sees nothing in threads that have not asked for it.
+fn default_instrumentation() -> Option<Box<dyn Instrumentation>> {
+    static INSTANCES: AtomicUsize = AtomicUsize::new(0);
+    if SEEN.with_borrow(Option::is_none) {
+        return None;
+    }
+    let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
+    Some(Box::new(move |event: InstrumentationEvent<'_>| {
+        let what = match event {
+            InstrumentationEvent::StartEstablishConnection { url, .. } => format!("start {url}"),
+            InstrumentationEvent::FinishEstablishConnection { url, error, .. } => {
+                format!("finish {url}, failed: {}", error.is_some())
+            }
+            InstrumentationEvent::StartQuery { query, .. } => format!("start {query}"),
+            _ => return,
+        };
+        SEEN.with_borrow_mut(|seen| seen.get_or_insert_default().push((instance, what)));
+    }))
+}
+
+#[test]
+fn diesels_instrumentation_is_told_of_the_opening_with_the_applications_own_url() {
+    let site = Site::with_table();
+    let path = site.scratch().database();
+    let local = format!("{}?lock=local&lock_timeout=2", path.display());
+    let wrong = format!("{}?lock=local&lock_timeuot=2", path.display());
+    set_default_instrumentation(default_instrumentation).expect("it is set");
+    for (url, opens) in [(":memory:", true), (&local, true), (&wrong, false)] {
+        SEEN.set(Some(Vec::new()));
+        let opened = EfsSqliteConnection::establish(url);
+        assert_eq!(opened.is_ok(), opens, "{url}");
+        if let Ok(mut conn) = opened {
+            conn.batch_execute("SELECT 1").expect("a query");
+        }
+        let seen = SEEN.take().expect("it is set");
+        let (own, start) = seen.first().expect("an event");
+        assert_eq!(*start, format!("start {url}"));
+        let own: Vec<_> = (seen.iter())
+            .filter(|(instance, _)| instance == own)
+            .collect();
+        assert_eq!(own[1].1, format!("finish {url}, failed: {}", !opens));
+        // It stays with the connection.
+        let queries: Vec<_> = own[2..].iter().map(|(_, what)| what.as_str()).collect();
+        assert_eq!(queries, if opens { &["start SELECT 1"][..] } else { &[] });
+    }
 }
 
 #[test]

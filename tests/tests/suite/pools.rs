@@ -118,7 +118,7 @@ fn a_connection_that_was_merely_refused_is_given_out_again() {
             assert_eq!(conn.batch_execute(script), Ok(()));
         }),
         ("transaction of the inner connection", |_, conn| {
-            let inner = conn.sqlite();
+            let inner = conn.sqlite_mut();
             let result = inner.transaction(|conn| conn.batch_execute("SELECT * FROM t"));
             assert_eq!(result, Ok::<_, Error>(()));
         }),
@@ -197,7 +197,9 @@ fn a_connection_in_a_transaction_is_not_given_out_again_however_it_was_begun() {
             conn.batch_execute("SAVEPOINT a").expect("a savepoint");
         }),
         ("inner connection", |conn| {
-            conn.sqlite().batch_execute("BEGIN").expect("a transaction");
+            conn.sqlite_mut()
+                .batch_execute("BEGIN")
+                .expect("a transaction");
         }),
     ];
     for (what, use_it) in uses {
@@ -277,7 +279,7 @@ fn a_connection_whose_loss_was_seen_by_the_inner_one_alone_is_not_given_out_agai
     let (site, clock) = (Site::with_table(), manual_clock());
     let pool = pool_of(&site.host().config().clock(clock.clone()), 1);
     let again = is_given_out_again(&pool, |conn| {
-        let result = conn.sqlite().transaction(|conn| {
+        let result = conn.sqlite_mut().transaction(|conn| {
             conn.batch_execute("INSERT INTO t (n) VALUES (1)")?;
             clock.advance(LEASE);
             Ok::<_, Error>(())

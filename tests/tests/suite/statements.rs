@@ -301,11 +301,15 @@ const KINDS: &[Kind] = &[
         assert!(!conn.has_pending_migration(MIGRATIONS).expect("migrations"));
         Ok(())
     }),
-    kind("run_pending_migrations with none", Cost::Nothing, |conn| {
-        let applied = conn.run_pending_migrations(MIGRATIONS).expect("migrations");
-        assert!(applied.is_empty(), "{applied:?}");
-        Ok(())
-    }),
+    kind(
+        "Diesel's harness with none pending",
+        Cost::Nothing,
+        |conn| {
+            let applied = conn.run_pending_migrations(MIGRATIONS).expect("migrations");
+            assert!(applied.is_empty(), "{applied:?}");
+            Ok(())
+        },
+    ),
 ];
 
 fn prepare(conn: &mut EfsSqliteConnection) {

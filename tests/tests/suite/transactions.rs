@@ -11,6 +11,7 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
+use diesel::sqlite::Sqlite;
 use diesel_sqlite_efs::{
     ConnectError, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError, StoreError,
 };
@@ -146,6 +147,83 @@ fn a_rollback_by_statement_inside_a_transaction_aborts_it() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
+    assert_eq!(committed(&site), NOTHING);
+    site.assert_nothing_left();
+    assert_usable(&mut conn);
+}
+
+/// What a transaction comes to whose closure runs `script` and then fails or succeeds.
+fn after_a_script<C>(conn: &mut C, script: &str, end: QueryResult<()>) -> QueryResult<()>
+where
+    C: Connection<Backend = Sqlite>,
+{
+    conn.batch_execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")?;
+    conn.transaction(|conn| {
+        conn.batch_execute("INSERT INTO t (n) VALUES (1)")?;
+        conn.batch_execute(script)?;
+        end
+    })
+}
+
+#[test]
+fn a_rollback_after_one_by_statement_fails_as_with_diesels_own_connection() {
+    let site = Site::new();
+    let mut plain = SqliteConnection::establish(":memory:").expect("a connection");
+    for script in ["ROLLBACK", "rollback transaction", "ROLLBACK; SELECT 1"] {
+        let expected = after_a_script(&mut plain, script, Err(Error::NotFound));
+        let is_sqlites = matches!(expected, Err(Error::DatabaseError(..)));
+        assert!(is_sqlites, "{script}: {expected:?}");
+        // What older versions of Diesel do not get over.
+        plain = SqliteConnection::establish(":memory:").expect("a connection");
+        for mut conn in [site.host().connect(), connect(&EfsConfig::new(":memory:"))] {
+            let result = after_a_script(&mut conn, script, Err(Error::NotFound));
+            assert_eq!(result, expected, "{script}");
+            assert_eq!(numbers(&mut conn, "SELECT n FROM t"), Ok(vec![]));
+        }
+        site.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_commit_after_a_rollback_by_statement_fails_with_sqlites_error() {
+    let site = Site::with_table();
+    let mut conn = site.host().connect();
+    let result = after_a_script(&mut conn, "ROLLBACK", Ok(()));
+    let Err(Error::DatabaseError(DatabaseErrorKind::Unknown, information)) = result else {
+        panic!("{result:?}");
+    };
+    assert_eq!(
+        information.message(),
+        "cannot commit - no transaction is active"
+    );
+    let nested: QueryResult<()> = conn.transaction(|conn| {
+        let inner = after_a_script(conn, "ROLLBACK", Err(Error::NotFound));
+        assert!(matches!(inner, Err(Error::DatabaseError(..))), "{inner:?}");
+        assert!(insert(conn, 2).is_err());
+        roll_back()
+    });
+    assert!(
+        matches!(nested, Err(Error::DatabaseError(..))),
+        "{nested:?}"
+    );
+    assert_eq!(conn.transaction(|conn| insert(conn, 3)), Ok(1));
+    assert_eq!(committed(&site), [3]);
+    site.assert_nothing_left();
+}
+
+#[test]
+fn a_rollback_of_sqlites_own_is_not_taken_for_one_by_statement() {
+    let site = Site::with_table();
+    let mut conn = site.host().connect();
+    // A ROLLBACK was prepared in the same transaction, but none was run.
+    let result: QueryResult<()> = conn.transaction(|conn| {
+        execute(conn, "EXPLAIN ROLLBACK")?;
+        execute(conn, "INSERT INTO t VALUES (1, 1)")?;
+        let conflict = execute(conn, "INSERT OR ROLLBACK INTO t VALUES (1, 2)");
+        assert!(conflict.is_err(), "{conflict:?}");
+        roll_back()
+    });
+    assert_eq!(result, Err(Error::RollbackTransaction));
     assert_eq!(committed(&site), NOTHING);
     site.assert_nothing_left();
     assert_usable(&mut conn);
@@ -358,7 +436,7 @@ fn a_loss_seen_through_the_inner_connection_ends_the_transaction_too() {
     let result = conn.transaction(|conn| {
         insert(conn, 1)?;
         loser.lose();
-        let ignored = conn.sqlite().batch_execute("INSERT INTO u VALUES (2)");
+        let ignored = conn.sqlite_mut().batch_execute("INSERT INTO u VALUES (2)");
         assert!(ignored.is_err(), "{ignored:?}");
         assert_serialization_failure(insert(conn, 3));
         assert_lock_error!(conn, LeaseLost);
@@ -431,10 +509,10 @@ fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
         host.store.take_calls();
         let write = "INSERT INTO t (n) VALUES (3)";
         for script in [write, "BEGIN IMMEDIATE"] {
-            let ignored = conn.sqlite().batch_execute(script);
+            let ignored = conn.sqlite_mut().batch_execute(script);
             assert!(ignored.is_err(), "{script}: {ignored:?}");
         }
-        let inner = conn.sqlite();
+        let inner = conn.sqlite_mut();
         let ignored = inner.transaction(|inner| inner.batch_execute(write));
         assert!(ignored.is_err(), "{ignored:?}");
         assert_eq!(host.store.take_calls(), []);
@@ -444,7 +522,7 @@ fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
     assert_eq!(committed(&site), NOTHING);
     site.assert_nothing_left();
     assert_usable(&mut conn);
-    assert_eq!(conn.sqlite().batch_execute("DELETE FROM t"), Ok(()));
+    assert_eq!(conn.sqlite_mut().batch_execute("DELETE FROM t"), Ok(()));
 }
 
 #[test]
@@ -455,14 +533,14 @@ fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
         inner.batch_execute(&format!("INSERT INTO t (n) VALUES ({n})"))
     };
     let result: QueryResult<()> = conn.transaction(|conn| {
-        conn.sqlite().transaction(|inner| add(inner, 1))?;
-        let undone: QueryResult<()> = conn.sqlite().transaction(|inner| {
+        conn.sqlite_mut().transaction(|inner| add(inner, 1))?;
+        let undone: QueryResult<()> = conn.sqlite_mut().transaction(|inner| {
             add(inner, 2)?;
             roll_back()
         });
         assert_eq!(undone, Err(Error::RollbackTransaction));
         conn.transaction(|conn| {
-            conn.sqlite().transaction(|inner| add(inner, 3))?;
+            conn.sqlite_mut().transaction(|inner| add(inner, 3))?;
             insert(conn, 4)
         })?;
         Ok(())
@@ -471,7 +549,7 @@ fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
     assert_eq!(committed(&site), [1, 3, 4]);
     site.assert_nothing_left();
     // And one of its own where there is none.
-    let alone = conn.sqlite().transaction(|inner| add(inner, 5));
+    let alone = conn.sqlite_mut().transaction(|inner| add(inner, 5));
     assert_eq!(alone, Ok(()));
     assert_eq!(committed(&site), [1, 3, 4, 5]);
     site.assert_nothing_left();
@@ -520,7 +598,7 @@ fn a_returned_row_is_committed_or_an_error_by_this_hosts_clocks_too() {
         let clock = manual_clock();
         let mut conn = connect(&site.host().config().clock(clock.clone()));
         // The rows are written when RETURNING is evaluated, and not committed yet.
-        freeze_utils::register_impl(conn.sqlite(), move || {
+        freeze_utils::register_impl(conn.sqlite_mut(), move || {
             clock.advance(LEASE);
             0
         })
@@ -618,11 +696,15 @@ fn a_writer_without_this_crate_is_waited_for_no_longer_than_the_timeout() {
     }
     // Also by Diesel's own connection, which says when a statement begins to nobody.
     for _ in 0..2 {
-        let refused = conn.sqlite().batch_execute("INSERT INTO t (n) VALUES (1)");
+        let refused = conn
+            .sqlite_mut()
+            .batch_execute("INSERT INTO t (n) VALUES (1)");
         assert!(refused.is_err(), "{refused:?}");
     }
     assert_eq!(other.batch_execute("COMMIT"), Ok(()));
-    let granted = conn.sqlite().batch_execute("INSERT INTO t (n) VALUES (1)");
+    let granted = conn
+        .sqlite_mut()
+        .batch_execute("INSERT INTO t (n) VALUES (1)");
     assert_eq!(granted, Ok(()));
     assert_eq!(insert(&mut conn, 2), Ok(1));
     assert_eq!(committed(&site), [1, 2]);
@@ -1383,7 +1465,7 @@ fn connections_whose_insides_are_swapped_stay_under_their_own_files_locks() {
     let (one, two) = (Site::with_table(), Site::with_table());
     let mut first = one.host().connect();
     let mut second = two.host().connect();
-    std::mem::swap(first.sqlite(), second.sqlite());
+    std::mem::swap(first.sqlite_mut(), second.sqlite_mut());
     assert_eq!(insert(&mut first, 2), Ok(1));
     assert_eq!(insert(&mut second, 1), Ok(1));
     drop(first);
@@ -1401,7 +1483,7 @@ fn a_connection_replaced_inside_with_write_lock_releases_the_lease_and_does_not_
     let mut conn = site.host().connect();
     let result = conn.with_write_lock(|conn| {
         insert(conn, 1)?;
-        *conn.sqlite() = SqliteConnection::establish(":memory:").expect("a database");
+        *conn.sqlite_mut() = SqliteConnection::establish(":memory:").expect("a database");
         site.assert_nothing_left();
         Ok::<_, Error>(())
     });

@@ -130,9 +130,11 @@ unsafe extern "C" fn authorizer_trampoline(
         let database = unsafe { text(database) }.map(CStr::to_string_lossy);
         let allowed = match (action, first, database) {
             (ffi::SQLITE_ATTACH, name, _) => gate.may_attach(name.map(CStr::to_bytes)),
-            (ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT, operation, _) => {
-                if operation == Some(c"BEGIN") {
-                    gate.may_begin();
+            (ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT, Some(operation), _) => {
+                if operation == c"BEGIN" {
+                    gate.begin_prepared();
+                } else if operation == c"ROLLBACK" && action == ffi::SQLITE_TRANSACTION {
+                    gate.rollback_prepared();
                 }
                 true
             }

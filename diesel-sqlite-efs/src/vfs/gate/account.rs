@@ -17,6 +17,7 @@ impl Gate {
         state.block = None;
         state.poll = None;
         state.until = None;
+        state.transaction.statement_begins();
         self.remembers.set(&state);
     }
 
@@ -110,7 +111,7 @@ impl Gate {
             state.error,
             Some(LockError::LeaseLost { .. } | LockError::OutcomeUnknown { .. })
         );
-        (state.rolled_back && is_loss)
+        (state.transaction.has_rolled_back() && is_loss)
             .then(|| state.error.take())
             .flatten()
     }
@@ -156,39 +157,35 @@ impl Gate {
 
     /// SQLite has ended a transaction by a rollback.
     pub(crate) fn rolled_back(&self) {
-        let mut state = self.state();
-        state.rolled_back = true;
-        state.is_aborted |= state.in_transaction;
+        self.state().transaction.rolled_back();
     }
 
     /// Whether the connection has a transaction open, by its own account.
     pub(crate) fn set_in_transaction(&self, open: bool) {
-        let mut state = self.state();
-        if state.in_transaction != open {
-            state.in_transaction = open;
-            state.is_aborted = false;
-            state.may_have_begun = open;
-        }
+        self.state().transaction.set_open(open);
     }
 
     /// A statement that begins a transaction was prepared, by whomever.
-    pub(crate) fn may_begin(&self) {
-        self.state().may_have_begun = true;
+    pub(crate) fn begin_prepared(&self) {
+        self.state().transaction.begin_prepared();
+    }
+
+    /// A ROLLBACK was prepared, by whomever.
+    pub(crate) fn rollback_prepared(&self) {
+        self.state().transaction.rollback_prepared();
     }
 
     /// Whether a transaction may be open that the connection's own account does not know of, as far
     /// as is known without asking SQLite.
     #[cfg(feature = "r2d2")]
     pub(crate) fn may_have_begun(&self) -> bool {
-        self.look().may_have_begun
+        self.look().transaction.is_unknown()
     }
 
     /// SQLite was asked: no transaction is open.
     #[cfg(feature = "r2d2")]
     pub(crate) fn nothing_is_begun(&self) {
-        let mut state = self.state();
-        state.may_have_begun = false;
-        state.rolled_back = false;
+        self.state().transaction.none_is_open();
     }
 
     /// Whether a write was asked for since this was last asked.
@@ -215,10 +212,13 @@ impl Gate {
         state.pins > 0 && (state.hold.as_ref()).is_none_or(|hold| hold.lease.loss().is_some())
     }
 
-    /// Whether it did since this was last asked.
+    /// Who has rolled back the transaction that the connection has open, if anybody has.
     #[inline]
-    pub(crate) fn take_rolled_back(&self) -> bool {
-        self.remembers.more() && std::mem::take(&mut self.state().rolled_back)
+    pub(crate) fn rolled_back_by(&self) -> Option<RolledBackBy> {
+        if !self.remembers.more() {
+            return None;
+        }
+        self.look().transaction.rolled_back_by()
     }
 
     /// The longest that a statement waits for locks.

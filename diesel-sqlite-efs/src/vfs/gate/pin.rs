@@ -104,7 +104,7 @@ impl Gate {
     /// Lets the lease end with the transaction, or now if none is under way.
     pub(crate) fn unpin(&self) {
         let mut state = self.state();
-        // Zero already if the file was closed meanwhile, through `sqlite()`.
+        // Zero already if the file was closed meanwhile, through `sqlite_mut()`.
         state.pins = state.pins.saturating_sub(1);
         state.unpark();
     }

@@ -48,7 +48,7 @@ fn of(state: &State) -> u8 {
         || state.block.is_some()
         || state.poll.is_some()
         || state.until.is_some()
-        || state.rolled_back
+        || state.transaction.rolled_back_by().is_some()
         || state.cache_is_suspect;
     match &state.hold {
         _ if is_told => MORE,
@@ -68,12 +68,14 @@ mod tests {
         let gate = World::new().gate();
         assert!(gate.remembers.nothing());
         gate.saw_header(&[1; 100]);
-        gate.may_begin();
+        gate.begin_prepared();
         gate.set_in_transaction(true);
         assert!(gate.remembers.more(), "until somebody looks");
         gate.statement_begins();
         assert!(gate.remembers.nothing());
-        assert!(!gate.take_cache_is_suspect() && !gate.take_rolled_back() && !gate.is_writing());
+        assert!(
+            !gate.take_cache_is_suspect() && gate.rolled_back_by().is_none() && !gate.is_writing()
+        );
         gate.unlocked();
         gate.statement_ended();
         assert!(gate.remembers.nothing(), "a read takes no mutex");
@@ -107,7 +109,6 @@ mod tests {
             gate.statement_begins();
             assert!(gate.remembers.nothing());
         };
-        told(|state| state.rolled_back = true, Gate::take_rolled_back);
         told(
             |state| state.cache_is_suspect = true,
             Gate::take_cache_is_suspect,
@@ -125,5 +126,19 @@ mod tests {
             },
             |gate| gate.take_not_released().is_some(),
         );
+    }
+
+    #[test]
+    fn a_transaction_that_was_rolled_back_is_remembered_until_it_is_closed() {
+        let gate = World::new().gate();
+        gate.set_in_transaction(true);
+        gate.rolled_back();
+        for _ in 0..2 {
+            gate.statement_begins();
+            assert_eq!(gate.rolled_back_by(), Some(RolledBackBy::Sqlite));
+        }
+        gate.set_in_transaction(false);
+        gate.statement_begins();
+        assert!(gate.remembers.nothing());
     }
 }

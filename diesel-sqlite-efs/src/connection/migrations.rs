@@ -6,20 +6,16 @@ use diesel::migration::{Migration, MigrationSource, MigrationVersion, Result};
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
 use diesel::sqlite::Sqlite;
-use diesel_migrations::{MigrationError, MigrationHarness};
+use diesel_migrations::MigrationHarness;
 
-use crate::connection::EfsSqliteConnection;
+use super::EfsSqliteConnection;
+use super::state::Pin;
+use super::transaction_state::is_retryable;
 use crate::events::MigrationSpeaker;
-use crate::transaction::is_retryable;
 
 /// Migrations, each call under one lease. The page docs/migrations.md shows them at work.
 ///
-/// They have the names of `diesel_migrations::MigrationHarness` and come before it where a method
-/// is called on an `EfsSqliteConnection` itself. Code that is generic over the harness, or calls it
-/// on a pooled connection, gets Diesel's own methods, which take the lock for each migration by
-/// itself: put [`with_write_lock`](Self::with_write_lock) around them.
-///
-/// All of them:
+/// Both of them:
 /// - read what there is to do first without the lock, so that no lease is taken and no request sent
 ///   if there is nothing, and read it again with the lock in hand;
 /// - wait for the lock for the setting `lock_timeout` (see
@@ -29,16 +25,14 @@ use crate::transaction::is_retryable;
 /// - run each migration in a transaction of its own, unless its `metadata.toml` says
 ///   `run_in_transaction = false`: such a migration runs under the lease as well, but what it did
 ///   before it failed stays;
-/// - tell of each migration with the `tracing` events `migration.started`, `migration.applied`,
-///   `migration.reverted` and `migration.failed`.
+/// - emit the `tracing` events `migration.started`, `migration.applied`, `migration.reverted` and
+///   `migration.failed` for each migration.
 ///
 /// Inside a transaction they take no lease of their own: the transaction does when it first writes.
 ///
-/// # Errors
-/// What a migration fails with; the errors of [`with_write_lock`](Self::with_write_lock), each
-/// boxed as Diesel's. Those that are retryable (see the type's [errors](Self#errors)) may be tried
-/// again. A migration that failed is not recorded, and what it had done in its transaction is
-/// undone; those before it stay.
+/// The methods of `diesel_migrations::MigrationHarness` work as well. They take the lock for each
+/// migration by itself, so that two processes at once get into each other's way: put
+/// [`with_write_lock`](Self::with_write_lock) around them.
 impl EfsSqliteConnection {
     /// Brings the database's schema up to date: runs the migrations of `source` that it lacks, and
     /// returns their versions.
@@ -47,103 +41,69 @@ impl EfsSqliteConnection {
     /// others wait and find none left to apply.
     ///
     /// # Errors
-    /// What a migration fails with, and those of [`with_write_lock`](Self::with_write_lock).
+    /// What a migration fails with, and those of [`with_write_lock`](Self::with_write_lock), each
+    /// boxed as Diesel's. Those that are retryable (see the type's [errors](Self#errors)) may be
+    /// tried again. A migration that failed is not recorded, and what it had done in its
+    /// transaction is undone; those before it stay.
     pub fn run_migrations(
         &mut self,
         source: impl MigrationSource<Sqlite>,
     ) -> Result<Vec<MigrationVersion<'static>>> {
-        let applied = under_lock(
+        under_lock(
             self,
             |conn| is_anything_pending(conn, &source),
             |harness| owned(harness.run_pending_migrations(Borrowed(&source))),
-        )?;
-        Ok(applied.unwrap_or_default())
+        )
     }
 
-    /// The same as [`run_migrations`](Self::run_migrations), by the harness's name.
+    /// Reverts the migrations that were applied last, as many as `number`, the last first, and
+    /// returns their versions. `usize::MAX` reverts all.
     ///
     /// # Errors
-    /// As [`run_migrations`](Self::run_migrations).
-    pub fn run_pending_migrations(
+    /// `diesel_migrations::MigrationError::UnknownMigrationVersion` if `source` does not have one
+    /// of them; otherwise as [`run_migrations`](Self::run_migrations).
+    pub fn revert_migrations(
         &mut self,
         source: impl MigrationSource<Sqlite>,
+        number: usize,
     ) -> Result<Vec<MigrationVersion<'static>>> {
-        self.run_migrations(source)
-    }
-
-    /// Runs the first of the migrations that the database lacks.
-    ///
-    /// # Errors
-    /// `diesel_migrations::MigrationError::NoMigrationRun` if it lacks none; otherwise as
-    /// [`run_migrations`](Self::run_migrations).
-    pub fn run_next_migration(
-        &mut self,
-        source: impl MigrationSource<Sqlite>,
-    ) -> Result<MigrationVersion<'static>> {
-        let applied = under_lock(
+        under_lock(
             self,
-            |conn| is_anything_pending(conn, &source),
-            |harness| Ok(harness.run_next_migration(Borrowed(&source))?.as_owned()),
-        )?;
-        applied.ok_or_else(|| MigrationError::NoMigrationRun.into())
-    }
-
-    /// Reverts the migration that was applied last.
-    ///
-    /// # Errors
-    /// `diesel_migrations::MigrationError::NoMigrationRun` if none is applied;
-    /// `MigrationError::UnknownMigrationVersion` if `source` does not have it; otherwise as
-    /// [`run_migrations`](Self::run_migrations).
-    pub fn revert_last_migration(
-        &mut self,
-        source: impl MigrationSource<Sqlite>,
-    ) -> Result<MigrationVersion<'static>> {
-        let reverted = under_lock(self, is_anything_applied, |harness| {
-            harness.revert_last_migration(Borrowed(&source))
-        })?;
-        reverted.ok_or_else(|| MigrationError::NoMigrationRun.into())
-    }
-
-    /// Reverts all migrations, the last first, and returns their versions.
-    ///
-    /// # Errors
-    /// `MigrationError::UnknownMigrationVersion` if `source` does not have one that is applied;
-    /// otherwise as [`run_migrations`](Self::run_migrations).
-    pub fn revert_all_migrations(
-        &mut self,
-        source: impl MigrationSource<Sqlite>,
-    ) -> Result<Vec<MigrationVersion<'static>>> {
-        let reverted = under_lock(self, is_anything_applied, |harness| {
-            owned(harness.revert_all_migrations(Borrowed(&source)))
-        })?;
-        Ok(reverted.unwrap_or_default())
+            |conn| Ok(number > 0 && is_anything_applied(conn)?),
+            |harness| {
+                let applied = harness.applied_migrations()?.len();
+                (0..number.min(applied))
+                    .map(|_| harness.revert_last_migration(Borrowed(&source)))
+                    .collect()
+            },
+        )
     }
 }
 
 /// Does `work` under one lease; not at all if nothing needs to be done, now or after a wait.
-fn under_lock<T>(
+fn under_lock<T: Default>(
     conn: &mut EfsSqliteConnection,
     mut needed: impl FnMut(&mut EfsSqliteConnection) -> Result<bool>,
     work: impl FnOnce(&mut Told<'_>) -> Result<T>,
-) -> Result<Option<T>> {
+) -> Result<T> {
     match needed(conn) {
-        Ok(false) => return Ok(None),
+        Ok(false) => return Ok(T::default()),
         // Somebody writes just now: with the lock in hand it can be read.
         Err(error) if !may_try_again(&*error) => return Err(error),
         Ok(true) | Err(_) => {}
     }
-    let _pin = if conn.is_in_transaction() {
+    let _pin = if conn.state.transaction().depth().is_some() {
         None
     } else {
+        let gate = conn.state.shared_gate();
         // What cannot be read now is wanted: it fails again, with the lock in hand.
-        match conn.pin_while(|conn| !matches!(needed(conn), Ok(false)))? {
+        let pin = Pin::acquire_while(gate, || !matches!(needed(conn), Ok(false)));
+        match conn.state.report_acquisition(&mut conn.inner, pin)? {
             Some(pin) => Some(pin),
-            None => return Ok(None),
+            None => return Ok(T::default()),
         }
     };
-    let result = work(&mut Told(conn));
-    conn.forget_listing();
-    result.map(Some)
+    work(&mut Told(conn))
 }
 
 fn may_try_again(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
@@ -205,7 +165,9 @@ impl Told<'_> {
         direction: &'static str,
         change: impl FnOnce(&mut EfsSqliteConnection) -> Result<MigrationVersion<'static>>,
     ) -> Result<MigrationVersion<'static>> {
-        let (key, name) = (self.0.lock_key(), migration.name().to_string());
+        let gate = self.0.state.gate();
+        let key = gate.map(|gate| gate.lock_name().key.clone());
+        let name = migration.name().to_string();
         let speaker = MigrationSpeaker {
             key: key.as_deref(),
             migration: &name,

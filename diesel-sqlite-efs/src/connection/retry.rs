@@ -1,51 +1,23 @@
-//! Transactions that are run again after failures of the lock.
+//! Whether a transaction that failed is run again, and when.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use diesel::connection::{Connection, TransactionManager};
-use diesel::result::Error;
-
-use crate::connection::EfsSqliteConnection;
+use super::state::ConnectionState;
+use super::transaction_state::Transaction;
 use crate::error::LockError;
 use crate::lease::backoff::Backoff;
-use crate::transaction::EfsTransactionManager;
-
-/// Runs the transaction until it succeeds, fails for a reason of its own, or the time is up.
-pub(crate) fn run<T, E, F>(conn: &mut EfsSqliteConnection, mut f: F) -> Result<T, E>
-where
-    F: FnMut(&mut EfsSqliteConnection) -> Result<T, E>,
-    E: From<Error>,
-{
-    EfsTransactionManager::refuse_nesting(conn)?;
-    let mut repeats = Repeats::new(conn);
-    let mut result = EfsTransactionManager::transaction(conn, &mut f);
-    while result.is_err() && is_worth_repeating(conn) {
-        if !repeats.pause(conn) {
-            break;
-        }
-        result = if repeats.writes {
-            // Asking only after it has read, it could be overtaken again.
-            let until = repeats.until;
-            EfsTransactionManager::locked_transaction(conn, "BEGIN IMMEDIATE", until, &mut f)
-        } else {
-            EfsTransactionManager::transaction(conn, &mut f)
-        };
-    }
-    result
-}
 
 /// Whether the lock was the cause of the failure, and a run from the start may fare better.
-fn is_worth_repeating(conn: &mut EfsSqliteConnection) -> bool {
-    let session = conn.session();
-    let is_cause = session.retry_cause().is_some();
-    let is_promise_broken = session.gate().is_some_and(|gate| gate.has_lost_its_pin());
-    is_cause && !is_promise_broken && !conn.transaction_state().is_in_error()
+fn is_worth_repeating(state: &mut ConnectionState) -> bool {
+    let is_cause = state.retry_cause().is_some();
+    let is_promise_broken = state.gate().is_some_and(|gate| gate.has_lost_its_pin());
+    is_cause && !is_promise_broken && state.transaction().now() != Transaction::InError
 }
 
 /// The runs of one transaction so far.
 #[derive(Debug)]
-struct Repeats {
+pub(super) struct Repeats {
     runs_done: u32,
     /// What the connection had waited for leases, ever, when the first run began.
     waited_before: Duration,
@@ -59,15 +31,15 @@ struct Repeats {
 
 impl Repeats {
     /// Before the first run.
-    fn new(conn: &mut EfsSqliteConnection) -> Self {
-        let waited_before = conn.lock_stats().waited;
-        if let Some(gate) = conn.session().gate() {
+    pub(super) fn new(state: &ConnectionState) -> Self {
+        let waited_before = state.gate().map(|gate| {
             // What earlier statements have asked for is no concern of this transaction.
             gate.take_asked_to_write();
-        }
+            gate.client().stats().waited
+        });
         Self {
             runs_done: 0,
-            waited_before,
+            waited_before: waited_before.unwrap_or_default(),
             first_failure: None,
             until: None,
             backoff: None,
@@ -75,14 +47,23 @@ impl Repeats {
         }
     }
 
-    /// After a failed run: pauses and counts the next one, if there is time for it.
-    fn pause(&mut self, conn: &mut EfsSqliteConnection) -> bool {
-        let session = conn.session();
-        let Some(gate) = session.gate() else {
+    /// Until when the next run waits for the lock, which it takes before it begins; `None` if it
+    /// begins without.
+    pub(super) fn first_lock(&self) -> Option<Instant> {
+        self.until.filter(|_| self.writes)
+    }
+
+    /// After a failed run: pauses and counts the next one, if the lock was the cause and there is
+    /// time for it.
+    pub(super) fn pause(&mut self, state: &mut ConnectionState) -> bool {
+        if !is_worth_repeating(state) {
+            return false;
+        }
+        let Some(gate) = state.gate() else {
             return false;
         };
         let (client, key) = (gate.client(), &gate.lock_name().key);
-        let cause = session.retry_cause();
+        let cause = state.retry_cause();
         let told = cause.map(ToString::to_string).unwrap_or_default();
         let now = Instant::now();
         self.runs_done += 1;

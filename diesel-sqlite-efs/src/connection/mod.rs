@@ -2,20 +2,24 @@
 
 mod cursor;
 pub(crate) mod diagnosis;
-mod listing;
+#[cfg(feature = "migrations")]
+mod migrations;
 mod open;
 mod passed_on;
-mod session;
+#[cfg(feature = "r2d2")]
+mod pool;
+mod retry;
+mod state;
+mod transaction_manager;
+mod transaction_state;
 mod transactions;
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use diesel::connection::{
-    AnsiTransactionManager, CacheSize, Connection, ConnectionSealed, DefaultLoadingMode,
-    Instrumentation, InstrumentationEvent, LoadConnection, MultiConnectionHelper, SimpleConnection,
-    StrQueryHelper, TransactionDepthChange, TransactionManager, TransactionManagerStatus,
+    CacheSize, Connection, ConnectionSealed, DefaultLoadingMode, Instrumentation, LoadConnection,
+    MultiConnectionHelper, SimpleConnection, TransactionManager, TransactionManagerStatus,
     WithMetadataLookup,
 };
 use diesel::dsl::{Find, Update};
@@ -29,13 +33,15 @@ use diesel::sql_types::TypeMetadata;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
 pub use self::cursor::EfsCursor;
-use self::listing::Listing;
-pub(crate) use self::open::Opener;
-use self::session::{Pin, Session};
+use self::open::{Opener, establishing};
+#[cfg(feature = "r2d2")]
+pub use self::pool::EfsConnectionManager;
+use self::state::ConnectionState;
+pub use self::transaction_manager::EfsTransactionManager;
+pub use self::transaction_state::TransactionState;
 use crate::config::EfsConfig;
 use crate::error::{ConnectError, LockError, LockName};
 use crate::stats::LockStats;
-use crate::transaction::{EfsTransactionManager, TransactionState};
 
 /// A [`SqliteConnection`] to a database on a network file system that many hosts write to.
 ///
@@ -84,9 +90,14 @@ use crate::transaction::{EfsTransactionManager, TransactionState};
 pub struct EfsSqliteConnection {
     /// Dropped first: closing it ends a transaction and releases its lease.
     inner: SqliteConnection,
-    session: Session,
-    listing: Option<Listing>,
+    state: ConnectionState,
 }
+
+/// Connections may be handed from thread to thread, as pools do.
+const _: () = {
+    const fn assert_send<T: Send>() {}
+    assert_send::<EfsSqliteConnection>();
+};
 
 impl EfsSqliteConnection {
     /// Opens the database as configured; what the configuration does not say is taken from the
@@ -112,13 +123,9 @@ impl EfsSqliteConnection {
         Self::open(&Opener::new(config)?)
     }
 
-    pub(crate) fn open(opener: &Opener) -> Result<Self, ConnectError> {
-        let (inner, session) = opener.open()?;
-        Ok(Self {
-            inner,
-            session,
-            listing: None,
-        })
+    fn open(opener: &Opener) -> Result<Self, ConnectError> {
+        let (inner, state) = opener.open()?;
+        Ok(Self { inner, state })
     }
 
     /// No statement waits for locks beyond this moment, and no write is begun that cannot end
@@ -133,7 +140,7 @@ impl EfsSqliteConnection {
     /// A transaction that has begun to write is not ended by it: cut short, its outcome would be
     /// known no sooner.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
-        if let Some(gate) = self.session.gate() {
+        if let Some(gate) = self.state.gate() {
             gate.set_deadline(deadline);
         }
     }
@@ -141,7 +148,7 @@ impl EfsSqliteConnection {
     /// How long a statement waits for locks before it fails, in place of the setting
     /// `lock_timeout`. `PRAGMA busy_timeout = <milliseconds>` does the same.
     pub fn set_lock_timeout(&mut self, timeout: Duration) {
-        if let Some(gate) = self.session.gate() {
+        if let Some(gate) = self.state.gate() {
             gate.set_timeout(timeout);
         }
     }
@@ -153,7 +160,7 @@ impl EfsSqliteConnection {
     /// # Errors
     /// [`LockError::Store`] says what is missing in the AWS configuration.
     pub fn warm_up(&mut self) -> Result<(), LockError> {
-        self.session.warm_up()
+        self.state.warm_up()
     }
 
     /// The last error that the lock caused on this connection, if any.
@@ -161,12 +168,12 @@ impl EfsSqliteConnection {
     /// Most have made a statement fail before. [`LockError::NotReleased`] has not: what it follows
     /// is done, but other writers wait for the lease's end.
     pub fn last_lock_error(&self) -> Option<&LockError> {
-        self.session.last_lock_error()
+        self.state.last_lock_error()
     }
 
     /// What the lock has cost this connection so far.
     pub fn lock_stats(&self) -> LockStats {
-        (self.session.gate()).map_or_else(LockStats::default, |gate| gate.client().stats())
+        (self.state.gate()).map_or_else(LockStats::default, |gate| gate.client().stats())
     }
 
     /// Which lock keeps other writers out: its key and its table, for who wants to look at the item.
@@ -189,7 +196,7 @@ impl EfsSqliteConnection {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lock_name(&self) -> Option<&LockName> {
-        let gate = self.session.gate()?;
+        let gate = self.state.gate()?;
         (!gate.is_local()).then(|| &**gate.lock_name())
     }
 
@@ -201,165 +208,14 @@ impl EfsSqliteConnection {
     /// Transactions are best begun and ended on the outer connection, which keeps account of them;
     /// one that is begun here inside an outer one is a savepoint of it. Once SQLite has ended the
     /// outer transaction by itself, nothing can be written here either until its closure ends.
-    pub fn sqlite(&mut self) -> &mut SqliteConnection {
+    pub fn sqlite_mut(&mut self) -> &mut SqliteConnection {
         &mut self.inner
-    }
-
-    /// Runs statements that belong to a transaction: none once it is aborted.
-    fn run<T>(
-        &mut self,
-        f: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
-    ) -> QueryResult<T> {
-        self.tell_wait(None);
-        self.session.begin_statement()?;
-        let result = f(&mut self.inner);
-        let result = self.session.finish_statement(result);
-        self.tell_wait(result.as_ref().err());
-        self.explain(result)
-    }
-
-    /// Runs what begins or commits a transaction.
-    pub(crate) fn run_control(&mut self, sql: &str) -> QueryResult<()> {
-        if sql == "COMMIT" {
-            let listing = self.listing.take();
-            self.listing = listing.and_then(|listing| listing.committing(&mut self.inner));
-        }
-        self.session.begin_control();
-        let result = self.inner.batch_execute(sql);
-        let result = self.session.finish_control(result);
-        if result.is_err() {
-            self.listing = None;
-        }
-        self.tell_wait(result.as_ref().err());
-        result
-    }
-
-    /// Runs a rollback: what a lost lease makes of its last steps is no longer of interest.
-    pub(crate) fn run_rollback(&mut self, sql: &str) -> QueryResult<()> {
-        self.session.begin_rollback();
-        let result = self.inner.batch_execute(sql);
-        self.session.translate(result)
-    }
-
-    /// Tells those below that a transaction or savepoint was begun or ended: Diesel's own account,
-    /// so that a transaction begun through [`sqlite`](Self::sqlite) is nested in ours, and the gate.
-    pub(crate) fn depth_changed(&mut self, change: TransactionDepthChange) {
-        let inner = AnsiTransactionManager::transaction_manager_status_mut(&mut self.inner);
-        if let TransactionManagerStatus::Valid(status) = inner {
-            // It fails only if that account is out of step already: then it was the caller's doing.
-            let _ = status.change_transaction_depth(change);
-        }
-        self.session.depth_changed();
-        let depth = (self.session.transaction().depth()).map_or(0, NonZeroU32::get);
-        let listing = self.listing.take();
-        self.listing = listing.and_then(|listing| match (change, depth) {
-            (TransactionDepthChange::IncreaseDepth, 1) => listing.begun(),
-            (TransactionDepthChange::DecreaseDepth, 0) => listing.ended(),
-            _ => Some(listing),
-        });
-    }
-
-    /// Takes the lease, waiting for it, not beyond `limit` if there is one, and keeps it until the
-    /// pin is dropped.
-    pub(crate) fn pin(&mut self, limit: Option<Instant>) -> QueryResult<Pin> {
-        let result = self.session.pin(limit);
-        self.tell_wait(result.as_ref().err());
-        result
-    }
-
-    /// As [`pin`](Self::pin), and asks now and then, while it waits, whether the lease is still
-    /// wanted; none if it is not.
-    #[cfg(feature = "migrations")]
-    pub(crate) fn pin_while(
-        &mut self,
-        mut wanted: impl FnMut(&mut Self) -> bool,
-    ) -> QueryResult<Option<Pin>> {
-        let gate = self.session.shared_gate();
-        let result = Session::pin_while(gate, || wanted(self));
-        let result = result.map_err(|error| self.session.lock_failed(error));
-        self.tell_wait(result.as_ref().err());
-        result
-    }
-
-    #[cfg(feature = "migrations")]
-    pub(crate) fn is_in_transaction(&mut self) -> bool {
-        self.session.transaction().depth().is_some()
-    }
-
-    /// What is done next is not the migration harness's doing.
-    #[cfg(feature = "migrations")]
-    pub(crate) fn forget_listing(&mut self) {
-        self.listing = None;
-    }
-
-    /// The lock's key; `None` for a database without one.
-    #[cfg(feature = "migrations")]
-    pub(crate) fn lock_key(&self) -> Option<String> {
-        Some(self.session.gate()?.lock_name().key.clone())
-    }
-
-    /// Tells Diesel's instrumentation how long was waited for the lock, if at all: as a query of
-    /// its own, since there is no event for it. Told afterwards, as SQLite waits in the middle of a
-    /// statement, where the instrumentation is in use.
-    #[inline]
-    fn tell_wait(&mut self, error: Option<&diesel::result::Error>) {
-        let Some((waited, key)) = self.session.take_waited() else {
-            return;
-        };
-        let text = format!(
-            "-- waited {} ms for the write lock `{key}`",
-            waited.time.as_millis()
-        );
-        let query = StrQueryHelper::new(&text);
-        let instrumentation = self.inner.instrumentation();
-        instrumentation.on_connection_event(InstrumentationEvent::start_query(&query));
-        instrumentation.on_connection_event(InstrumentationEvent::finish_query(
-            &query,
-            error.filter(|_| waited.in_vain),
-        ));
-    }
-
-    /// Tells a race for a migration from other failures.
-    #[inline]
-    fn explain<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
-        let Some(listing) = self.listing.take() else {
-            return result;
-        };
-        let result = result.map_err(|error| listing.explain(error, &mut self.inner));
-        // Outside a transaction one statement may be the harness's, no more.
-        let in_transaction = self.session.transaction().depth().is_some();
-        self.listing = in_transaction.then_some(listing);
-        result
-    }
-
-    pub(crate) fn session(&mut self) -> &mut Session {
-        &mut self.session
-    }
-
-    /// Whether SQLite has a transaction open, or a lease is in hand, although none is by Diesel's
-    /// account: begun by a statement of the application, or through [`sqlite`](Self::sqlite).
-    #[cfg(feature = "r2d2")]
-    pub(crate) fn is_in_unknown_transaction(&mut self) -> bool {
-        let Some(gate) = self.session.gate() else {
-            return false;
-        };
-        if gate.is_holding() {
-            return true;
-        }
-        if gate.may_have_begun() {
-            // SQLite refuses to begin a transaction in another. This one touches no file.
-            if self.inner.batch_execute("BEGIN; ROLLBACK").is_err() {
-                return true;
-            }
-            gate.nothing_is_begun();
-        }
-        false
     }
 }
 
 impl SimpleConnection for EfsSqliteConnection {
     fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
-        self.run(|inner| inner.batch_execute(query))
+        (self.state).run(&mut self.inner, |inner| inner.batch_execute(query))
     }
 }
 
@@ -372,19 +228,23 @@ impl Connection for EfsSqliteConnection {
     /// Opens the database at a path, a `file:` or `sqlite://` URL, with settings as its
     /// parameters: see [`EfsConfig`].
     fn establish(database_url: &str) -> ConnectionResult<Self> {
-        let config = EfsConfig::from_url(database_url).map_err(ConnectError::from)?;
-        Ok(Self::connect(&config)?)
+        establishing(database_url, || {
+            let config = EfsConfig::from_url(database_url).map_err(ConnectError::from)?;
+            Ok(Self::connect(&config)?)
+        })
     }
 
     fn execute_returning_count<T>(&mut self, source: &T) -> QueryResult<usize>
     where
         T: QueryFragment<Sqlite> + QueryId,
     {
-        self.run(|inner| inner.execute_returning_count(source))
+        (self.state).run(&mut self.inner, |inner| {
+            inner.execute_returning_count(source)
+        })
     }
 
     fn transaction_state(&mut self) -> &mut TransactionState {
-        self.session.transaction()
+        self.state.transaction()
     }
 
     fn instrumentation(&mut self) -> &mut dyn Instrumentation {
@@ -400,6 +260,28 @@ impl Connection for EfsSqliteConnection {
     }
 }
 
+impl TransactionManager<EfsSqliteConnection> for EfsTransactionManager {
+    type TransactionStateData = TransactionState;
+
+    fn begin_transaction(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
+        Self::begin(&mut conn.inner, &mut conn.state, "BEGIN")
+    }
+
+    fn rollback_transaction(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
+        Self::rollback(&mut conn.inner, &mut conn.state)
+    }
+
+    fn commit_transaction(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
+        Self::commit(&mut conn.inner, &mut conn.state)
+    }
+
+    fn transaction_manager_status_mut(
+        conn: &mut EfsSqliteConnection,
+    ) -> &mut TransactionManagerStatus {
+        conn.state.transaction().levels()
+    }
+}
+
 impl LoadConnection<DefaultLoadingMode> for EfsSqliteConnection {
     type Cursor<'conn, 'query> = EfsCursor<'conn, 'query>;
     type Row<'conn, 'query> = <SqliteConnection as LoadConnection>::Row<'conn, 'query>;
@@ -409,14 +291,11 @@ impl LoadConnection<DefaultLoadingMode> for EfsSqliteConnection {
         T: Query + QueryFragment<Sqlite> + QueryId + 'query,
         Sqlite: QueryMetadata<T::SqlType>,
     {
-        self.tell_wait(None);
-        if self.session.transaction().depth().is_none() {
-            self.listing = self.listing.take().and_then(Listing::loaded);
-        }
-        self.session.begin_statement()?;
+        self.state.report_wait(&mut self.inner, None);
+        self.state.begin_statement()?;
         match LoadConnection::load(&mut self.inner, source) {
-            Ok(rows) => Ok(EfsCursor::new(rows, &mut self.session)),
-            Err(error) => self.session.finish_statement(Err(error)),
+            Ok(rows) => Ok(EfsCursor::new(rows, &mut self.state)),
+            Err(error) => self.state.finish_statement(Err(error)),
         }
     }
 }
@@ -443,9 +322,7 @@ impl MultiConnectionHelper for EfsSqliteConnection {
 
 impl MigrationConnection for EfsSqliteConnection {
     fn setup(&mut self) -> QueryResult<usize> {
-        let created = diesel::sql_query(CREATE_MIGRATIONS_TABLE).execute(self)?;
-        self.listing = Listing::begin(&mut self.inner);
-        Ok(created)
+        diesel::sql_query(CREATE_MIGRATIONS_TABLE).execute(self)
     }
 }
 
@@ -471,7 +348,7 @@ where
 impl fmt::Debug for EfsSqliteConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EfsSqliteConnection")
-            .field("session", &self.session)
+            .field("state", &self.state)
             .finish_non_exhaustive()
     }
 }

@@ -8,10 +8,11 @@ use diesel::connection::{SimpleConnection, TransactionManager};
 use diesel::r2d2::{Error, ManageConnection, Pool, R2D2Connection};
 use diesel::result::{ConnectionError, QueryResult};
 
+use super::EfsSqliteConnection;
+use super::open::Opener;
+use super::transaction_manager::EfsTransactionManager;
 use crate::config::EfsConfig;
-use crate::connection::{EfsSqliteConnection, Opener};
 use crate::error::{ConfigError, ConnectError};
-use crate::transaction::EfsTransactionManager;
 
 /// Opens the connections of an r2d2 [`Pool`] from an [`EfsConfig`].
 ///
@@ -156,11 +157,10 @@ impl R2D2Connection for EfsSqliteConnection {
     /// Whether the connection has lost a lease, has met a failure of the file system, or has a
     /// transaction open, except Diesel's test transaction. Sends no request.
     fn is_broken(&mut self) -> bool {
-        if EfsTransactionManager::is_broken_transaction_manager(self) || self.session().is_broken()
-        {
+        if EfsTransactionManager::is_broken_transaction_manager(self) || self.state.is_broken() {
             return true;
         }
-        let in_test_transaction = self.session().transaction().depth().is_some();
-        !in_test_transaction && self.is_in_unknown_transaction()
+        let in_test_transaction = self.state.transaction().depth().is_some();
+        !in_test_transaction && self.state.is_in_unknown_transaction(&mut self.inner)
     }
 }
