@@ -2,14 +2,15 @@
 
 mod lock;
 mod open;
+mod problem;
 mod store;
 
 use std::error::Error as StdError;
 
-#[cfg(feature = "cli")]
 pub(crate) use self::lock::Utc;
 pub use self::lock::{HolderInfo, LockError, LockName};
 pub use self::open::{ConfigError, ConnectError};
+pub use self::problem::Problem;
 pub use self::store::StoreError;
 
 /// The message of a panic, whatever its payload.

@@ -17,9 +17,8 @@ pub(crate) struct Session {
     gate: Option<Arc<Gate>>,
     transaction: TransactionState,
     last_lock_error: Option<LockError>,
-    /// Why the last statement failed, if that was the lock's doing and running the transaction again
-    /// may mend it.
-    retry_cause: Option<LockError>,
+    /// Why the last statement failed, if the lock was the cause.
+    lock_failure: Option<LockError>,
     /// An error was seen after which a new connection is safer than this one.
     is_broken: bool,
 }
@@ -34,7 +33,7 @@ impl Session {
             gate,
             transaction: TransactionState::default(),
             last_lock_error: None,
-            retry_cause: None,
+            lock_failure: None,
             is_broken: false,
         }
     }
@@ -91,7 +90,7 @@ impl Session {
     /// Acquires the lease, waiting for it, not beyond `limit` if there is one, and holds it until
     /// the pin is dropped.
     pub(crate) fn pin(&mut self, limit: Option<Instant>) -> QueryResult<Pin> {
-        self.retry_cause = None;
+        self.lock_failure = None;
         if let Some(gate) = &self.gate
             && let Err(error) = gate.pin(limit)
         {
@@ -100,10 +99,15 @@ impl Session {
         Ok(Pin(self.gate.clone()))
     }
 
-    /// Why the last statement (or BEGIN, COMMIT, acquisition) failed, if that was the lock's doing
-    /// and running the transaction again may mend it. A rollback since then changes nothing about it.
+    /// Why the last statement (or BEGIN, COMMIT, acquisition) failed, if the lock was the cause. A
+    /// rollback since then changes nothing about it.
+    pub(crate) fn lock_failure(&self) -> Option<&LockError> {
+        self.lock_failure.as_ref()
+    }
+
+    /// The same, if running the transaction again may succeed.
     pub(crate) fn retry_cause(&self) -> Option<&LockError> {
-        self.retry_cause.as_ref()
+        self.lock_failure().filter(|error| error.is_retryable())
     }
 
     /// Whether the connection has lost a lease or met a failure of the file system, ever.
@@ -117,12 +121,11 @@ impl Session {
     pub(crate) fn begin_statement(&mut self) -> QueryResult<()> {
         self.note_end_of_transaction(None);
         if let Some(aborted) = self.transaction.aborted() {
-            self.retry_cause = match self.retry_cause.take() {
-                _ if !aborted.is_retryable() => None,
-                // Tells more.
-                Some(cause) => Some(cause),
-                None => Some(aborted.clone()),
-            };
+            // What ended the transaction says more, where it is known.
+            let is_same = |known: &LockError| known.is_retryable() == aborted.is_retryable();
+            if !self.lock_failure.as_ref().is_some_and(is_same) {
+                self.lock_failure = Some(aborted.clone());
+            }
             return Err(aborted.into());
         }
         self.begin_control();
@@ -140,7 +143,7 @@ impl Session {
     /// A statement that begins or commits a transaction is about to run.
     #[inline]
     pub(crate) fn begin_control(&mut self) {
-        self.retry_cause = None;
+        self.lock_failure = None;
         self.begin_rollback();
     }
 
@@ -243,7 +246,7 @@ impl Session {
     }
 
     fn remember(&mut self, error: LockError) {
-        self.retry_cause = error.is_retryable().then(|| error.clone());
+        self.lock_failure = Some(error.clone());
         self.is_broken |= error.breaks_connection();
         self.last_lock_error = Some(error);
     }

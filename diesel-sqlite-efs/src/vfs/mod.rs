@@ -3,7 +3,6 @@
 mod ffi;
 mod files;
 pub(crate) mod gate;
-#[cfg(feature = "cli")]
 pub(crate) mod inspect;
 mod journal;
 mod key_file;
