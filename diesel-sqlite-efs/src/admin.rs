@@ -128,3 +128,19 @@ pub fn leftover_wal(database: &Path) -> Option<Problem> {
 pub fn utc(time: SystemTime) -> impl fmt::Display {
     Utc((time.duration_since(UNIX_EPOCH)).map_or(0.0, |since| since.as_secs_f64()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_yet_to_be_created_is_no_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.db");
+        assert_eq!(access_problem(&path, true), None);
+        assert!(access_problem(&path, false).is_some());
+        let nowhere = directory.path().join("nowhere").join("app.db");
+        let problem = access_problem(&nowhere, true).expect("its directory does not exist");
+        assert_eq!(problem.remedy(), Some("is the file system mounted?"));
+    }
+}
