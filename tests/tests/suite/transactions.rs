@@ -1150,10 +1150,7 @@ fn the_lock_is_the_cause_of_a_failure_only_where_it_made_the_last_statement_fail
     let mut conn = connect(&site.host().config().lock_timeout(BRIEF));
     site.give_lease_to_another();
     assert_serialization_failure(insert(&mut conn, 1));
-    assert!(matches!(
-        conn.lock_failure(),
-        Some(LockError::Busy { .. })
-    ));
+    assert!(matches!(conn.lock_failure(), Some(LockError::Busy { .. })));
     assert_eq!(numbers(&mut conn, "SELECT 1"), Ok(vec![1]));
     assert_eq!(conn.lock_failure(), None);
     assert!(numbers(&mut conn, "SELECT nothing").is_err());
