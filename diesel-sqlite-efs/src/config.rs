@@ -377,7 +377,7 @@ impl EfsConfig {
         {
             return Err(ConfigError::Database {
                 path: path.clone(),
-                problem: "a path cannot contain a NUL byte".to_owned(),
+                problem: "a path cannot contain a NUL byte".into(),
             });
         }
         Ok(self.database.clone())

@@ -2,14 +2,15 @@
 
 mod lock;
 mod open;
+mod problem;
 mod store;
 
 use std::error::Error as StdError;
 
-#[cfg(feature = "cli")]
 pub(crate) use self::lock::Utc;
 pub use self::lock::{HolderInfo, LockError, LockName};
 pub use self::open::{ConfigError, ConnectError};
+pub use self::problem::Problem;
 pub use self::store::StoreError;
 
 /// The message of a panic, whatever its payload.
@@ -32,4 +33,49 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cause_and_remedy_are_apart_and_shown_as_one() {
+        let missing = StoreError::TableMissing {
+            message: "it is gone; really".to_owned(),
+        };
+        let problem = missing.problem();
+        assert_eq!(
+            problem.cause(),
+            "the lock table does not exist: it is gone; really"
+        );
+        let remedy = "create it, or check its name and AWS_REGION";
+        assert_eq!(problem.remedy(), Some(remedy));
+        assert_eq!(
+            missing.to_string(),
+            format!("the lock table does not exist: it is gone; really; {remedy}")
+        );
+        let misconfigured = StoreError::Misconfigured {
+            message: Problem::new("no URL").with_remedy("give one"),
+        };
+        assert_eq!(
+            misconfigured.to_string(),
+            "DynamoDB is misconfigured: no URL; give one"
+        );
+        assert_eq!(misconfigured.remedy().as_deref(), Some("give one"));
+    }
+
+    #[test]
+    fn a_remedy_that_says_what_is_wrong_follows_a_colon() {
+        let invalid = ConfigError::InvalidValue {
+            setting: "`mode` in the database URL".to_owned(),
+            value: "x".to_owned(),
+            problem: "give `ro`".to_owned(),
+        };
+        assert_eq!(
+            invalid.to_string(),
+            "invalid value `x` for `mode` in the database URL: give `ro`"
+        );
+        assert_eq!(invalid.remedy().as_deref(), Some("give `ro`"));
+    }
 }

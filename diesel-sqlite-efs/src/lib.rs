@@ -30,13 +30,14 @@
 //! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made.
 //! - [`DynamoDbLockClient`]: the lock alone, for other work that only one process may do at a time.
 //! - [`InMemoryLockStore`]: for the tests of applications.
+//! - [`admin`]: for tools that examine a database and its lock. The program `efs-sqlite`, a package of
+//!   its own, is one.
 //! - The README: guarantees and the windows that remain, limits, and how to set up the table.
 //!
 //! # Features
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `bundled` | yes | SQLite compiled in; without it the system's is linked, 3.34.1 or newer |
-//! | `cli` | no | the program `efs-sqlite`: examines a database and its lock, runs migrations |
 //! | `migrations` | no | `EfsSqliteConnection::run_migrations` and `revert_migrations`, each call under one lease |
 //! | `r2d2` | no | connection pools: `EfsConnectionManager`, and Diesel's `ConnectionManager` |
 //! | `tracing` | no | events and spans of the lock and of migrations, under `diesel_sqlite_efs::lock` and `::migration` |
@@ -57,9 +58,7 @@
 
 #![deny(unsafe_code)]
 
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod cli;
+pub mod admin;
 mod client;
 mod clock;
 mod config;
@@ -78,7 +77,7 @@ pub use config::{EfsConfig, ReadCheck, Synchronous};
 #[cfg(feature = "r2d2")]
 pub use connection::EfsConnectionManager;
 pub use connection::{EfsCursor, EfsSqliteConnection, EfsTransactionManager, TransactionState};
-pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, StoreError};
+pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, Problem, StoreError};
 pub use lease::Lease;
 pub use stats::{LockStats, process_lock_stats};
 pub use store::{

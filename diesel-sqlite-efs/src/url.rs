@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Problem};
 
 /// SQLite's own URI parameters that a database URL may hold.
 pub(crate) const SQLITE_PARAMETERS: [&str; 3] = ["mode", "cache", "psow"];
@@ -55,9 +55,11 @@ impl DatabaseUrl {
         if sqlite.shared_cache && matches!(database, Database::File { .. }) {
             return Err(ConfigError::ForbiddenParameter {
                 name: "cache".to_owned(),
-                reason: "connections that share a cache read each other's uncommitted pages and \
-                         share one write lock; leave it out, or use `cache=private`"
-                    .to_owned(),
+                reason: Problem::new(
+                    "connections that share a cache read each other's uncommitted pages and \
+                     share one write lock",
+                )
+                .with_remedy("leave it out, or use `cache=private`"),
             });
         }
         Ok(Self {
@@ -218,7 +220,7 @@ impl SqliteParameters {
                     Some(reason) => {
                         return Err(ConfigError::ForbiddenParameter {
                             name: name.to_owned(),
-                            reason: reason.to_owned(),
+                            reason,
                         });
                     }
                     None => others.push((name.to_owned(), value)),
@@ -229,26 +231,28 @@ impl SqliteParameters {
     }
 }
 
-fn reason_to_forbid(parameter: &str) -> Option<&'static str> {
-    Some(match parameter {
-        "vfs" => {
-            "the database must be opened through this crate's own VFS, which takes the write \
-             lock; leave it out"
-        }
-        "nolock" => {
-            "without SQLite's file locks, readers see half-written pages; leave it out, or use \
-             `nolock=0`"
-        }
-        "immutable" => {
+fn reason_to_forbid(parameter: &str) -> Option<Problem> {
+    let (reason, instead) = match parameter {
+        "vfs" => (
+            "the database must be opened through this crate's own VFS, which takes the write lock",
+            "leave it out",
+        ),
+        "nolock" => (
+            "without SQLite's file locks, readers see half-written pages",
+            "leave it out, or use `nolock=0`",
+        ),
+        "immutable" => (
             "a file said never to change is read without locks and without looking for a hot \
-             journal, while other processes write it; use `mode=ro` to read only"
-        }
-        "modeof" => {
-            "it takes a new database's permissions from another file; create the database with \
-             the permissions it should have, and leave it out"
-        }
+             journal, while other processes write it",
+            "use `mode=ro` to read only",
+        ),
+        "modeof" => (
+            "it takes a new database's permissions from another file",
+            "create the database with the permissions it should have, and leave it out",
+        ),
         _ => return None,
-    })
+    };
+    Some(Problem::new(reason).with_remedy(instead))
 }
 
 /// A boolean as SQLite reads them in URIs, as far as its meaning is clear.
@@ -285,54 +289,56 @@ fn refuse_other_schemes(url: &str) -> Result<(), ConfigError> {
             url: format!("{scheme}:.."),
             problem: "give a path, a `file:` URI, or `sqlite://` and a path (`sqlite:///` for an \
                       absolute one)"
-                .to_owned(),
+                .into(),
         });
     }
     Ok(())
 }
 
-fn without_authority(name: &str) -> Result<&str, String> {
+fn without_authority(name: &str) -> Result<&str, Problem> {
     let Some(rest) = name.strip_prefix("//") else {
         return Ok(name);
     };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     match host {
         "" | "localhost" => Ok(path),
-        host => Err(format!(
-            "`{host}` stands where a host does, and SQLite opens no remote file; an absolute path \
-             is written `file:///path` or `sqlite:///path`, a relative one `file:path` or \
-             `sqlite://path`"
+        host => Err(Problem::new(format!(
+            "`{host}` stands where a host does, and SQLite opens no remote file"
+        ))
+        .with_remedy(
+            "an absolute path is written `file:///path` or `sqlite:///path`, a relative one \
+             `file:path` or `sqlite://path`",
         )),
     }
 }
 
 /// Empty pieces are skipped, as SQLite does, so that a trailing `?` or `&` does no harm.
-fn parse_parameters(query: &str) -> Result<Vec<(String, String)>, String> {
+fn parse_parameters(query: &str) -> Result<Vec<(String, String)>, Problem> {
     let mut parameters: Vec<(String, String)> = Vec::new();
     for piece in query.split('&').filter(|piece| !piece.is_empty()) {
         let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
         let (name, value) = (decode_text(name)?, decode_text(value)?);
         if name.is_empty() {
-            return Err(format!("`{piece}` has no parameter name before the `=`"));
+            return Err(format!("`{piece}` has no parameter name before the `=`").into());
         }
         if parameters.iter().any(|(earlier, _)| *earlier == name) {
-            return Err(format!("the parameter `{name}` is given twice"));
+            return Err(format!("the parameter `{name}` is given twice").into());
         }
         parameters.push((name, value));
     }
     Ok(parameters)
 }
 
-fn decode_text(text: &str) -> Result<String, String> {
-    String::from_utf8(decode(text)?).map_err(|_| format!("`{text}` is not UTF-8 once decoded"))
+fn decode_text(text: &str) -> Result<String, Problem> {
+    String::from_utf8(decode(text)?)
+        .map_err(|_| format!("`{text}` is not UTF-8 once decoded").into())
 }
 
-fn decode(text: &str) -> Result<Vec<u8>, String> {
+fn decode(text: &str) -> Result<Vec<u8>, Problem> {
     if text.contains('#') {
         return Err(
-            "`#` begins a fragment, and SQLite ignores all that follows; write a literal `#` \
-             as `%23`"
-                .to_owned(),
+            Problem::new("`#` begins a fragment, and SQLite ignores all that follows")
+                .with_remedy("write a literal `#` as `%23`"),
         );
     }
     let is_complete = |after: &str| {
@@ -340,16 +346,16 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
     };
     if !text.split('%').skip(1).all(is_complete) {
         return Err(
-            "`%` is not followed by two hexadecimal digits; write a literal `%` as `%25`"
-                .to_owned(),
+            Problem::new("`%` is not followed by two hexadecimal digits")
+                .with_remedy("write a literal `%` as `%25`"),
         );
     }
     without_nul(percent_decode_str(text).collect())
 }
 
-fn without_nul(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+fn without_nul(bytes: Vec<u8>) -> Result<Vec<u8>, Problem> {
     if bytes.contains(&0) {
-        return Err("it contains a NUL character, where SQLite would cut it off".to_owned());
+        return Err("it contains a NUL character, where SQLite would cut it off".into());
     }
     Ok(bytes)
 }

@@ -139,14 +139,12 @@ fn owned(versions: Result<Vec<MigrationVersion<'_>>>) -> Result<Vec<MigrationVer
     Ok(versions?.iter().map(MigrationVersion::as_owned).collect())
 }
 
-/// Diesel hides the error of a migration's statement in a text. Where the lock is the cause, callers
-/// are to see the error itself: its kind says whether to try again.
+/// Diesel returns the error of a migration's statement in a type of its own that is not public and
+/// has no source. Where the lock is the cause, callers get the lock's error itself: its kind says
+/// whether to try again.
 fn unhidden(conn: &EfsSqliteConnection, error: BoxedError) -> BoxedError {
-    match conn.last_lock_error() {
-        Some(cause)
-            if !error.is::<diesel::result::Error>()
-                && error.to_string().ends_with(&cause.to_string()) =>
-        {
+    match conn.lock_failure() {
+        Some(cause) if !error.is::<diesel::result::Error>() => {
             diesel::result::Error::from(cause.clone()).into()
         }
         _ => error,

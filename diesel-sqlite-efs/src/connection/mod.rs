@@ -171,6 +171,15 @@ impl EfsSqliteConnection {
         self.state.last_lock_error()
     }
 
+    /// Why the last statement failed (or BEGIN, COMMIT, the acquisition of the lock), if the lock was
+    /// the cause: the typed value behind the error that Diesel returned, also where a layer above has
+    /// made a text of it, as Diesel's migrations do. A rollback since then does not change it.
+    ///
+    /// `None` after a statement that succeeded, or failed for a reason of its own.
+    pub fn lock_failure(&self) -> Option<&LockError> {
+        self.state.lock_failure()
+    }
+
     /// What the lock has cost this connection so far.
     pub fn lock_stats(&self) -> LockStats {
         (self.state.gate()).map_or_else(LockStats::default, |gate| gate.client().stats())

@@ -17,7 +17,7 @@ use super::state::ConnectionState;
 use crate::client::DynamoDbLockClient;
 use crate::clock::FOREVER;
 use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
-use crate::error::{ConfigError, ConnectError, LockError};
+use crate::error::{ConfigError, ConnectError, LockError, Problem};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
 use crate::vfs::fs_kind::{FileSystem, network_file_system};
@@ -111,7 +111,7 @@ fn open_file(
         Ok(None) => {
             return Err(unusable(
                 path,
-                "SQLite did not open it through this crate's VFS",
+                "SQLite did not open it through this crate's VFS".into(),
             ));
         }
         Err(error) => return Err(explain(&gate, path, error)),
@@ -151,8 +151,8 @@ fn pragmas(settings: &Settings) -> String {
 fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigError> {
     let detected = network_file_system(path).map_err(|error| ConfigError::Database {
         path: path.to_owned(),
-        problem: obstacle(path)
-            .unwrap_or_else(|| format!("its file system cannot be examined: {error}")),
+        problem: obstacle(path, false)
+            .unwrap_or_else(|| format!("its file system cannot be examined: {error}").into()),
     })?;
     let network = match settings.network_override {
         Some(false) => None,
@@ -236,15 +236,15 @@ fn explain(gate: &Gate, path: &Path, error: ConnectionError) -> ConnectError {
         _ => return error.into(),
     };
     match diagnose(message, path, gate.file_format()) {
-        Some(problem) => unusable(path, &problem),
-        None => unusable(path, message),
+        Some(problem) => unusable(path, problem),
+        None => unusable(path, message.into()),
     }
 }
 
-fn unusable(path: &Path, problem: &str) -> ConnectError {
+fn unusable(path: &Path, problem: Problem) -> ConnectError {
     ConnectError::Config(ConfigError::Database {
         path: path.to_owned(),
-        problem: problem.to_owned(),
+        problem,
     })
 }
 

@@ -22,9 +22,8 @@ pub(super) struct ConnectionState {
     gate: Option<Arc<Gate>>,
     transaction: TransactionState,
     last_lock_error: Option<LockError>,
-    /// Why the last statement failed, if that was the lock's doing and running the transaction again
-    /// may mend it.
-    retry_cause: Option<LockError>,
+    /// Why the last statement failed, if the lock was the cause.
+    lock_failure: Option<LockError>,
     /// An error was seen after which a new connection is safer than this one.
     is_broken: bool,
 }
@@ -40,7 +39,7 @@ impl ConnectionState {
             gate,
             transaction: TransactionState::default(),
             last_lock_error: None,
-            retry_cause: None,
+            lock_failure: None,
             is_broken: false,
         }
     }
@@ -80,7 +79,7 @@ impl ConnectionState {
         inner: &mut SqliteConnection,
         limit: Option<Instant>,
     ) -> QueryResult<Pin> {
-        self.retry_cause = None;
+        self.lock_failure = None;
         let result = match &self.gate {
             Some(gate) => gate.pin(limit),
             None => Ok(()),
@@ -180,10 +179,15 @@ impl ConnectionState {
         Ok(())
     }
 
-    /// Why the last statement (or BEGIN, COMMIT, acquisition) failed, if that was the lock's doing
-    /// and running the transaction again may mend it. A rollback since then changes nothing about it.
+    /// Why the last statement (or BEGIN, COMMIT, acquisition) failed, if the lock was the cause. A
+    /// rollback since then changes nothing about it.
+    pub(super) fn lock_failure(&self) -> Option<&LockError> {
+        self.lock_failure.as_ref()
+    }
+
+    /// The same, if running the transaction again may succeed.
     pub(super) fn retry_cause(&self) -> Option<&LockError> {
-        self.retry_cause.as_ref()
+        self.lock_failure().filter(|error| error.is_retryable())
     }
 
     /// Whether the connection has lost a lease or met a failure of the file system, ever.
@@ -218,12 +222,11 @@ impl ConnectionState {
         self.note_rollback();
         if let Transaction::Aborted(_, abort) = self.transaction.now() {
             let aborted = abort.error();
-            self.retry_cause = match self.retry_cause.take() {
-                _ if !aborted.is_retryable() => None,
-                // Tells more.
-                Some(cause) => Some(cause),
-                None => Some(aborted.clone()),
-            };
+            // What ended the transaction says more, where it is known.
+            let is_same = |known: &LockError| known.is_retryable() == aborted.is_retryable();
+            if !self.lock_failure.as_ref().is_some_and(is_same) {
+                self.lock_failure = Some(aborted.clone());
+            }
             return Err(aborted.into());
         }
         self.begin_control();
@@ -241,7 +244,7 @@ impl ConnectionState {
     /// A statement that begins or commits a transaction is about to run.
     #[inline]
     fn begin_control(&mut self) {
-        self.retry_cause = None;
+        self.lock_failure = None;
         self.begin_rollback();
     }
 
@@ -346,7 +349,7 @@ impl ConnectionState {
     }
 
     fn remember(&mut self, error: LockError) {
-        self.retry_cause = error.is_retryable().then(|| error.clone());
+        self.lock_failure = Some(error.clone());
         self.is_broken |= error.breaks_connection();
         self.last_lock_error = Some(error);
     }

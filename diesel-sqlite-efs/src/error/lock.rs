@@ -8,7 +8,7 @@ use std::time::Duration;
 use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind};
 use thiserror::Error;
 
-use super::{ConfigError, StoreError};
+use super::{ConfigError, Problem, StoreError};
 
 /// Which lock an error speaks of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,7 +182,7 @@ pub enum LockError {
         /// Which lock.
         lock: Arc<LockName>,
         /// What is wrong and, where there is a remedy, what to do.
-        reason: String,
+        reason: Problem,
     },
     /// The commit could not be confirmed, nor refuted, before the lease ended. The transaction may
     /// be committed or not; look before trying again.
@@ -269,6 +269,16 @@ impl LockError {
             | Self::File { lock, .. }
             | Self::OutcomeUnknown { lock, .. } => Some(lock),
             Self::Aborted { .. } | Self::Config(_) => None,
+        }
+    }
+
+    /// What to fix before trying again, where something is broken that a person can fix.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Store { source, .. } | Self::NotReleased { source, .. } => source.remedy(),
+            Self::File { reason, .. } => reason.remedy().map(str::to_owned),
+            Self::Config(error) => error.remedy(),
+            _ => None,
         }
     }
 

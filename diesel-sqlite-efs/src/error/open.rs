@@ -1,18 +1,18 @@
 //! A connection cannot be opened: its settings, its file, its lock.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use diesel::result::ConnectionError;
 use thiserror::Error;
 
-use super::LockError;
+use super::{LockError, Problem};
 
 /// What is wrong with the settings or with the database file; trying again does not help.
-#[derive(Debug, Error, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The URL holds a parameter that is none of ours.
-    #[error("unknown parameter `{name}` in the database URL{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
     UnknownParameter {
         /// As written.
         name: String,
@@ -20,7 +20,6 @@ pub enum ConfigError {
         suggestion: Option<String>,
     },
     /// An environment variable that begins like ours is none of ours.
-    #[error("unknown environment variable `{name}`{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
     UnknownVariable {
         /// As set.
         name: String,
@@ -36,7 +35,6 @@ pub enum ConfigError {
         instead: &'static str,
     },
     /// A value that the setting cannot take.
-    #[error("invalid value `{value}` for {setting}: {problem}")]
     InvalidValue {
         /// The setting and where the value came from, such as
         /// "`lock_timeout` in the database URL".
@@ -47,30 +45,22 @@ pub enum ConfigError {
         problem: String,
     },
     /// No lock table was named.
-    #[error(
-        "no lock table is set: give `lock_table=NAME` in the URL, set SQLITE_LOCK_DYNAMODB_TABLE, or use `lock=local` if only this machine opens the database"
-    )]
     NoTable,
     /// The URL is not one of a database file.
-    #[error("invalid database URL `{url}`: {problem}")]
     InvalidUrl {
         /// As given.
         url: String,
-        /// What is wrong.
-        problem: String,
+        /// What is wrong and what to do.
+        problem: Problem,
     },
     /// A SQLite URI parameter that would go round the lock.
-    #[error("the URL parameter `{name}` is refused: {reason}")]
     ForbiddenParameter {
         /// `vfs`, `nolock`, `immutable`, `cache`, ..
         name: String,
-        /// Why.
-        reason: String,
+        /// Why, and what to do instead.
+        reason: Problem,
     },
     /// `lock=local` on a file system that several machines share.
-    #[error(
-        "`lock=local` is refused for {}: it is on a network file system ({file_system}), where SQLite's file locks alone do not protect the database; set a lock table", path.display()
-    )]
     LocalLockOnNetwork {
         /// The database.
         path: PathBuf,
@@ -80,9 +70,6 @@ pub enum ConfigError {
     /// Another lock protects the database than the one that is set. Writers that take different
     /// locks do not keep each other out, so the first of them leaves a file beside the database
     /// that names its own.
-    #[error(
-        "{} is protected by {recorded}, but {configured} is set, and who takes another lock is not kept out: set the same; or, to change the lock for all, or if this is a copy, delete {} while no process has the database open", path.display(), file.display()
-    )]
     OtherLock {
         /// The database.
         path: PathBuf,
@@ -94,7 +81,6 @@ pub enum ConfigError {
         file: PathBuf,
     },
     /// A statement that would go round the lock.
-    #[error("{statement} is refused: {reason}")]
     ForbiddenStatement {
         /// What was asked for.
         statement: String,
@@ -102,14 +88,101 @@ pub enum ConfigError {
         reason: String,
     },
     /// The database file cannot be used.
-    #[error("cannot open {}: {problem}", path.display())]
     Database {
         /// The database.
         path: PathBuf,
         /// What is wrong and what to do.
-        problem: String,
+        problem: Problem,
     },
 }
+
+impl ConfigError {
+    /// What is wrong and what to do, apart.
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::UnknownParameter { name, suggestion } => unknown(
+                format!("unknown parameter `{name}` in the database URL"),
+                suggestion.as_deref(),
+            ),
+            Self::UnknownVariable { name, suggestion } => unknown(
+                format!("unknown environment variable `{name}`"),
+                suggestion.as_deref(),
+            ),
+            Self::InvalidValue {
+                setting,
+                value,
+                problem,
+            } => {
+                Problem::new(format!("invalid value `{value}` for {setting}")).with_remedy(problem)
+            }
+            Self::NoTable => Problem::new("no lock table is set").with_remedy(
+                "give `lock_table=NAME` in the URL, set SQLITE_LOCK_DYNAMODB_TABLE, or use \
+                 `lock=local` if only this machine opens the database",
+            ),
+            Self::InvalidUrl { url, problem } => {
+                problem.within(format_args!("invalid database URL `{url}`: "))
+            }
+            Self::ForbiddenParameter { name, reason } => {
+                reason.within(format_args!("the URL parameter `{name}` is refused: "))
+            }
+            Self::LocalLockOnNetwork { path, file_system } => Problem::new(format!(
+                "`lock=local` is refused for {}: it is on a network file system ({file_system}), \
+                 where SQLite's file locks alone do not protect the database",
+                path.display()
+            ))
+            .with_remedy("set a lock table"),
+            Self::OtherLock {
+                path,
+                recorded,
+                configured,
+                file,
+            } => Problem::new(format!(
+                "{} is protected by {recorded}, but {configured} is set, and who takes another \
+                 lock is not kept out",
+                path.display()
+            ))
+            .with_remedy(format!(
+                "set the same; or, to change the lock for all, or if this is a copy, delete {} \
+                 while no process has the database open",
+                file.display()
+            )),
+            Self::ForbiddenStatement { statement, reason } => {
+                Problem::new(format!("{statement} is refused: {reason}"))
+            }
+            Self::Database { path, problem } => {
+                problem.within(format_args!("cannot open {}: ", path.display()))
+            }
+        }
+    }
+
+    /// What to do about it, where there is a remedy.
+    pub fn remedy(&self) -> Option<String> {
+        self.problem().remedy().map(str::to_owned)
+    }
+}
+
+fn unknown(what: String, suggestion: Option<&str>) -> Problem {
+    let problem = Problem::new(what);
+    match suggestion {
+        Some(name) => problem.with_remedy(format!("did you mean `{name}`?")),
+        None => problem,
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problem = self.problem();
+        match (self, problem.remedy()) {
+            // Their remedies say what is wrong, too.
+            (Self::InvalidValue { .. } | Self::NoTable | Self::OtherLock { .. }, Some(remedy)) => {
+                write!(f, "{}: {remedy}", problem.cause())
+            }
+            _ => problem.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
 
 /// Why a connection could not be opened.
 #[derive(Debug, Error)]

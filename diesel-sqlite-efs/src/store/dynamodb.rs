@@ -1,8 +1,7 @@
 //! The lock table in DynamoDB: `PutItem` and `DeleteItem`, each with a condition.
 
-#[cfg(feature = "cli")]
-pub(crate) mod admin;
 mod endpoint;
+pub(crate) mod lock_table;
 mod worker;
 
 #[cfg(test)]

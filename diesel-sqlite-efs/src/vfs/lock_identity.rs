@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::files;
-use crate::error::{ConfigError, LockName};
+use crate::error::{ConfigError, LockName, Problem};
 
 /// What is added to the database's name.
 const SUFFIX: &str = "-lock-key";
@@ -58,20 +58,25 @@ impl KeyFile {
     /// [`ConfigError::OtherLock`] if another lock is named, [`ConfigError::Database`] if the file
     /// cannot be read or understood.
     pub(super) fn look(&self, own: OwnLock<'_>) -> Result<LockIdMatch, ConfigError> {
-        let unusable = |problem: String| ConfigError::Database {
-            path: self.database.clone(),
-            problem: format!(
+        let unusable = |problem: &str| {
+            Problem::new(format!(
                 "{}, which says what lock protects it, {problem}",
                 self.path.display()
-            ),
+            ))
         };
-        let text = (self.read()).map_err(|error| unusable(format!("cannot be read: {error}")))?;
+        let refused = |problem| ConfigError::Database {
+            path: self.database.clone(),
+            problem,
+        };
+        let text = (self.read())
+            .map_err(|error| refused(unusable(&format!("cannot be read: {error}"))))?;
         let Some(text) = text else {
             return Ok(LockIdMatch::Absent);
         };
         let recorded = Recorded::parse(&text).ok_or_else(|| {
-            unusable(
-                "cannot be understood; delete it while no process has the database open".to_owned(),
+            refused(
+                unusable("cannot be understood")
+                    .with_remedy("delete it while no process has the database open"),
             )
         })?;
         match own {

@@ -11,7 +11,6 @@ mod file_version;
 mod files;
 pub(crate) mod fs_kind;
 pub(crate) mod gate;
-#[cfg(feature = "cli")]
 pub(crate) mod inspect;
 mod io_methods;
 mod journal_file;

@@ -19,15 +19,15 @@ pub(super) struct Journal {
     file_system: FileSystem,
 }
 
-/// What a look at the journal's path has shown.
+/// What a look at the path of a database's rollback journal has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum JournalStatus {
+pub enum JournalStatus {
     /// Nothing, or an empty file, which SQLite takes for nothing.
     Absent,
     /// A journal whose header was never completed: nothing has been written to the database yet.
     Cold,
-    /// A complete header: pages of the database may have been changed
-    /// (<https://sqlite.org/lockingv3.html#hot_journals>).
+    /// A hot journal (<https://sqlite.org/lockingv3.html#hot_journals>): its header is complete, so
+    /// pages of the database may have been changed. A commit is in progress, or a writer died in one.
     Hot(JournalId),
 }
 

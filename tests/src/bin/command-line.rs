@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    diesel_sqlite_efs::cli::main()
+    efs_sqlite::main()
 }

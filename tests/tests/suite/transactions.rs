@@ -1200,6 +1200,25 @@ fn refused_pragmas_change_nothing() {
 }
 
 #[test]
+fn the_lock_is_the_cause_of_a_failure_only_where_it_made_the_last_statement_fail() {
+    let site = Site::with_table();
+    let mut conn = connect(&site.host().config().lock_timeout(BRIEF));
+    site.give_lease_to_another();
+    assert_serialization_failure(insert(&mut conn, 1));
+    assert!(matches!(conn.lock_failure(), Some(LockError::Busy { .. })));
+    assert_eq!(numbers(&mut conn, "SELECT 1"), Ok(vec![1]));
+    assert_eq!(conn.lock_failure(), None);
+    assert!(numbers(&mut conn, "SELECT nothing").is_err());
+    assert_eq!(conn.lock_failure(), None);
+    assert!(conn.last_lock_error().is_some(), "it is the last one still");
+
+    // The rollback that follows leaves it as it is.
+    let failed = conn.transaction(|conn| insert(conn, 1));
+    assert_serialization_failure(failed);
+    assert!(conn.lock_failure().is_some());
+}
+
+#[test]
 fn busy_timeout_sets_how_long_the_lock_is_waited_for() {
     let site = Site::with_table();
     let mut conn = connect(&site.host().config().lock_timeout(VERY_LONG));

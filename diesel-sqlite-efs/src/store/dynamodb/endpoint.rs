@@ -29,7 +29,7 @@ use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::error::{StoreError, chain};
+use crate::error::{Problem, StoreError, chain};
 
 /// How long a TCP connection with its TLS handshake may take. Inside a VPC without a route to
 /// DynamoDB nothing answers at all, and the lock's default timeout of 3 s must leave time to say so.
@@ -76,7 +76,6 @@ pub(super) struct Answered<T, E> {
     /// The answer's `Date`.
     pub(super) date: Option<SystemTime>,
     /// The URL that was asked.
-    #[cfg(feature = "cli")]
     pub(super) sent_to: Option<String>,
     /// How the attempt before this one failed, if it may have been applied nevertheless.
     pub(super) lost: Option<StoreError>,
@@ -96,7 +95,6 @@ impl Endpoint {
     }
 
     /// The Region, once a request was made.
-    #[cfg(feature = "cli")]
     pub(super) fn region(&self) -> Option<String> {
         (self.connected.get()).map(|connected| connected.region.clone())
     }
@@ -124,7 +122,6 @@ impl Endpoint {
                     return Ok(Answered {
                         result,
                         date: seen.date,
-                        #[cfg(feature = "cli")]
                         sent_to: seen.sent_to.clone(),
                         lost,
                     });
@@ -220,7 +217,7 @@ impl Endpoint {
             return lost;
         }
         let Some(answer) = error.raw_response() else {
-            let message = format!("the request could not be written down: {}", chain(error));
+            let message = format!("the request could not be written down: {}", chain(error)).into();
             return StoreError::Misconfigured { message };
         };
         let status = answer.status().as_u16();
@@ -337,7 +334,7 @@ impl Connected {
 enum Failure {
     NoCredentials(String),
     /// The endpoint is not a URL, or the SDK finds fault with another setting.
-    Misconfigured(String),
+    Misconfigured(Problem),
     /// No connection, or it broke.
     Dispatched(String),
     TimedOut,
@@ -410,10 +407,11 @@ fn unready(error: &(dyn Error + 'static)) -> Failure {
     // "failed to apply endpoint `localhost:8000` to request `Request { .. }`: <cause>"
     let url = text.split('`').nth(1).filter(|_| is_bad_url);
     Failure::Misconfigured(match url {
-        Some(url) => format!(
-            "the endpoint `{url}` is not a URL ({cause}); set AWS_ENDPOINT_URL_DYNAMODB to one such as `http://localhost:8000`, or unset it"
-        ),
-        None => cause,
+        Some(url) => Problem::new(format!("the endpoint `{url}` is not a URL ({cause})"))
+            .with_remedy(
+                "set AWS_ENDPOINT_URL_DYNAMODB to one such as `http://localhost:8000`, or unset it",
+            ),
+        None => cause.into(),
     })
 }
 

@@ -691,6 +691,7 @@ fn an_endpoint_that_is_no_url_is_a_misconfiguration() {
     for url in ["localhost:8000", "not a url", "http://"] {
         match put(&store_at_url(url)) {
             Err(StoreError::Misconfigured { message }) => {
+                let message = message.to_string();
                 assert!(
                     message.contains(&format!("`{url}` is not a URL")),
                     "{message}"

@@ -266,7 +266,7 @@ impl Gate {
     pub(super) fn file_error(&self, reason: String) -> LockError {
         LockError::File {
             lock: self.lock.clone(),
-            reason,
+            reason: reason.into(),
         }
     }
 }

@@ -226,7 +226,7 @@ impl Numbered {
             return request();
         };
         let gone = || StoreError::Misconfigured {
-            message: "the process is gone".to_owned(),
+            message: "the process is gone".into(),
         };
         if thread::current().name() == Some(KEEPER) {
             while recorder.reached().is_some() && !recorder.is_over() && !recorder.crashed() {

@@ -11,15 +11,14 @@ use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
 use diesel::sqlite::Sqlite;
 use diesel_migrations::{FileBasedMigrations, MigrationHarness};
+use diesel_sqlite_efs::EfsSqliteConnection;
 
-use super::args::{Action, Database, Migrate, Revert};
-use super::check::failure_of;
-use super::failure::{Failure, Outcome};
-use super::output::{Output, counted};
-use super::target::Target;
-use crate::connection::EfsSqliteConnection;
+use crate::args::{Action, Database, Migrate, Revert};
+use crate::failure::{Failure, Outcome, chain, failure_of};
+use crate::output::{Output, counted};
+use crate::target::Target;
 
-pub(super) fn run(args: &Migrate, output: &Output) -> Result<Outcome, Failure> {
+pub(crate) fn run(args: &Migrate, output: &Output) -> Result<Outcome, Failure> {
     let directory = args.migration_dir.as_deref();
     match &args.action {
         Action::Run(database) => run_pending(&source(directory)?, database, output),
@@ -54,7 +53,7 @@ fn run_pending(
 ) -> Result<Outcome, Failure> {
     let target = Target::new(database.url()?)?;
     let mut conn = EfsSqliteConnection::connect(&target.config)?;
-    // Without the lock first: where nothing is pending, nothing is asked of the lock table.
+    // Without the lock first: no request is sent if nothing is pending.
     if pending(&mut conn, source)?.is_empty() {
         output.line("no migration is pending")?;
         return Ok(Outcome::Done);
@@ -63,7 +62,7 @@ fn run_pending(
         // By now another process may have run them.
         let pending = conn.pending_migrations(source.clone())?;
         for migration in &pending {
-            told("running", migration.as_ref(), output, |migration| {
+            report("running", migration.as_ref(), output, |migration| {
                 conn.run_migration(migration)
             })?;
         }
@@ -92,7 +91,8 @@ fn list_pending(
     })
 }
 
-/// The names of what has not been run, in order. Reads only: Diesel would create its table first.
+/// The names of the migrations that have not been run, in order. Only reads: Diesel would create its
+/// table first.
 fn pending(
     conn: &mut EfsSqliteConnection,
     source: &FileBasedMigrations,
@@ -121,7 +121,7 @@ fn applied(conn: &mut EfsSqliteConnection) -> QueryResult<HashSet<MigrationVersi
     Ok(versions.into_iter().collect())
 }
 
-/// Reverting the last so many, and running them again or not.
+/// Reverts the last migrations, and runs them again if asked to.
 struct Reversal<'a> {
     database: &'a Database,
     /// `None` is all.
@@ -146,13 +146,13 @@ impl<'a> Reversal<'a> {
         let count = locked(&mut conn, |conn| {
             let chosen = self.choose(conn, source)?;
             for migration in &chosen {
-                told("reverting", migration.as_ref(), output, |migration| {
+                report("reverting", migration.as_ref(), output, |migration| {
                     conn.revert_migration(migration)
                 })?;
             }
             if self.again {
                 for migration in chosen.iter().rev() {
-                    told("running", migration.as_ref(), output, |migration| {
+                    report("running", migration.as_ref(), output, |migration| {
                         conn.run_migration(migration)
                     })?;
                 }
@@ -169,7 +169,7 @@ impl<'a> Reversal<'a> {
         &self,
         conn: &mut EfsSqliteConnection,
         source: &FileBasedMigrations,
-    ) -> Result<Vec<Box<dyn Migration<Sqlite>>>, Trouble> {
+    ) -> Result<Vec<Box<dyn Migration<Sqlite>>>, WorkError> {
         let mut known: Vec<Box<dyn Migration<Sqlite>>> = source.migrations()?;
         let applied = conn.applied_migrations()?;
         if applied.is_empty() {
@@ -180,7 +180,7 @@ impl<'a> Reversal<'a> {
             .map(|version| {
                 let found = known.iter().position(|it| it.name().version() == version);
                 found.map(|index| known.swap_remove(index)).ok_or_else(|| {
-                    Trouble::from(format!(
+                    WorkError::from(format!(
                         "migration {version} has been run and is not in the directory; nothing was reverted"
                     ))
                 })
@@ -189,13 +189,14 @@ impl<'a> Reversal<'a> {
     }
 }
 
-/// Says what is being done, and how long it has taken. That nobody listens does not end it.
-fn told<T>(
+/// Does `work`, and prints what is being done and how long it has taken. The work goes on if the
+/// output cannot be written.
+fn report<T>(
     what: &str,
     migration: &dyn Migration<Sqlite>,
     output: &Output,
     work: impl FnOnce(&dyn Migration<Sqlite>) -> diesel::migration::Result<T>,
-) -> Result<(), Trouble> {
+) -> Result<(), WorkError> {
     let name = migration.name().to_string();
     let _ = output.line(&format!("{what} {name}"));
     let started = Instant::now();
@@ -204,46 +205,43 @@ fn told<T>(
             let _ = output.line(&format!("  done in {} ms", started.elapsed().as_millis()));
             Ok(())
         }
-        Err(error) => Err(Trouble(format!(
-            "{what} {name}: {}",
-            crate::error::chain(&*error)
-        ))),
+        Err(error) => Err(WorkError(format!("{what} {name}: {}", chain(&*error)))),
     }
 }
 
 /// Does the work under one lease.
 fn locked<T>(
     conn: &mut EfsSqliteConnection,
-    work: impl FnOnce(&mut EfsSqliteConnection) -> Result<T, Trouble>,
+    work: impl FnOnce(&mut EfsSqliteConnection) -> Result<T, WorkError>,
 ) -> Result<T, Failure> {
     conn.with_write_lock(work)
-        .map_err(|trouble| failure_of(conn, &trouble))
+        .map_err(|error| failure_of(conn, &error))
 }
 
-/// Whatever ends the work under the lock, as text.
+/// Any error that ends the work under the lock, as text.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Trouble(String);
+struct WorkError(String);
 
-impl From<diesel::result::Error> for Trouble {
+impl From<diesel::result::Error> for WorkError {
     fn from(error: diesel::result::Error) -> Self {
-        Self(crate::error::chain(&error))
+        Self(chain(&error))
     }
 }
 
-impl From<Box<dyn Error + Send + Sync>> for Trouble {
+impl From<Box<dyn Error + Send + Sync>> for WorkError {
     fn from(error: Box<dyn Error + Send + Sync>) -> Self {
-        Self(crate::error::chain(&*error))
+        Self(chain(&*error))
     }
 }
 
-impl From<String> for Trouble {
+impl From<String> for WorkError {
     fn from(text: String) -> Self {
         Self(text)
     }
 }
 
-impl From<&str> for Trouble {
+impl From<&str> for WorkError {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
     }

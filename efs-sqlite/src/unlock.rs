@@ -2,37 +2,36 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
-use super::args::Unlock;
-use super::failure::{Failure, Outcome};
-use super::holder::{self, Lock, fields};
-use super::output::Output;
-use super::target::Target;
-use crate::store::dynamodb::admin::{Deletion, Standing};
-use crate::store::{JournalId, SeenItem};
-use crate::vfs::fs_kind::network_file_system;
-use crate::vfs::inspect::{self, JournalStatus};
+use diesel_sqlite_efs::admin::{Deletion, ItemLookup, JournalStatus, journal_status};
+use diesel_sqlite_efs::{JournalId, SeenItem};
 
-pub(super) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
+use crate::args::Unlock;
+use crate::failure::{Failure, Outcome};
+use crate::holder::{self, Lock, fields};
+use crate::output::Output;
+use crate::target::Target;
+
+pub(crate) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
     let target = Target::new(args.database.url()?)?;
-    let (lock, store) = target.table()?;
-    let look = store.look(&lock.key)?;
-    let (state, now) = (Lock::of(&look), holder::now(&look));
+    let (lock, table) = target.table()?;
+    let probe = table.probe(&lock.key)?;
+    let (state, now) = (Lock::of(&probe), holder::now(&probe));
     output.field("key", &lock.key)?;
     output.field("table", &lock.table)?;
     output.field("lock", state.word())?;
     for (name, text) in fields(&state, now) {
         output.field(&name, &text)?;
     }
-    let item = match look.standing {
-        Standing::Nothing => {
+    let item = match probe.item {
+        ItemLookup::Absent => {
             output.line("there is nothing to delete")?;
             return Ok(Outcome::Done);
         }
-        Standing::Untold => {
+        ItemLookup::Hidden => {
             let problem = "the service does not show the item; nothing was deleted";
             return Err(Failure::Broken(problem.to_owned()));
         }
-        Standing::Item(item) => item,
+        ItemLookup::Found(item) => item,
     };
     if let Some(journal) = state.seen().and_then(|seen| seen.committed) {
         refuse_if_needed(&target, journal)?;
@@ -40,7 +39,7 @@ pub(super) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
     if !args.yes && !confirmed(&state, now, output)? {
         return Err(Failure::Broken("nothing was deleted".to_owned()));
     }
-    match store.delete_exactly(&lock.key, &item)? {
+    match table.delete_unchanged(&lock.key, &item)? {
         Deletion::Deleted => output.line("deleted; the lock is free")?,
         Deletion::Gone => output.line("it is gone by now; the lock is free")?,
         Deletion::Changed => {
@@ -52,8 +51,8 @@ pub(super) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// An item's commit record keeps an acknowledged transaction for as long as its journal stands:
-/// without the record the next connection would roll it back.
+/// The commit record of an item keeps an acknowledged transaction while its journal exists: without
+/// the record the next connection would roll the transaction back.
 fn refuse_if_needed(target: &Target, committed: JournalId) -> Result<(), Failure> {
     let refuse = |reason: String| {
         Err(Failure::Broken(format!(
@@ -68,8 +67,7 @@ fn refuse_if_needed(target: &Target, committed: JournalId) -> Result<(), Failure
             target.path.display()
         ));
     };
-    let network = network_file_system(&file).is_ok_and(|network| network.is_some());
-    match inspect::journal(&file, network) {
+    match journal_status(&file) {
         Ok(JournalStatus::Hot(journal)) if journal == committed => refuse(format!(
             "the item records the transaction of the journal beside {} as committed, and without \
              the record it would be rolled back",

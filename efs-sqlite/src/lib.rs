@@ -1,5 +1,8 @@
-//! The program `efs-sqlite`: looks at a database and its lock, and does under the lock what has to
-//! be done by hand. Described in `docs/command-line.md`.
+//! The program `efs-sqlite`: examines a database and its lock, and does under the lock what is done
+//! by hand. Its manual is the repository's `docs/command-line.md`.
+//!
+//! The library is [`main`] alone, for packages that build the program under a name of their own; what
+//! other tools may want is public in [`diesel_sqlite_efs::admin`].
 
 mod args;
 mod check;
@@ -18,15 +21,15 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::args::{Args, Command};
-use self::failure::{Failure, Outcome};
-use self::output::Output;
+use crate::args::{Args, Command};
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
 
-/// Does what the process's arguments say, and returns the status that the process is to end with.
+/// Does what the process's arguments say, and returns the exit status of the process.
 ///
-/// Not for use inside a program of another purpose: it reads the arguments and the environment,
-/// writes to standard output, and reads database files outside SQLite, which is safe only in a
-/// process that has none open.
+/// Not for use inside another program: it reads the arguments and the environment, writes to standard
+/// output, and reads database files outside SQLite, which is safe only in a process that has none
+/// open.
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,

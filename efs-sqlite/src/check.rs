@@ -3,21 +3,21 @@
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel_sqlite_efs::EfsSqliteConnection;
 
-use super::args::Database;
-use super::failure::{Failure, Outcome};
-use super::output::Output;
-use super::target::Target;
-use crate::connection::EfsSqliteConnection;
+use crate::args::Database;
+use crate::failure::{Failure, Outcome, failure_of};
+use crate::output::Output;
+use crate::target::Target;
 
 /// A row of `PRAGMA foreign_key_check`: table, rowid, the table that it refers to, which key.
 type Orphan = (String, Option<i64>, String, i64);
 
-pub(super) fn run(args: &Database, output: &Output) -> Result<Outcome, Failure> {
+pub(crate) fn run(args: &Database, output: &Output) -> Result<Outcome, Failure> {
     let target = Target::new(args.url()?)?;
     target.must_exist()?;
     let mut conn = EfsSqliteConnection::connect(&target.config)?;
-    // With the lock nobody begins a commit that would wait for this long read.
+    // Under the lock no other writer begins a commit, which would wait for this long read.
     let checked = conn.immediate_transaction(|conn| {
         let damage: Vec<String> = sql::<Text>("PRAGMA integrity_check").load(conn)?;
         let orphans: Vec<Orphan> =
@@ -49,13 +49,4 @@ pub(super) fn run(args: &Database, output: &Output) -> Result<Outcome, Failure> 
     } else {
         Outcome::Wrong
     })
-}
-
-/// What the lock made of a failure, where it was the cause.
-pub(super) fn failure_of(conn: &EfsSqliteConnection, error: &dyn std::error::Error) -> Failure {
-    let text = crate::error::chain(error);
-    match conn.last_lock_error() {
-        Some(lock) if text.contains(&lock.to_string()) => lock.clone().into(),
-        _ => Failure::Broken(text),
-    }
 }

@@ -1,64 +1,62 @@
-//! A lock item in people's and in scripts' words.
+//! The state of a lock, shown to people and to scripts.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use diesel_sqlite_efs::admin::{ItemLookup, Probe, RawItem, utc};
+use diesel_sqlite_efs::{SeenItem, StoreError};
 use serde_json::{Value, json};
 
-use crate::error::{StoreError, Utc};
-use crate::store::SeenItem;
-use crate::store::dynamodb::admin::{Look, Standing, StoredItem};
-
-/// How the lock stands.
+/// The state of a lock.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Lock {
+pub(crate) enum Lock {
     Free,
-    /// A lease that has not ended by the service's clock.
+    /// By a lease that has not ended by the service's clock.
     Held(SeenItem),
-    /// What a writer has left that did not release its lease; the next writer takes it over.
+    /// A writer did not release its lease; the next writer takes it over.
     Expired(SeenItem),
     /// An item that no lock client has written.
-    Malformed(StoredItem, StoreError),
-    /// An item that the service does not show.
-    Untold,
+    Malformed(RawItem, StoreError),
+    /// By an item that the service does not return.
+    Hidden,
 }
 
 impl Lock {
-    pub(super) fn of(look: &Look) -> Self {
-        let item = match &look.standing {
-            Standing::Nothing => return Self::Free,
-            Standing::Untold => return Self::Untold,
-            Standing::Item(item) => item,
+    pub(crate) fn of(probe: &Probe) -> Self {
+        let item = match &probe.item {
+            ItemLookup::Absent => return Self::Free,
+            ItemLookup::Hidden => return Self::Hidden,
+            ItemLookup::Found(item) => item,
         };
-        let read = item.seen().and_then(|seen| {
+        let read = item.parse().and_then(|seen| {
             let until = seen.expires_at_seconds()?;
             Ok((seen, until))
         });
         match read {
-            Ok((seen, until)) if until < now(look) => Self::Expired(seen),
+            Ok((seen, until)) if until < now(probe) => Self::Expired(seen),
             Ok((seen, _)) => Self::Held(seen),
             Err(error) => Self::Malformed(item.clone(), error),
         }
     }
 
-    pub(super) fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Free => "free",
             Self::Held(_) => "held",
             Self::Expired(_) => "expired",
             Self::Malformed(..) => "malformed",
-            Self::Untold => "unknown",
+            Self::Hidden => "unknown",
         }
     }
 
-    pub(super) fn seen(&self) -> Option<&SeenItem> {
+    pub(crate) fn seen(&self) -> Option<&SeenItem> {
         match self {
             Self::Held(seen) | Self::Expired(seen) => Some(seen),
-            Self::Free | Self::Malformed(..) | Self::Untold => None,
+            Self::Free | Self::Malformed(..) | Self::Hidden => None,
         }
     }
 
     /// In one line.
-    pub(super) fn summary(&self, now: f64) -> String {
+    pub(crate) fn summary(&self, now: f64) -> String {
         let until = |seen: &SeenItem| seen.expires_at_seconds().unwrap_or_default();
         match self {
             Self::Free => "free: no item stands at the key".to_owned(),
@@ -73,17 +71,17 @@ impl Lock {
                 moment(until(seen), now)
             ),
             Self::Malformed(_, error) => error.to_string(),
-            Self::Untold => "an item stands there, but the service does not show it".to_owned(),
+            Self::Hidden => "an item stands there, but the service does not show it".to_owned(),
         }
     }
 }
 
-/// What is known of the lock, a name and a text each.
-pub(super) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
+/// What is known of the lock: names and texts.
+pub(crate) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     let mut field = |name: &str, text: String| fields.push((name.to_owned(), text));
     match lock {
-        Lock::Free | Lock::Untold => {}
+        Lock::Free | Lock::Hidden => {}
         Lock::Held(seen) | Lock::Expired(seen) => {
             field("holder", name(seen));
             if let Some(since) = seen.acquired_at {
@@ -105,7 +103,7 @@ pub(super) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
     fields
 }
 
-pub(super) fn json(seen: &SeenItem) -> Value {
+pub(crate) fn json(seen: &SeenItem) -> Value {
     json!({
         "lock_id": seen.lock_id,
         "holder": seen.holder,
@@ -116,7 +114,7 @@ pub(super) fn json(seen: &SeenItem) -> Value {
 }
 
 /// The holder's name.
-pub(super) fn name(seen: &SeenItem) -> String {
+pub(crate) fn name(seen: &SeenItem) -> String {
     match &seen.holder {
         Some(name) => format!("`{name}`"),
         None => "a holder without a name (the Python package writes none)".to_owned(),
@@ -124,12 +122,12 @@ pub(super) fn name(seen: &SeenItem) -> String {
 }
 
 /// The service's time at its answer, in seconds of the Unix epoch; this host's if it does not say.
-pub(super) fn now(look: &Look) -> f64 {
-    let time = look.date.unwrap_or(look.received);
+pub(crate) fn now(probe: &Probe) -> f64 {
+    let time = probe.date.unwrap_or(probe.received);
     seconds(time)
 }
 
-pub(super) fn seconds(time: SystemTime) -> f64 {
+pub(crate) fn seconds(time: SystemTime) -> f64 {
     (time.duration_since(UNIX_EPOCH)).map_or(0.0, |since| since.as_secs_f64())
 }
 
@@ -141,5 +139,6 @@ fn moment(time: f64, now: f64) -> String {
     } else {
         format!("in {difference} s")
     };
-    format!("{} ({relation})", Utc(time))
+    let shown = utc(UNIX_EPOCH + Duration::from_secs_f64(time));
+    format!("{shown} ({relation})")
 }

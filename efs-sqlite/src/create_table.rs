@@ -3,28 +3,27 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::args::CreateTable;
-use super::failure::{Failure, Outcome};
-use super::output::Output;
-use crate::config::{EfsConfig, StoreChoice};
-use crate::error::ConfigError;
-use crate::store::DynamoDbLockStore;
-use crate::store::dynamodb::admin::{TableFacts, TimeToLive};
+use diesel_sqlite_efs::admin::{EffectiveSettings, LockTable, TableSummary, TimeToLive};
+use diesel_sqlite_efs::{ConfigError, EfsConfig};
 
-/// How often a new table is looked at.
+use crate::args::CreateTable;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+
+/// How often a new table is asked for its status.
 const PERIOD: Duration = Duration::from_millis(500);
 
-pub(super) fn run(args: &CreateTable, output: &Output) -> Result<Outcome, Failure> {
+pub(crate) fn run(args: &CreateTable, output: &Output) -> Result<Outcome, Failure> {
     let table = table(args)?;
-    let store = DynamoDbLockStore::new(&table);
+    let store = LockTable::new(&table);
     let is_new = store.create_table()?;
     output.line(&if is_new {
         format!("table {table}: created, key pk (S), on-demand")
     } else {
         format!("table {table}: exists")
     })?;
-    let facts = wait_until_active(&store, &table, args.timeout)?;
-    if let Some(problem) = wrong_key(&facts) {
+    let summary = wait_until_active(&store, &table, args.timeout)?;
+    if let Some(problem) = wrong_key(&summary) {
         return Err(Failure::Broken(format!(
             "table {table}: {problem}; give the lock a table of its own"
         )));
@@ -38,7 +37,7 @@ pub(super) fn run(args: &CreateTable, output: &Output) -> Result<Outcome, Failur
                  off, wait an hour, and run this again"
             )));
         }
-        TimeToLive::Ending => {
+        TimeToLive::Disabling => {
             return Err(Failure::Busy(format!(
                 "table {table}: TTL is being switched off; run this again in an hour"
             )));
@@ -50,8 +49,8 @@ pub(super) fn run(args: &CreateTable, output: &Output) -> Result<Outcome, Failur
 }
 
 /// What is wrong with a table's primary key, if anything is.
-pub(super) fn wrong_key(facts: &TableFacts) -> Option<String> {
-    match &facts.key[..] {
+pub(crate) fn wrong_key(summary: &TableSummary) -> Option<String> {
+    match &summary.key[..] {
         [(name, kind)] if name == "pk" && kind == "S" => None,
         key => {
             let parts: Vec<_> = (key.iter())
@@ -72,10 +71,10 @@ fn table(args: &CreateTable) -> Result<String, Failure> {
         (None, Some(url)) => EfsConfig::from_url(url)?,
         (None, None) => EfsConfig::new("database"),
     };
-    let error = match config.resolve() {
-        Ok(settings) => match settings.store {
-            StoreChoice::DynamoDb { table } => return Ok(table),
-            StoreChoice::Local | StoreChoice::Custom(_) => ConfigError::NoTable,
+    let error = match EffectiveSettings::of(&config) {
+        Ok(settings) => match settings.lock {
+            Some(lock) => return Ok(lock.table),
+            None => ConfigError::NoTable,
         },
         Err(error) => error,
     };
@@ -92,21 +91,21 @@ fn table(args: &CreateTable) -> Result<String, Failure> {
 }
 
 fn wait_until_active(
-    store: &DynamoDbLockStore,
+    store: &LockTable,
     table: &str,
-    patience: Duration,
-) -> Result<TableFacts, Failure> {
-    let end = Instant::now() + patience;
+    timeout: Duration,
+) -> Result<TableSummary, Failure> {
+    let end = Instant::now() + timeout;
     loop {
-        let facts = store.describe()?;
-        if facts.is_active {
-            return Ok(facts);
+        let summary = store.describe()?;
+        if summary.is_active {
+            return Ok(summary);
         }
         if Instant::now() >= end {
             return Err(Failure::Busy(format!(
                 "table {table}: its status is {} after {} s; run this again later",
-                facts.status,
-                patience.as_secs_f64()
+                summary.status,
+                timeout.as_secs_f64()
             )));
         }
         thread::sleep(PERIOD);

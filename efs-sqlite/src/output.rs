@@ -1,17 +1,17 @@
-//! What people and scripts read: one place that writes it. Colours only on a terminal, and not
-//! with `NO_COLOR`.
+//! All that the program writes. Colours only on a terminal, and not with `NO_COLOR`.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
 use anstyle::{AnsiColor, Style};
+use diesel_sqlite_efs::Problem;
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Level {
+pub(crate) enum Level {
     Ok,
     Warning,
     Failure,
@@ -38,16 +38,16 @@ impl Level {
 
 /// One line of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Finding {
-    /// What was looked at; stable, for scripts.
-    pub(super) name: &'static str,
-    pub(super) level: Level,
-    pub(super) text: String,
-    pub(super) remedy: Option<String>,
+pub(crate) struct Finding {
+    /// What was examined; stable, for scripts.
+    pub(crate) name: &'static str,
+    pub(crate) level: Level,
+    pub(crate) text: String,
+    pub(crate) remedy: Option<String>,
 }
 
 impl Finding {
-    pub(super) fn ok(name: &'static str, text: impl Into<String>) -> Self {
+    pub(crate) fn ok(name: &'static str, text: impl Into<String>) -> Self {
         Self {
             name,
             level: Level::Ok,
@@ -56,7 +56,7 @@ impl Finding {
         }
     }
 
-    pub(super) fn warning(
+    pub(crate) fn warning(
         name: &'static str,
         text: impl Into<String>,
         remedy: impl Into<String>,
@@ -69,7 +69,7 @@ impl Finding {
         }
     }
 
-    pub(super) fn failure(
+    pub(crate) fn failure(
         name: &'static str,
         text: impl Into<String>,
         remedy: impl Into<String>,
@@ -80,19 +80,16 @@ impl Finding {
         }
     }
 
-    /// Of an error of this crate, whose text ends with the remedy, after a semicolon.
-    pub(super) fn of_error(name: &'static str, error: &impl fmt::Display) -> Self {
-        let text = error.to_string();
-        match text.rsplit_once("; ") {
-            Some((problem, remedy)) => Self::failure(name, problem, remedy),
-            None => Self {
-                level: Level::Failure,
-                ..Self::ok(name, text)
-            },
+    /// A failure, with the remedy if there is one.
+    pub(crate) fn problem(name: &'static str, problem: &Problem) -> Self {
+        Self {
+            level: Level::Failure,
+            remedy: problem.remedy().map(str::to_owned),
+            ..Self::ok(name, problem.cause())
         }
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         json!({
             "name": self.name,
             "level": self.level.word(),
@@ -104,19 +101,19 @@ impl Finding {
 
 /// Standard output and standard error.
 #[derive(Debug)]
-pub(super) struct Output;
+pub(crate) struct Output;
 
 impl Output {
-    pub(super) fn line(&self, text: &str) -> io::Result<()> {
+    pub(crate) fn line(&self, text: &str) -> io::Result<()> {
         writeln!(anstream::stdout().lock(), "{}", Printable(text))
     }
 
-    /// A name and what there is to say of it.
-    pub(super) fn field(&self, name: &str, text: &str) -> io::Result<()> {
+    /// A name and its value.
+    pub(crate) fn field(&self, name: &str, text: &str) -> io::Result<()> {
         writeln!(anstream::stdout().lock(), "{name:<9}{}", Printable(text))
     }
 
-    pub(super) fn finding(&self, finding: &Finding) -> io::Result<()> {
+    pub(crate) fn finding(&self, finding: &Finding) -> io::Result<()> {
         let (style, word) = (finding.level.style(), finding.level.word());
         let mut stdout = anstream::stdout().lock();
         let text = Printable(&finding.text);
@@ -131,25 +128,25 @@ impl Output {
         }
     }
 
-    pub(super) fn json(&self, value: &Value) -> io::Result<()> {
+    pub(crate) fn json(&self, value: &Value) -> io::Result<()> {
         writeln!(io::stdout().lock(), "{value:#}")
     }
 
     /// Asks on the terminal.
-    pub(super) fn question(&self, text: &str) -> io::Result<()> {
+    pub(crate) fn question(&self, text: &str) -> io::Result<()> {
         let mut stderr = anstream::stderr().lock();
         write!(stderr, "{} ", Printable(text))?;
         stderr.flush()
     }
 
-    pub(super) fn failure(&self, failure: &Failure) {
+    pub(crate) fn failure(&self, failure: &Failure) {
         let style = Level::Failure.style();
         let text = match failure {
             Failure::Broken(text)
             | Failure::Usage(text)
             | Failure::Busy(text)
             | Failure::Unknown(text) => text.clone(),
-            // Whoever has closed the pipe has read enough.
+            // The reader has closed the pipe: it has read enough.
             Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe => return,
             Failure::Output(error) => format!("cannot write: {error}"),
         };
@@ -158,13 +155,14 @@ impl Output {
     }
 }
 
-/// So many of something.
-pub(super) fn counted(count: usize, what: &str) -> String {
+/// A number of things.
+pub(crate) fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }
 
-/// Text that may come from an item or a file name: without what would steer a terminal.
+/// Text that may come from an item or a file name, with control characters escaped: they would
+/// control the terminal.
 struct Printable<'a>(&'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -185,15 +183,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_somebody_else_has_written_cannot_steer_the_terminal() {
+    fn text_of_others_cannot_control_the_terminal() {
         let text = Printable("a\u{1b}[2Jb\nc").to_string();
         assert_eq!(text, "a\\u{1b}[2Jb\\nc");
-    }
-
-    #[test]
-    fn the_remedy_is_what_follows_the_last_semicolon() {
-        let finding = Finding::of_error("endpoint", &"no region; it is needed; set AWS_REGION");
-        assert_eq!(finding.text, "no region; it is needed");
-        assert_eq!(finding.remedy.as_deref(), Some("set AWS_REGION"));
     }
 }

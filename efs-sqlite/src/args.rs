@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// SQLite on a network file system under a DynamoDB lock: looks at it, and works on it by hand
 ///
@@ -15,9 +15,9 @@ use super::failure::Failure;
 /// AWS SDK looks for them.
 #[derive(Debug, Parser)]
 #[command(name = "efs-sqlite", bin_name = "efs-sqlite", version, propagate_version = true, after_long_help = EXIT_STATUS)]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(crate) command: Command,
 }
 
 const EXIT_STATUS: &str = "\
@@ -29,7 +29,7 @@ Exit status:
   4  not known whether it was done: look before trying again";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Examines file system, database, lock table and clock, and changes nothing
     Doctor(Doctor),
     /// Shows who holds the lock; exit status 3 if somebody does
@@ -55,7 +55,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Database {
+pub(crate) struct Database {
     /// The database: a path or URL, exactly as the application gives it
     ///
     /// The default lock key is made of the path as it is written, so another way of writing it is
@@ -67,7 +67,7 @@ pub(super) struct Database {
 impl Database {
     /// # Errors
     /// If neither the argument nor the variable gives it.
-    pub(super) fn url(&self) -> Result<&str, Failure> {
+    pub(crate) fn url(&self) -> Result<&str, Failure> {
         let missing = || {
             Failure::Usage("no database is named; give DATABASE, or set DATABASE_URL".to_owned())
         };
@@ -76,56 +76,56 @@ impl Database {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Doctor {
+pub(crate) struct Doctor {
     #[command(flatten)]
-    pub(super) database: Database,
+    pub(crate) database: Database,
 
     /// Print the report as JSON
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Status {
+pub(crate) struct Status {
     #[command(flatten)]
-    pub(super) database: Database,
+    pub(crate) database: Database,
 
     /// Keep looking, twice a second, and count how often each holder was seen
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
-    pub(super) duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
 
     /// Print it as JSON
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Unlock {
+pub(crate) struct Unlock {
     #[command(flatten)]
-    pub(super) database: Database,
+    pub(crate) database: Database,
 
     /// Do not ask
     #[arg(long, short)]
-    pub(super) yes: bool,
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct CreateTable {
+pub(crate) struct CreateTable {
     /// The database whose settings name the table, if --table does not
     #[arg(value_name = "DATABASE", env = "DATABASE_URL")]
-    pub(super) url: Option<String>,
+    pub(crate) url: Option<String>,
 
     /// The table's name or ARN
     #[arg(long, value_name = "NAME")]
-    pub(super) table: Option<String>,
+    pub(crate) table: Option<String>,
 
     /// How long to wait until a new table is active
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Migrate {
+pub(crate) struct Migrate {
     /// The directory of migrations [default: `migrations` here or in a directory above]
     #[arg(
         long,
@@ -133,14 +133,14 @@ pub(super) struct Migrate {
         env = "MIGRATION_DIRECTORY",
         global = true
     )]
-    pub(super) migration_dir: Option<PathBuf>,
+    pub(crate) migration_dir: Option<PathBuf>,
 
     #[command(subcommand)]
-    pub(super) action: Action,
+    pub(crate) action: Action,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Action {
+pub(crate) enum Action {
     /// Runs all pending migrations under one lease
     Run(Database),
     /// Reverts the last migration, or the last so many
@@ -152,17 +152,17 @@ pub(super) enum Action {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(super) struct Revert {
+pub(crate) struct Revert {
     #[command(flatten)]
-    pub(super) database: Database,
+    pub(crate) database: Database,
 
     /// How many migrations
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) number: u32,
+    pub(crate) number: u32,
 
     /// All that have been run
     #[arg(long, short, conflicts_with = "number")]
-    pub(super) all: bool,
+    pub(crate) all: bool,
 }
 
 /// Seconds, whole or with a decimal point, up to a day.

@@ -1,57 +1,46 @@
-//! The lock table: the way to it, its clock, what is permitted, what it is like, who holds the lock.
+//! The lock table: its endpoint, clock, permissions, schema and TTL, and who holds the lock.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use super::files::{self, Place};
-use crate::cli::create_table::wrong_key;
-use crate::cli::holder::{self, Lock};
-use crate::cli::output::Finding;
-use crate::cli::target::Target;
-use crate::error::{LockName, StoreError};
-use crate::store::dynamodb::admin::{Look, TimeToLive, Way};
-use crate::store::{DynamoDbLockStore, SeenItem};
+use diesel_sqlite_efs::admin::{LockTable, Probe, ProbeMethod, TimeToLive};
+use diesel_sqlite_efs::{LockName, StoreError};
 
-/// How often the item is looked at, for the latency and the clock.
-const LOOKS: usize = 5;
+use super::journal::{self, Writer};
+use crate::create_table::wrong_key;
+use crate::holder::{self, Lock};
+use crate::output::Finding;
+use crate::target::Target;
 
-/// What is known of the writer, for whose journal it may be.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Holder<'a> {
-    /// `lock=local`.
-    NoTable,
-    /// The table does not answer.
-    NotKnown,
-    Live(&'a SeenItem),
-    /// Nobody holds the lock; what the last one has left, if anything.
-    Gone(Option<&'a SeenItem>),
-}
+/// How often the item is asked for, for the latency and the clock.
+const PROBES: usize = 5;
 
 pub(super) fn examine(
     target: &Target,
     lock: &LockName,
-    place: &Place,
+    file: Option<&Path>,
     findings: &mut Vec<Finding>,
 ) {
-    let store = DynamoDbLockStore::new(&lock.table);
-    let looks = match look_often(&store, &lock.key) {
-        Ok(looks) => looks,
+    let table = LockTable::new(&lock.table);
+    let probes = match probe_often(&table, &lock.key) {
+        Ok(probes) => probes,
         Err(error) => {
             findings.push(unanswered(&error));
-            findings.extend(files::journal(place, Holder::NotKnown));
+            findings.extend(journal::examine(file, Writer::Unknown));
             return;
         }
     };
-    findings.push(endpoint(&store, &looks));
-    findings.push(clock(target, &looks));
-    findings.push(permissions(&store, &lock.key));
-    findings.push(schema(&store));
-    findings.push(time_to_live(&store));
-    holder_and_journal(&store, &lock.key, place, findings);
+    findings.push(endpoint(&table, &probes));
+    findings.push(clock(target, &probes));
+    findings.push(permissions(&table, &lock.key));
+    findings.push(schema(&table));
+    findings.push(time_to_live(&table));
+    holder_and_journal(&table, &lock.key, file, findings);
 }
 
-/// The first one sets everything up.
-fn look_often(store: &DynamoDbLockStore, key: &str) -> Result<Vec<Look>, StoreError> {
-    (0..=LOOKS).map(|_| store.look(key)).collect()
+/// The first request sets the client up.
+fn probe_often(table: &LockTable, key: &str) -> Result<Vec<Probe>, StoreError> {
+    (0..=PROBES).map(|_| table.probe(key)).collect()
 }
 
 /// Why not even one answer came.
@@ -62,7 +51,7 @@ fn unanswered(error: &StoreError) -> Finding {
         StoreError::TableMissing { .. } | StoreError::TableSchema { .. } => "lock table",
         _ => "endpoint",
     };
-    let mut finding = Finding::of_error(name, error);
+    let mut finding = Finding::problem(name, &error.problem());
     if matches!(error, StoreError::TableMissing { .. }) {
         finding.remedy = Some(
             "create it with `efs-sqlite create-table`, or check its name and AWS_REGION".to_owned(),
@@ -71,23 +60,23 @@ fn unanswered(error: &StoreError) -> Finding {
     finding
 }
 
-fn endpoint(store: &DynamoDbLockStore, looks: &[Look]) -> Finding {
+fn endpoint(table: &LockTable, probes: &[Probe]) -> Finding {
     const NAME: &str = "endpoint";
     /// Several times what DynamoDB takes within a Region.
     const SLOW: Duration = Duration::from_millis(50);
-    let mut times: Vec<_> = looks.iter().skip(1).map(|look| look.took).collect();
+    let mut times: Vec<_> = probes.iter().skip(1).map(|probe| probe.took).collect();
     times.sort();
     let median = times[times.len() / 2];
     let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
     let text = format!(
         "{} (region {}) answers in {} (median of {}; {} to {}; the first took {})",
-        looks[0].endpoint.as_deref().unwrap_or("DynamoDB"),
-        store.region().unwrap_or_default(),
+        probes[0].endpoint.as_deref().unwrap_or("DynamoDB"),
+        table.region().unwrap_or_default(),
         milliseconds(median),
         times.len(),
         milliseconds(times[0]),
         milliseconds(times[times.len() - 1]),
-        milliseconds(looks[0].took),
+        milliseconds(probes[0].took),
     );
     if median > SLOW {
         let remedy = "each write makes three such requests: use a table in this Region, and in a \
@@ -97,30 +86,48 @@ fn endpoint(store: &DynamoDbLockStore, looks: &[Look]) -> Finding {
     Finding::ok(NAME, text)
 }
 
+/// When a request was sent and its answer received by this host's clock, and the answer's date.
+#[derive(Debug, Clone, Copy)]
+struct Exchange {
+    sent: SystemTime,
+    received: SystemTime,
+    date: SystemTime,
+}
+
 /// How far this host's clock is ahead of the service's at least, in seconds, and at most: an
 /// answer's date has a resolution of one second.
-fn ahead(looks: &[Look]) -> Option<(f64, f64)> {
-    let bounds = looks.iter().filter_map(|look| {
-        let date = holder::seconds(look.date?);
-        let (sent, received) = (holder::seconds(look.sent), holder::seconds(look.received));
-        Some((sent - (date + 1.0), received - date))
+fn ahead(exchanges: impl IntoIterator<Item = Exchange>) -> Option<(f64, f64)> {
+    let bounds = exchanges.into_iter().map(|exchange| {
+        let date = holder::seconds(exchange.date);
+        let (sent, received) = (
+            holder::seconds(exchange.sent),
+            holder::seconds(exchange.received),
+        );
+        (sent - (date + 1.0), received - date)
     });
     bounds.reduce(|one, other| (one.0.max(other.0), one.1.min(other.1)))
 }
 
-fn clock(target: &Target, looks: &[Look]) -> Finding {
+fn clock(target: &Target, probes: &[Probe]) -> Finding {
     const NAME: &str = "clock";
-    /// What a holder stops early by, so what clocks may differ by at least.
+    /// A holder stops this much before the end of its lease, so clocks may differ by it.
     const TOLERABLE: f64 = 2.0;
     const REMEDY: &str = "set this host's clock by NTP (chrony): the lock goes by DynamoDB's, but the Python package goes by its host's, and AWS refuses requests that are 5 minutes off";
-    let Some((least, most)) = ahead(looks) else {
+    let exchanges = probes.iter().filter_map(|probe| {
+        Some(Exchange {
+            sent: probe.sent,
+            received: probe.received,
+            date: probe.date?,
+        })
+    });
+    let Some((least, most)) = ahead(exchanges) else {
         return Finding::warning(
             NAME,
             "not known: the answers have no date",
             "without it, expired leases are judged by this host's clock: keep it right by NTP",
         );
     };
-    let tolerable = TOLERABLE.min(target.settings.lease.as_secs_f64() / 4.0);
+    let tolerable = TOLERABLE.min(target.settings.lease_duration.as_secs_f64() / 4.0);
     if least > tolerable {
         Finding::warning(
             NAME,
@@ -141,14 +148,17 @@ fn clock(target: &Target, looks: &[Look]) -> Finding {
     }
 }
 
-fn permissions(store: &DynamoDbLockStore, key: &str) -> Finding {
+fn permissions(table: &LockTable, key: &str) -> Finding {
     const NAME: &str = "permissions";
     let mut denied = Vec::new();
-    for (way, action) in [(Way::Put, "PutItem"), (Way::Delete, "DeleteItem")] {
-        match store.look_by(way, key) {
+    for (method, action) in [
+        (ProbeMethod::Put, "PutItem"),
+        (ProbeMethod::Delete, "DeleteItem"),
+    ] {
+        match table.probe_by(method, key) {
             Ok(_) => {}
             Err(StoreError::AccessDenied { .. }) => denied.push(format!("dynamodb:{action}")),
-            Err(error) => return Finding::of_error(NAME, &error),
+            Err(error) => return Finding::problem(NAME, &error.problem()),
         }
     }
     if denied.is_empty() {
@@ -163,28 +173,28 @@ fn permissions(store: &DynamoDbLockStore, key: &str) -> Finding {
     )
 }
 
-fn schema(store: &DynamoDbLockStore) -> Finding {
+fn schema(table: &LockTable) -> Finding {
     const NAME: &str = "lock table";
-    let facts = match store.describe() {
-        Ok(facts) => facts,
+    let summary = match table.describe() {
+        Ok(summary) => summary,
         Err(error) => return not_known(NAME, &error, "dynamodb:DescribeTable"),
     };
-    let billing = match facts.is_on_demand {
+    let billing = match summary.is_on_demand {
         true => "on-demand",
         false => "provisioned capacity",
     };
-    let text = format!("{}, {billing}", facts.status.to_lowercase());
-    if let Some(problem) = wrong_key(&facts) {
+    let text = format!("{}, {billing}", summary.status.to_lowercase());
+    if let Some(problem) = wrong_key(&summary) {
         return Finding::failure(NAME, problem, "give the lock a table of its own");
     }
-    if facts.has_lagging_replicas {
+    if summary.has_lagging_replicas {
         return Finding::failure(
             NAME,
             format!("{text}, with replicas in other Regions, each of which would grant the lock"),
             "use a table without replicas, or let all writers use one Region",
         );
     }
-    if facts.is_on_demand {
+    if summary.is_on_demand {
         Finding::ok(NAME, format!("key pk (S), {text}"))
     } else {
         let remedy = "use on-demand capacity, which does not throttle short bursts";
@@ -192,9 +202,9 @@ fn schema(store: &DynamoDbLockStore) -> Finding {
     }
 }
 
-fn time_to_live(store: &DynamoDbLockStore) -> Finding {
+fn time_to_live(table: &LockTable) -> Finding {
     const NAME: &str = "TTL";
-    match store.time_to_live() {
+    match table.time_to_live() {
         Ok(TimeToLive::On(attribute)) if attribute == "expires_at" => {
             Finding::ok(NAME, "on expires_at")
         }
@@ -208,7 +218,7 @@ fn time_to_live(store: &DynamoDbLockStore) -> Finding {
             format!("on `{attribute}`, which lock items do not have"),
             "switch it off; wait an hour; run `efs-sqlite create-table`",
         ),
-        Ok(TimeToLive::Off | TimeToLive::Ending) => Finding::warning(
+        Ok(TimeToLive::Off | TimeToLive::Disabling) => Finding::warning(
             NAME,
             "off: what crashed writers leave stays until somebody writes again",
             "nothing, if that is meant; else run `efs-sqlite create-table`",
@@ -224,31 +234,31 @@ fn not_known(name: &'static str, error: &StoreError, action: &str) -> Finding {
             format!("not known: {action} is denied"),
             format!("nothing, the lock does without it; to have it examined, allow {action}"),
         ),
-        error => Finding::of_error(name, error),
+        error => Finding::problem(name, &error.problem()),
     }
 }
 
 fn holder_and_journal(
-    store: &DynamoDbLockStore,
+    table: &LockTable,
     key: &str,
-    place: &Place,
+    file: Option<&Path>,
     findings: &mut Vec<Finding>,
 ) {
     const NAME: &str = "lock";
-    // The journal is looked at after the item: a commit that begins in between is then seen as a
-    // journal without a holder, and worth another look at both.
-    let mut look = store.look(key);
-    let lock = look.as_ref().map(Lock::of);
-    let journal = files::journal(place, holder_of(lock.as_ref().ok()));
+    // The journal is examined after the item: a commit that begins in between shows as a journal
+    // without a holder. Then both are examined once more.
+    let mut probe = table.probe(key);
+    let lock = probe.as_ref().map(Lock::of);
+    let journal = journal::examine(file, lock.as_ref().map_or(Writer::Unknown, Writer::of));
     let is_unclaimed = !matches!(lock, Ok(Lock::Held(_)))
         && journal.as_ref().is_some_and(|found| found.remedy.is_some());
     if is_unclaimed {
-        look = store.look(key);
+        probe = table.probe(key);
     }
-    let (lock, now) = match &look {
-        Ok(look) => (Lock::of(look), holder::now(look)),
+    let (lock, now) = match &probe {
+        Ok(probe) => (Lock::of(probe), holder::now(probe)),
         Err(error) => {
-            findings.push(Finding::of_error(NAME, error));
+            findings.push(Finding::problem(NAME, &error.problem()));
             findings.extend(journal);
             return;
         }
@@ -257,7 +267,7 @@ fn holder_and_journal(
     findings.push(match &lock {
         Lock::Free | Lock::Held(_) => Finding::ok(NAME, summary),
         Lock::Expired(_) => Finding::ok(NAME, summary),
-        Lock::Untold => Finding::warning(
+        Lock::Hidden => Finding::warning(
             NAME,
             summary,
             "use DynamoDB, or an emulator that knows ReturnValuesOnConditionCheckFailure",
@@ -268,46 +278,34 @@ fn holder_and_journal(
             "if no writer is running, delete it with `efs-sqlite unlock`",
         ),
     });
-    findings.extend(files::journal(place, holder_of(Some(&lock))));
-}
-
-fn holder_of(lock: Option<&Lock>) -> Holder<'_> {
-    match lock {
-        Some(Lock::Held(seen)) => Holder::Live(seen),
-        Some(Lock::Expired(seen)) => Holder::Gone(Some(seen)),
-        Some(Lock::Free) => Holder::Gone(None),
-        Some(Lock::Malformed(..) | Lock::Untold) | None => Holder::NotKnown,
-    }
+    findings.extend(journal::examine(file, Writer::of(&lock)));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::store::dynamodb::admin::Standing;
 
-    fn look(date: u64, sent: f64, received: f64) -> Look {
+    fn exchange(date: u64, sent: f64, received: f64) -> Exchange {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs_f64(seconds);
-        Look {
-            standing: Standing::Nothing,
-            date: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(date)),
+        Exchange {
             sent: at(sent),
             received: at(received),
-            took: Duration::ZERO,
-            endpoint: None,
+            date: UNIX_EPOCH + Duration::from_secs(date),
         }
     }
 
     #[test]
     fn the_clocks_difference_is_bounded_by_all_answers_together() {
-        let (least, most) = ahead(&[look(100, 100.9, 100.95), look(101, 101.1, 101.2)]).unwrap();
+        let both = [exchange(100, 100.9, 100.95), exchange(101, 101.1, 101.2)];
+        let (least, most) = ahead(both).unwrap();
         assert!(least <= 0.0 && most >= 0.0, "{least} {most}");
-        assert!((most - least) < 1.0, "narrower than one answer tells");
-        let (least, _) = ahead(&[look(100, 3_700.0, 3_700.1)]).unwrap();
+        assert!((most - least) < 1.0, "narrower than by one answer");
+        let (least, _) = ahead([exchange(100, 3_700.0, 3_700.1)]).unwrap();
         assert!((least - 3_599.0).abs() < 0.01, "{least}");
-        let (_, most) = ahead(&[look(3_700, 100.0, 100.1)]).unwrap();
+        let (_, most) = ahead([exchange(3_700, 100.0, 100.1)]).unwrap();
         assert!((most + 3_599.9).abs() < 0.01, "{most}");
-        assert_eq!(ahead(&[]), None);
+        assert_eq!(ahead([]), None);
     }
 }

@@ -4,34 +4,33 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use diesel_sqlite_efs::{LockName, SeenItem};
 use serde_json::json;
 
-use super::args::Status;
-use super::failure::{Failure, Outcome};
-use super::holder::{self, Lock, fields};
-use super::output::Output;
-use super::target::Target;
-use crate::error::LockName;
-use crate::store::SeenItem;
+use crate::args::Status;
+use crate::failure::{Failure, Outcome};
+use crate::holder::{self, Lock, fields};
+use crate::output::Output;
+use crate::target::Target;
 
-/// The time between two looks.
+/// The time between two requests.
 const PERIOD: Duration = Duration::from_millis(500);
 
-pub(super) fn run(args: &Status, output: &Output) -> Result<Outcome, Failure> {
+pub(crate) fn run(args: &Status, output: &Output) -> Result<Outcome, Failure> {
     let target = Target::new(args.database.url()?)?;
-    let (lock, store) = target.table()?;
+    let (lock, table) = target.table()?;
     let end = Instant::now() + args.duration.unwrap_or_default();
     let mut sightings = Sightings::default();
-    let look = loop {
-        let look = store.look(&lock.key)?;
-        sightings.add(&Lock::of(&look));
+    let probe = loop {
+        let probe = table.probe(&lock.key)?;
+        sightings.add(&Lock::of(&probe));
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            break look;
+            break probe;
         }
         thread::sleep(left.min(PERIOD));
     };
-    let (state, now) = (Lock::of(&look), holder::now(&look));
+    let (state, now) = (Lock::of(&probe), holder::now(&probe));
     if args.json {
         output.json(&sightings.json(&lock, &state, now))?;
     } else {
@@ -39,7 +38,7 @@ pub(super) fn run(args: &Status, output: &Output) -> Result<Outcome, Failure> {
     }
     Ok(match state {
         Lock::Free | Lock::Expired(_) => Outcome::Done,
-        Lock::Held(_) | Lock::Untold => Outcome::Held,
+        Lock::Held(_) | Lock::Hidden => Outcome::Held,
         Lock::Malformed(..) => Outcome::Wrong,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::output::{Finding, Level};
+use crate::output::{Finding, Level};
 
 const NAME: &str = "file system";
 

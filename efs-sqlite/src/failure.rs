@@ -1,13 +1,14 @@
-//! Why a command did not do its work, and what the process's status says of it.
+//! Why a command did not do its work, and which exit status that is.
 
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use crate::error::{ConfigError, ConnectError, LockError, StoreError};
+use diesel_sqlite_efs::{ConfigError, ConnectError, EfsSqliteConnection, LockError, StoreError};
 
-/// What a command that did its work has to say by the exit status.
+/// The result of a command that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Done,
     /// The report says what is wrong.
     Wrong,
@@ -27,8 +28,8 @@ impl From<Outcome> for ExitCode {
 
 /// Why a command did not do its work. Each carries the text for people.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// Something is wrong that somebody has to mend.
+pub(crate) enum Failure {
+    /// Something is wrong that a person has to fix.
     Broken(String),
     /// Wrong arguments or settings: nothing was tried.
     Usage(String),
@@ -36,7 +37,7 @@ pub(super) enum Failure {
     Busy(String),
     /// It may have been done or not.
     Unknown(String),
-    /// Nobody reads our output.
+    /// The output cannot be written.
     Output(io::Error),
 }
 
@@ -96,7 +97,30 @@ impl From<ConnectError> for Failure {
         match error {
             ConnectError::Config(error) => error.into(),
             ConnectError::Lock(error) => error.into(),
-            ConnectError::Diesel(error) => Self::Broken(error.to_string()),
+            other => Self::Broken(other.to_string()),
         }
     }
+}
+
+/// The failure behind an error of a statement on `conn`: the lock's, where it was the cause.
+pub(crate) fn failure_of(conn: &EfsSqliteConnection, error: &dyn Error) -> Failure {
+    match conn.lock_failure() {
+        Some(lock) => lock.clone().into(),
+        None => Failure::Broken(chain(error)),
+    }
+}
+
+/// An error and its sources in one line, each said once.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
 }

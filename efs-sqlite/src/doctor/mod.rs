@@ -1,18 +1,21 @@
-//! `efs-sqlite doctor`: looks at everything that the lock rests on, and changes nothing.
+//! `efs-sqlite doctor`: examines everything that the lock depends on, and changes nothing.
 //!
 //! The database is not opened through SQLite, which would roll a hot journal back; its header is
 //! read as a file's. The lock table is asked by requests that cannot change an item.
 
 mod files;
+mod header;
+mod journal;
 mod mounts;
 mod table;
 
 use serde_json::json;
 
-use super::args::Doctor;
-use super::failure::{Failure, Outcome};
-use super::output::{Finding, Level, Output, counted};
-use super::target::Target;
+use self::journal::Writer;
+use crate::args::Doctor;
+use crate::failure::{Failure, Outcome};
+use crate::output::{Finding, Level, Output, counted};
+use crate::target::Target;
 
 pub(super) fn run(args: &Doctor, output: &Output) -> Result<Outcome, Failure> {
     let url = args.database.url()?;
@@ -44,16 +47,13 @@ fn examine(url: &str) -> Vec<Finding> {
     let target = match Target::new(url) {
         Ok(target) => target,
         // Everything else depends on them.
-        Err(error) => return vec![Finding::of_error("settings", &error)],
+        Err(error) => return vec![Finding::problem("settings", &error.problem())],
     };
     let mut findings = vec![settings(&target)];
-    let file_system = files::examine(&target, &mut findings);
+    let file = files::examine(&target, &mut findings);
     match target.lock() {
-        Some(lock) => table::examine(&target, &lock, &file_system, &mut findings),
-        None => {
-            let finding = files::journal(&file_system, table::Holder::NoTable);
-            findings.extend(finding);
-        }
+        Some(lock) => table::examine(&target, lock, file.as_deref(), &mut findings),
+        None => findings.extend(journal::examine(file.as_deref(), Writer::NoTable)),
     }
     findings
 }
@@ -65,8 +65,8 @@ fn settings(target: &Target) -> Finding {
             "key `{}`, table `{}`, lease {} s, waits {} s for the lock",
             lock.key,
             lock.table,
-            settings.lease.as_secs_f64(),
-            settings.timeout.as_secs_f64()
+            settings.lease_duration.as_secs_f64(),
+            settings.lock_timeout.as_secs_f64()
         ),
         None => "`lock=local`: SQLite's file locks alone".to_owned(),
     };

@@ -1,0 +1,146 @@
+//! For tools that examine a database and its lock, or set one up: what the program `efs-sqlite` is
+//! made of.
+//!
+//! Connections need none of it.
+//!
+//! - [`EffectiveSettings`]: what an [`EfsConfig`] comes to, with the URL and the environment.
+//! - [`LockTable`]: the table and its items, beyond what the lock protocol asks of them.
+//! - [`journal_status`], [`check_lock_key_file`]: the files beside a database.
+//! - [`network_file_system`], [`access_problem`], [`leftover_wal`]: what would keep a connection from
+//!   being opened.
+//!
+//! # The database file itself
+//! Nothing here opens it: closing any descriptor of a file drops the process's POSIX locks on it
+//! (<https://sqlite.org/howtocorrupt.html>, section 2.2). Read it by other means than SQLite only in
+//! a process that has no connection to it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::config::{EfsConfig, StoreChoice};
+use crate::connection::diagnosis;
+use crate::error::{ConfigError, LockName, Problem, Utc};
+pub use crate::store::dynamodb::lock_table::{
+    Deletion, ItemLookup, LockTable, Probe, ProbeMethod, RawItem, TableSummary, TimeToLive,
+};
+use crate::url::{Database, OpenMode};
+pub use crate::vfs::inspect::{JournalStatus, check_lock_key_file, journal_status};
+use crate::vfs::fs_kind;
+
+/// The settings that a connection would be opened with, as far as tools need them.
+///
+/// ```
+/// use diesel_sqlite_efs::EfsConfig;
+/// use diesel_sqlite_efs::admin::EffectiveSettings;
+///
+/// let config = EfsConfig::from_url("/mnt/efs/app.db?lock_table=app-locks")?;
+/// let lock = EffectiveSettings::of(&config)?.lock.expect("a lock table is set");
+/// assert_eq!(lock.key, "database#/mnt/efs/app.db");
+/// # Ok::<(), diesel_sqlite_efs::ConfigError>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EffectiveSettings {
+    /// The database file, as given; `None` for a database in memory or a temporary one.
+    pub path: Option<PathBuf>,
+    /// The lock; `None` with `lock=local`, and for a database in memory or a temporary one.
+    pub lock: Option<LockName>,
+    /// How long a lease lasts unless it is renewed.
+    pub lease_duration: Duration,
+    /// How long a write waits for the lock.
+    pub lock_timeout: Duration,
+    /// What the connection may do with the file.
+    pub access: FileAccess,
+}
+
+/// What a connection may do with the database file: `mode` in the URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileAccess {
+    /// `mode=ro`.
+    ReadOnly,
+    /// `mode=rw`.
+    ReadWrite,
+    /// Without `mode`, or with `mode=rwc`.
+    ReadWriteCreate,
+}
+
+impl EffectiveSettings {
+    /// By the methods that were called on `config`, its URL and the process's environment.
+    ///
+    /// # Errors
+    /// Those with which [`EfsSqliteConnection::connect`](crate::EfsSqliteConnection::connect) refuses
+    /// settings, before it looks at the file.
+    pub fn of(config: &EfsConfig) -> Result<Self, ConfigError> {
+        let settings = config.resolve()?;
+        let (path, mode) = match settings.database {
+            Database::File { path, mode, .. } => (Some(path), mode),
+            Database::Memory { .. } => (None, None),
+        };
+        let table = match &settings.store {
+            StoreChoice::Local => None,
+            StoreChoice::DynamoDb { table } => Some(table.clone()),
+            StoreChoice::Custom(store) => Some(store.table().to_owned()),
+        };
+        Ok(Self {
+            lock: table.map(|table| LockName {
+                database: path.clone().unwrap_or_default(),
+                key: settings.key,
+                table,
+            }),
+            path,
+            lease_duration: settings.lease,
+            lock_timeout: settings.timeout,
+            access: match mode {
+                Some(OpenMode::ReadOnly) => FileAccess::ReadOnly,
+                Some(OpenMode::ReadWrite) => FileAccess::ReadWrite,
+                Some(OpenMode::ReadWriteCreate | OpenMode::Memory) | None => {
+                    FileAccess::ReadWriteCreate
+                }
+            },
+        })
+    }
+}
+
+/// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
+/// or the type of one that is not known to be local. Its directory is asked if it does not exist.
+///
+/// # Errors
+/// Of the file system.
+pub fn network_file_system(path: &Path) -> io::Result<Option<String>> {
+    fs_kind::network_file_system(path)
+}
+
+/// What keeps this process from reading and writing the database at `path` and from creating its
+/// journal. A file that does not exist is no problem if it `may_be_created`.
+pub fn access_problem(path: &Path, may_be_created: bool) -> Option<Problem> {
+    diagnosis::obstacle(path, may_be_created)
+}
+
+/// That a write-ahead log (`<database>-wal`) stands beside the database, where it does: it is or was
+/// in WAL mode.
+pub fn leftover_wal(database: &Path) -> Option<Problem> {
+    diagnosis::leftover_log(database)
+}
+
+/// A time as the errors of this crate show it: `2026-11-22T08:25:00Z`.
+pub fn utc(time: SystemTime) -> impl fmt::Display {
+    Utc((time.duration_since(UNIX_EPOCH)).map_or(0.0, |since| since.as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_yet_to_be_created_is_no_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.db");
+        assert_eq!(access_problem(&path, true), None);
+        assert!(access_problem(&path, false).is_some());
+        let nowhere = directory.path().join("nowhere").join("app.db");
+        let problem = access_problem(&nowhere, true).expect("its directory does not exist");
+        assert_eq!(problem.remedy(), Some("is the file system mounted?"));
+    }
+}
