@@ -26,8 +26,8 @@ pub use crate::store::dynamodb::lock_table::{
     Deletion, ItemLookup, LockTable, Probe, ProbeMethod, RawItem, TableSummary, TimeToLive,
 };
 use crate::url::{Database, OpenMode};
-pub use crate::vfs::inspect::{JournalStatus, check_lock_key_file, journal_status};
 use crate::vfs::fs_kind;
+pub use crate::vfs::inspect::{JournalStatus, check_lock_key_file, journal_status};
 
 /// The settings that a connection would be opened with, as far as tools need them.
 ///

@@ -32,14 +32,14 @@ pub(super) const REMOVED: [Removed; 2] = [
             parameter: "lock_commit",
             variable: Some("SQLITE_LOCK_COMMIT"),
         },
-        instead: "the lock table confirms every commit; remove it",
+        instead: "the lock table confirms every commit",
     },
     Removed {
         names: Names {
             parameter: "lock_release",
             variable: Some("SQLITE_LOCK_RELEASE"),
         },
-        instead: "the lock is released before a commit returns; remove it",
+        instead: "the lock is released before a commit returns",
     },
 ];
 

@@ -27,11 +27,10 @@ pub enum ConfigError {
         suggestion: Option<String>,
     },
     /// A setting of an earlier version.
-    #[error("{setting} is no longer a setting: {instead}")]
     RemovedSetting {
         /// Its name and where it was given, such as "`lock_commit` in the database URL".
         setting: String,
-        /// What became of it and what to do.
+        /// What became of it.
         instead: &'static str,
     },
     /// A value that the setting cannot take.
@@ -108,6 +107,10 @@ impl ConfigError {
                 format!("unknown environment variable `{name}`"),
                 suggestion.as_deref(),
             ),
+            Self::RemovedSetting { setting, instead } => {
+                Problem::new(format!("{setting} is no longer a setting: {instead}"))
+                    .with_remedy("remove it")
+            }
             Self::InvalidValue {
                 setting,
                 value,
