@@ -32,9 +32,9 @@ pub(crate) fn run(args: &Status, output: &Output) -> Result<Outcome, Failure> {
     };
     let (state, now) = (Lock::of(&probe), holder::now(&probe));
     if args.json {
-        output.json(&sightings.json(&lock, &state, now))?;
+        output.json(&sightings.json(lock, &state, now))?;
     } else {
-        print(output, &lock, &state, now, &sightings)?;
+        print(output, lock, &state, now, &sightings)?;
     }
     Ok(match state {
         Lock::Free | Lock::Expired(_) => Outcome::Done,
