@@ -22,12 +22,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::config::{EfsConfig, StoreChoice};
 use crate::connection::diagnosis;
 use crate::error::{ConfigError, LockName, Problem, Utc};
+use crate::files::fs_kind;
+pub use crate::files::inspect::{JournalStatus, check_lock_key_file, journal_status};
 pub use crate::store::dynamodb::lock_table::{
     Deletion, ItemLookup, LockTable, Probe, ProbeMethod, RawItem, TableSummary, TimeToLive,
 };
 use crate::url::{Database, OpenMode};
-use crate::vfs::fs_kind;
-pub use crate::vfs::inspect::{JournalStatus, check_lock_key_file, journal_status};
 
 /// The settings that a connection would be opened with, as far as tools need them.
 ///

@@ -51,8 +51,8 @@
 //!    error in the place of SQLite's.
 //! 3. `vfs/ffi/`: SQLite asks its VFS for a lock level, a write, a deletion.
 //! 4. `vfs/main_file.rs`, `vfs/journal_file.rs`: what each of them does to the file, without pointers.
-//! 5. `vfs/gate.rs`, `vfs/gate/`: may it? The decisions.
-//! 6. `client.rs`: a lease for the gate, kept renewed.
+//! 5. `write_lock/`: may it? The decisions.
+//! 6. `client.rs`: a lease for the lock, kept renewed.
 //! 7. `lease/`: acquire, hold, confirm, release.
 //! 8. `store/`: each as one conditional `PutItem` or `DeleteItem`.
 
@@ -65,11 +65,13 @@ mod config;
 mod connection;
 mod error;
 mod events;
+mod files;
 mod lease;
 mod stats;
 mod store;
 mod url;
 mod vfs;
+mod write_lock;
 
 pub use client::DynamoDbLockClient;
 pub use clock::{Clock, Moment};

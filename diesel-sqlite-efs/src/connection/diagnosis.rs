@@ -9,7 +9,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
 use crate::error::Problem;
-use crate::vfs::gate::FileFormat;
+use crate::files::file_version::FileFormat;
 
 const CONVERT: &str = "convert it on one host, while nobody uses it, with `sqlite3 FILE 'PRAGMA journal_mode=DELETE'`";
 

@@ -95,9 +95,9 @@ fn under_lock<T: Default>(
     let _pin = if conn.state.transaction().depth().is_some() {
         None
     } else {
-        let gate = conn.state.shared_gate();
+        let lock = conn.state.shared_lock();
         // What cannot be read now is wanted: it fails again, with the lock in hand.
-        let pin = Pin::acquire_while(gate, || !matches!(needed(conn), Ok(false)));
+        let pin = Pin::acquire_while(lock, || !matches!(needed(conn), Ok(false)));
         match conn.state.report_acquisition(&mut conn.inner, pin)? {
             Some(pin) => Some(pin),
             None => return Ok(T::default()),
@@ -163,8 +163,8 @@ impl Told<'_> {
         direction: &'static str,
         change: impl FnOnce(&mut EfsSqliteConnection) -> Result<MigrationVersion<'static>>,
     ) -> Result<MigrationVersion<'static>> {
-        let gate = self.0.state.gate();
-        let key = gate.map(|gate| gate.lock_name().key.clone());
+        let lock = self.0.state.lock();
+        let key = lock.map(|lock| lock.lock_name().key.clone());
         let name = migration.name().to_string();
         let speaker = MigrationSpeaker {
             key: key.as_deref(),

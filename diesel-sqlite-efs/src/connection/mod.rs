@@ -140,16 +140,16 @@ impl EfsSqliteConnection {
     /// A transaction that has begun to write is not ended by it: cut short, its outcome would be
     /// known no sooner.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
-        if let Some(gate) = self.state.gate() {
-            gate.set_deadline(deadline);
+        if let Some(lock) = self.state.lock() {
+            lock.set_deadline(deadline);
         }
     }
 
     /// How long a statement waits for locks before it fails, in place of the setting
     /// `lock_timeout`. `PRAGMA busy_timeout = <milliseconds>` does the same.
     pub fn set_lock_timeout(&mut self, timeout: Duration) {
-        if let Some(gate) = self.state.gate() {
-            gate.set_timeout(timeout);
+        if let Some(lock) = self.state.lock() {
+            lock.set_timeout(timeout);
         }
     }
 
@@ -182,7 +182,7 @@ impl EfsSqliteConnection {
 
     /// What the lock has cost this connection so far.
     pub fn lock_stats(&self) -> LockStats {
-        (self.state.gate()).map_or_else(LockStats::default, |gate| gate.client().stats())
+        (self.state.lock()).map_or_else(LockStats::default, |lock| lock.client().stats())
     }
 
     /// Which lock keeps other writers out: its key and its table, for who wants to look at the item.
@@ -205,8 +205,8 @@ impl EfsSqliteConnection {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lock_name(&self) -> Option<&LockName> {
-        let gate = self.state.gate()?;
-        (!gate.is_local()).then(|| &**gate.lock_name())
+        let lock = self.state.lock()?;
+        (!lock.is_local()).then(|| &**lock.lock_name())
     }
 
     /// Diesel's own connection underneath, still protected by the VFS: for what Diesel offers for

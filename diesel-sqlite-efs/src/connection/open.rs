@@ -1,4 +1,4 @@
-//! Opening: from settings to a connection whose file is ruled by a gate.
+//! Opening: from settings to a connection whose file is ruled by a lock.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,11 +18,11 @@ use crate::client::DynamoDbLockClient;
 use crate::clock::FOREVER;
 use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError, Problem};
+use crate::files::fs_kind::{FileSystem, network_file_system};
 use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
 use crate::url::Database;
-use crate::vfs::fs_kind::{FileSystem, network_file_system};
-use crate::vfs::gate::{Gate, GateSettings};
 use crate::vfs::{Admission, open_admitted, shim_over};
+use crate::write_lock::{WriteLock, WriteLockSettings};
 
 /// Opens a connection with `open`, and tells Diesel's default instrumentation so, with the URL that
 /// the application has given.
@@ -88,10 +88,10 @@ fn open_file(
         value: settings.base_vfs.clone(),
         problem: "SQLite knows no VFS of this name".to_owned(),
     })?;
-    let gate = Arc::new(Gate::new(
+    let lock = Arc::new(WriteLock::new(
         client.for_database(path.to_owned()),
         &settings.key,
-        GateSettings {
+        WriteLockSettings {
             timeout: settings.timeout,
             max_attempts: settings.max_attempts,
             is_local: matches!(settings.store, StoreChoice::Local),
@@ -99,7 +99,7 @@ fn open_file(
     ));
     let read_check = (settings.read_check).unwrap_or_else(|| read_check_for(network.as_deref()));
     let admission = Admission {
-        gate: gate.clone(),
+        lock: lock.clone(),
         read_check,
         normal_sync_allowed: settings.synchronous == Synchronous::Normal,
         file_system: file_system(network.as_deref(), read_check),
@@ -114,24 +114,24 @@ fn open_file(
                 "SQLite did not open it through this crate's VFS".into(),
             ));
         }
-        Err(error) => return Err(explain(&gate, path, error)),
+        Err(error) => return Err(explain(&lock, path, error)),
     };
     // Before anything may roll back a hot journal.
-    gate.check_key_file()?;
+    lock.check_lock_identity()?;
     let result = connection.batch_execute(&pragmas(settings));
-    gate.statement_ended();
+    lock.statement_ended();
     if let Err(error) = result {
-        return Err(match gate.take_error() {
+        return Err(match lock.take_error() {
             Some(LockError::Config(error)) => error.into(),
             Some(lock_error) => lock_error.into(),
             None => explain(
-                &gate,
+                &lock,
                 path,
                 ConnectionError::CouldntSetupConfiguration(error),
             ),
         });
     }
-    Ok((connection, ConnectionState::new(Some(gate))))
+    Ok((connection, ConnectionState::new(Some(lock))))
 }
 
 /// What holds for every transaction of the connection.
@@ -226,7 +226,7 @@ fn client(settings: &Settings) -> DynamoDbLockClient {
 }
 
 /// Why the file could not be used, if that is why the connection failed to open.
-fn explain(gate: &Gate, path: &Path, error: ConnectionError) -> ConnectError {
+fn explain(lock: &WriteLock, path: &Path, error: ConnectionError) -> ConnectError {
     let message = match &error {
         ConnectionError::BadConnection(message) => message,
         ConnectionError::CouldntSetupConfiguration(Error::DatabaseError(
@@ -235,7 +235,7 @@ fn explain(gate: &Gate, path: &Path, error: ConnectionError) -> ConnectError {
         )) => information.message(),
         _ => return error.into(),
     };
-    match diagnose(message, path, gate.file_format()) {
+    match diagnose(message, path, lock.file_format()) {
         Some(problem) => unusable(path, problem),
         None => unusable(path, message.into()),
     }

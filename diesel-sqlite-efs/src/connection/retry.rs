@@ -11,7 +11,7 @@ use crate::lease::backoff::Backoff;
 /// Whether the lock was the cause of the failure, and a run from the start may fare better.
 fn is_worth_repeating(state: &mut ConnectionState) -> bool {
     let is_cause = state.retry_cause().is_some();
-    let is_promise_broken = state.gate().is_some_and(|gate| gate.has_lost_its_pin());
+    let is_promise_broken = state.lock().is_some_and(|lock| lock.has_lost_its_pin());
     is_cause && !is_promise_broken && state.transaction().now() != Transaction::InError
 }
 
@@ -32,10 +32,10 @@ pub(super) struct Repeats {
 impl Repeats {
     /// Before the first run.
     pub(super) fn new(state: &ConnectionState) -> Self {
-        let waited_before = state.gate().map(|gate| {
+        let waited_before = state.lock().map(|lock| {
             // What earlier statements have asked for is no concern of this transaction.
-            gate.take_asked_to_write();
-            gate.client().stats().waited
+            lock.take_asked_to_write();
+            lock.client().stats().waited
         });
         Self {
             runs_done: 0,
@@ -59,27 +59,27 @@ impl Repeats {
         if !is_worth_repeating(state) {
             return false;
         }
-        let Some(gate) = state.gate() else {
+        let Some(lock) = state.lock() else {
             return false;
         };
-        let (client, key) = (gate.client(), &gate.lock_name().key);
+        let (client, key) = (lock.client(), &lock.lock_name().key);
         let cause = state.retry_cause();
         let told = cause.map(ToString::to_string).unwrap_or_default();
         let now = Instant::now();
         self.runs_done += 1;
-        self.writes |= gate.take_asked_to_write();
+        self.writes |= lock.take_asked_to_write();
         let first_failure = *self.first_failure.get_or_insert(now);
         let until = *(self.until).get_or_insert_with(|| {
             // For leases, or for SQLite's file locks.
             let for_files = cause.map(LockError::waited).unwrap_or_default();
             let for_leases = client.stats().waited.saturating_sub(self.waited_before);
-            now + gate.timeout().saturating_sub(for_leases.max(for_files))
+            now + lock.timeout().saturating_sub(for_leases.max(for_files))
         });
         let round_trip = client.fastest_answer();
         let backoff = self.backoff.get_or_insert_with(|| Backoff::new(round_trip));
         let pause = backoff.next_pause(None, &mut fastrand::Rng::new());
         let start = now + pause;
-        if start >= until || !gate.is_in_time(start, self.writes) {
+        if start >= until || !lock.is_in_time(start, self.writes) {
             let spent = first_failure.elapsed();
             client
                 .speaker(key)

@@ -1,4 +1,4 @@
-//! What a connection keeps beside Diesel's own: its gate, its transaction, and what went wrong last.
+//! What a connection keeps beside Diesel's own: its lock, its transaction, and what went wrong last.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,13 +13,13 @@ use diesel::sqlite::SqliteConnection;
 use super::diagnosis::diagnose;
 use super::transaction_state::{Abort, Transaction, TransactionState, is_retryable};
 use crate::error::LockError;
-use crate::vfs::gate::{Gate, RolledBackBy, Waited};
+use crate::write_lock::{RolledBackBy, Waited, WriteLock};
 
 /// The connection's side of the lock.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     /// `None` for databases that nobody else can write to.
-    gate: Option<Arc<Gate>>,
+    lock: Option<Arc<WriteLock>>,
     transaction: TransactionState,
     last_lock_error: Option<LockError>,
     /// Why the last statement failed, if the lock was the cause.
@@ -31,12 +31,12 @@ pub(super) struct ConnectionState {
 /// Keeps the lease until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Pin(Option<Arc<Gate>>);
+pub(super) struct Pin(Option<Arc<WriteLock>>);
 
 impl ConnectionState {
-    pub(super) fn new(gate: Option<Arc<Gate>>) -> Self {
+    pub(super) fn new(lock: Option<Arc<WriteLock>>) -> Self {
         Self {
-            gate,
+            lock,
             transaction: TransactionState::default(),
             last_lock_error: None,
             lock_failure: None,
@@ -44,8 +44,8 @@ impl ConnectionState {
         }
     }
 
-    pub(super) fn gate(&self) -> Option<&Gate> {
-        self.gate.as_deref()
+    pub(super) fn lock(&self) -> Option<&WriteLock> {
+        self.lock.as_deref()
     }
 
     pub(super) fn transaction(&mut self) -> &mut TransactionState {
@@ -57,19 +57,19 @@ impl ConnectionState {
     }
 
     pub(super) fn warm_up(&self) -> Result<(), LockError> {
-        let Some(gate) = &self.gate else {
+        let Some(lock) = &self.lock else {
             return Ok(());
         };
-        gate.client().warm_up().map_err(|source| LockError::Store {
-            lock: gate.lock_name().clone(),
+        lock.client().warm_up().map_err(|source| LockError::Store {
+            lock: lock.lock_name().clone(),
             source,
         })
     }
 
-    /// The gate, to be used while the connection runs statements.
+    /// The lock, to be used while the connection runs statements.
     #[cfg(feature = "migrations")]
-    pub(super) fn shared_gate(&self) -> Option<Arc<Gate>> {
-        self.gate.clone()
+    pub(super) fn shared_lock(&self) -> Option<Arc<WriteLock>> {
+        self.lock.clone()
     }
 
     /// Acquires the lease, waiting for it, not beyond `limit` if there is one, and holds it until
@@ -80,12 +80,12 @@ impl ConnectionState {
         limit: Option<Instant>,
     ) -> QueryResult<Pin> {
         self.lock_failure = None;
-        let result = match &self.gate {
-            Some(gate) => gate.pin(limit),
+        let result = match &self.lock {
+            Some(lock) => lock.pin(limit),
             None => Ok(()),
         };
         self.report_acquisition(inner, result)?;
-        Ok(Pin(self.gate.clone()))
+        Ok(Pin(self.lock.clone()))
     }
 
     /// The lease was acquired ahead of a statement, or not.
@@ -104,13 +104,13 @@ impl ConnectionState {
     /// statement, where the instrumentation is in use; so the text says how long it was.
     #[inline]
     pub(super) fn report_wait(&self, inner: &mut SqliteConnection, error: Option<&Error>) {
-        let Some((waited, gate)) = self
-            .gate()
-            .and_then(|gate| Some((gate.take_waited()?, gate)))
+        let Some((waited, lock)) = self
+            .lock()
+            .and_then(|lock| Some((lock.take_waited()?, lock)))
         else {
             return;
         };
-        let text = wait_text(waited, gate);
+        let text = wait_text(waited, lock);
         let query = StrQueryHelper::new(&text);
         let instrumentation = inner.instrumentation();
         instrumentation.on_connection_event(InstrumentationEvent::start_query(&query));
@@ -160,7 +160,7 @@ impl ConnectionState {
     }
 
     /// A transaction or savepoint was begun or has ended: tells Diesel's own account, so that a
-    /// transaction begun on the inner connection is nested in ours, and the gate.
+    /// transaction begun on the inner connection is nested in ours, and the lock.
     pub(super) fn change_depth(
         &mut self,
         inner: &mut SqliteConnection,
@@ -173,8 +173,8 @@ impl ConnectionState {
             // transaction, or the caller has ended it there.
             let _ = levels.change_transaction_depth(change);
         }
-        if let Some(gate) = &self.gate {
-            gate.set_in_transaction(self.transaction.depth().is_some());
+        if let Some(lock) = &self.lock {
+            lock.set_in_transaction(self.transaction.depth().is_some());
         }
         Ok(())
     }
@@ -193,25 +193,25 @@ impl ConnectionState {
     /// Whether the connection has lost a lease or met a failure of the file system, ever.
     #[cfg(feature = "r2d2")]
     pub(super) fn is_broken(&self) -> bool {
-        self.is_broken || self.gate().is_some_and(Gate::is_broken)
+        self.is_broken || self.lock().is_some_and(WriteLock::is_broken)
     }
 
     /// Whether SQLite has a transaction open, or a lease is in hand, although none is by Diesel's
     /// account: begun by a statement of the application, or on the inner connection.
     #[cfg(feature = "r2d2")]
     pub(super) fn is_in_unknown_transaction(&self, inner: &mut SqliteConnection) -> bool {
-        let Some(gate) = self.gate() else {
+        let Some(lock) = self.lock() else {
             return false;
         };
-        if gate.is_holding() {
+        if lock.is_holding() {
             return true;
         }
-        if gate.may_have_begun() {
+        if lock.may_have_begun() {
             // SQLite refuses to begin a transaction in another. This one touches no file.
             if inner.batch_execute("BEGIN; ROLLBACK").is_err() {
                 return true;
             }
-            gate.nothing_is_begun();
+            lock.nothing_is_begun();
         }
         false
     }
@@ -251,8 +251,8 @@ impl ConnectionState {
     /// A rollback is about to run: what it follows is the failure that counts.
     #[inline]
     fn begin_rollback(&mut self) {
-        if let Some(gate) = &self.gate {
-            gate.statement_begins();
+        if let Some(lock) = &self.lock {
+            lock.statement_begins();
         }
     }
 
@@ -260,7 +260,7 @@ impl ConnectionState {
     #[inline]
     fn finish_control<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
         let result = self.translate(result)?;
-        match self.gate().and_then(Gate::take_hidden_loss) {
+        match self.lock().and_then(WriteLock::take_hidden_loss) {
             Some(loss) => Err(self.lock_failed(loss)),
             None => Ok(result),
         }
@@ -268,25 +268,25 @@ impl ConnectionState {
 
     /// Puts the lock's error in the place of SQLite's, where it is the cause.
     fn translate<T>(&mut self, result: QueryResult<T>) -> QueryResult<T> {
-        let Some(gate) = &self.gate else {
+        let Some(lock) = &self.lock else {
             self.is_broken |= result.as_ref().err().is_some_and(is_failure_of_files);
             return result;
         };
-        gate.statement_ended();
-        if let Some(error) = gate.take_not_released() {
+        lock.statement_ended();
+        if let Some(error) = lock.take_not_released() {
             self.last_lock_error = Some(error);
         }
         let Err(error) = &result else {
             return result;
         };
-        let lock_error = gate.take_error();
-        if let Some(forbidden) = gate.take_forbidden() {
+        let lock_error = lock.take_error();
+        if let Some(forbidden) = lock.take_refused() {
             let message = Box::new(forbidden.to_string());
             return Err(Error::DatabaseError(DatabaseErrorKind::Unknown, message));
         }
         match lock_error
             .filter(|_| may_be_the_locks(error))
-            .or_else(|| explain(gate, error))
+            .or_else(|| explain(lock, error))
         {
             Some(lock_error) => Err(self.lock_failed(lock_error)),
             None => {
@@ -298,12 +298,12 @@ impl ConnectionState {
 
     /// Whether a statement has written in autocommit mode, so that it commits when it ends.
     pub(super) fn will_autocommit(&self) -> bool {
-        self.transaction.depth().is_none() && self.gate().is_some_and(Gate::is_writing)
+        self.transaction.depth().is_none() && self.lock().is_some_and(WriteLock::is_writing)
     }
 
     /// Whether the open transaction was rolled back, by whomever.
     pub(super) fn is_rolled_back(&self) -> bool {
-        self.gate().and_then(Gate::rolled_back_by).is_some()
+        self.lock().and_then(WriteLock::rolled_back_by).is_some()
     }
 
     /// Looks whether the open transaction was rolled back, on the inner connection perhaps.
@@ -315,10 +315,10 @@ impl ConnectionState {
     /// If the transaction was rolled back, nothing more may happen in it.
     #[inline]
     fn note_rollback_by(&mut self, failure: Option<&Error>) {
-        let Some(gate) = &self.gate else {
+        let Some(lock) = &self.lock else {
             return;
         };
-        let Some(by) = gate.rolled_back_by() else {
+        let Some(by) = lock.rolled_back_by() else {
             return;
         };
         if !matches!(self.transaction.now(), Transaction::Open(_)) {
@@ -327,7 +327,7 @@ impl ConnectionState {
         let (cause, retryable) = match (by, failure) {
             (RolledBackBy::Statement, _) => (by.cause().to_owned(), false),
             (RolledBackBy::Sqlite, Some(failure)) => (failure.to_string(), is_retryable(failure)),
-            (RolledBackBy::Sqlite, None) => match gate.take_error() {
+            (RolledBackBy::Sqlite, None) => match lock.take_error() {
                 Some(error) => {
                     let told = (error.to_string(), error.is_retryable());
                     self.remember(error);
@@ -359,43 +359,45 @@ impl Pin {
     /// Acquires the lease, waiting for it, unless it is no longer wanted meanwhile.
     #[cfg(feature = "migrations")]
     pub(super) fn acquire_while(
-        gate: Option<Arc<Gate>>,
+        lock: Option<Arc<WriteLock>>,
         wanted: impl FnMut() -> bool,
     ) -> Result<Option<Self>, LockError> {
-        let pinned = match &gate {
-            Some(gate) => gate.pin_while(wanted)?,
+        let pinned = match &lock {
+            Some(lock) => lock.pin_while(wanted)?,
             None => true,
         };
-        Ok(pinned.then_some(Self(gate)))
+        Ok(pinned.then_some(Self(lock)))
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        if let Some(gate) = &self.0 {
-            gate.unpin();
+        if let Some(lock) = &self.0 {
+            lock.unpin();
         }
     }
 }
 
 #[cold]
-fn wait_text(waited: Waited, gate: &Gate) -> String {
+fn wait_text(waited: Waited, lock: &WriteLock) -> String {
     format!(
         "-- waited {} ms for the write lock `{}`",
         waited.time.as_millis(),
-        gate.lock_name().key
+        lock.lock_name().key
     )
 }
 
 /// What is the matter with the database's files, if that made a statement fail.
-fn explain(gate: &Gate, error: &Error) -> Option<LockError> {
+fn explain(lock: &WriteLock, error: &Error) -> Option<LockError> {
     let Error::DatabaseError(DatabaseErrorKind::Unknown, information) = error else {
         return None;
     };
-    let lock = gate.lock_name();
-    let reason = diagnose(information.message(), &lock.database, gate.file_format())?;
-    let lock = lock.clone();
-    Some(LockError::File { lock, reason })
+    let name = lock.lock_name();
+    let reason = diagnose(information.message(), &name.database, lock.file_format())?;
+    Some(LockError::File {
+        lock: name.clone(),
+        reason,
+    })
 }
 
 /// Whether SQLite could not open, read or write its files, or found in them what cannot be.

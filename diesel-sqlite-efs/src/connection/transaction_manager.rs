@@ -11,7 +11,7 @@ use diesel::sqlite::SqliteConnection;
 
 use super::state::ConnectionState;
 use super::transaction_state::{Abort, Transaction, is_retryable};
-use crate::vfs::gate::RolledBackBy;
+use crate::write_lock::RolledBackBy;
 
 /// Begins, commits and rolls back transactions and savepoints of an
 /// [`EfsSqliteConnection`](crate::EfsSqliteConnection).

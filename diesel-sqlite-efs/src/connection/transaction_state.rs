@@ -6,7 +6,7 @@ use diesel::connection::{TransactionDepthChange, TransactionManagerStatus};
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 
 use crate::error::LockError;
-use crate::vfs::gate::RolledBackBy;
+use crate::write_lock::RolledBackBy;
 
 /// The transactions of a connection.
 ///

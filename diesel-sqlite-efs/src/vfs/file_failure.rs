@@ -3,12 +3,12 @@
 use libsqlite3_sys as ffi;
 
 use super::ffi::BaseFile;
-use super::gate::Gate;
 use super::sqlite_error::SqliteError;
+use crate::write_lock::WriteLock;
 
-/// Has the gate remember why `doing` something with the file failed; passes the error on.
+/// Has the lock remember why `doing` something with the file failed; passes the error on.
 pub(super) fn remember_failure(
-    gate: &Gate,
+    lock: &WriteLock,
     base: &BaseFile,
     doing: &str,
     error: SqliteError,
@@ -23,6 +23,6 @@ pub(super) fn remember_failure(
         None => format!("SQLite error {}", error.0),
         Some(errno) => std::io::Error::from(errno).to_string(),
     };
-    gate.operation_failed(doing, &reason, errno);
+    lock.operation_failed(doing, &reason, errno);
     error
 }

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use super::ffi::BaseFile;
 use super::file_failure::remember_failure;
-use super::gate::{EndOfJournal, Gate, Refused};
 use super::io_methods::{IoMethods, ReadExtent};
 use super::main_file::MainFile;
-use super::rollback_journal::{Journal, JournalStatus, journal_id};
 use super::sqlite_error::SqliteError;
+use crate::files::rollback_journal::{Journal, JournalStatus, journal_id};
+use crate::write_lock::{EndOfJournal, Refused, WriteLock};
 
 /// The open journal of a transaction that writes.
 #[derive(Debug)]
 pub(super) struct TransactionJournal {
     base: BaseFile,
-    gate: Arc<Gate>,
+    lock: Arc<WriteLock>,
 }
 
 /// What the base VFS has opened where it was to create a journal exclusively.
@@ -34,8 +34,8 @@ impl TransactionJournal {
         main: &mut MainFile,
         create: impl Fn() -> Result<Created, SqliteError>,
     ) -> Result<Self, SqliteError> {
-        let gate = main.gate().clone();
-        (gate.fence()).map_err(|Refused| SqliteError::CANTOPEN)?;
+        let lock = main.write_lock().clone();
+        (lock.fence()).map_err(|Refused| SqliteError::CANTOPEN)?;
         let mut leftover_removed = false;
         loop {
             match create()? {
@@ -43,21 +43,21 @@ impl TransactionJournal {
                     // If that fails, an empty file stays, which counts as none: what is removed by
                     // its name might be a successor's journal by now.
                     main.journal_created()?;
-                    return Ok(Self { base, gate });
+                    return Ok(Self { base, lock });
                 }
                 Created::Existing(base) => drop(base),
             }
             if leftover_removed {
-                gate.supplanted("another writer has created its journal");
+                lock.lost_to_successor("another writer has created its journal");
                 return Err(SqliteError::CANTOPEN);
             }
-            (gate.remove_cold_leftover()).map_err(|Refused| SqliteError::CANTOPEN)?;
+            (lock.remove_cold_leftover()).map_err(|Refused| SqliteError::CANTOPEN)?;
             leftover_removed = true;
         }
     }
 
     fn failed(&self, doing: &str, error: SqliteError) -> SqliteError {
-        remember_failure(&self.gate, &self.base, doing, error)
+        remember_failure(&self.lock, &self.base, doing, error)
     }
 }
 
@@ -76,18 +76,18 @@ impl IoMethods for TransactionJournal {
     }
 
     fn write(&mut self, data: &[u8], offset: i64) -> Result<(), SqliteError> {
-        (self.gate.fence()).map_err(|Refused| SqliteError::IOERR_WRITE)?;
+        (self.lock.fence()).map_err(|Refused| SqliteError::IOERR_WRITE)?;
         if offset == 0
             && let Some(header) = data.first_chunk()
         {
-            self.gate.journal_begun(journal_id(header));
+            self.lock.journal_begun(journal_id(header));
         }
         (self.base.write(data, offset))
             .map_err(|error| self.failed("writing the rollback journal", error))
     }
 
     fn truncate(&mut self, size: i64) -> Result<(), SqliteError> {
-        (self.gate.fence()).map_err(|Refused| SqliteError::IOERR_TRUNCATE)?;
+        (self.lock.fence()).map_err(|Refused| SqliteError::IOERR_TRUNCATE)?;
         self.base.truncate(size)
     }
 
@@ -97,39 +97,39 @@ impl IoMethods for TransactionJournal {
     }
 }
 
-/// SQLite deletes the journal of the gate's file, by `delete`, which takes whether to sync the
+/// SQLite deletes the journal of the lock's file, by `delete`, which takes whether to sync the
 /// directory: "the journal file is deleted. This is the instant where the transaction commits"
 /// (<https://sqlite.org/atomiccommit.html#_deleting_the_rollback_journal>).
 pub(super) fn delete(
-    gate: &Gate,
+    lock: &WriteLock,
     sync_directory: bool,
     delete: impl FnOnce(bool) -> Result<(), SqliteError>,
 ) -> Result<(), SqliteError> {
-    match gate.end_journal() {
+    match lock.end_journal() {
         EndOfJournal::Refuse => return Err(SqliteError::IOERR_DELETE),
         EndOfJournal::Leave => return Ok(()),
         EndOfJournal::Remove => {}
     }
-    let is_durable = gate.journal().is_some_and(Journal::is_deleted_durably);
+    let is_durable = lock.journal().is_some_and(Journal::is_deleted_durably);
     match delete(sync_directory && !is_durable) {
         // Its end is recorded: where it is gone already, a successor has removed it.
-        Ok(()) | Err(SqliteError::IOERR_DELETE_NOENT) => gate.journal_removed(),
+        Ok(()) | Err(SqliteError::IOERR_DELETE_NOENT) => lock.journal_removed(),
         Err(error) => {
-            gate.journal_not_removed(&format!("SQLite error {}", error.0));
+            lock.journal_not_removed(&format!("SQLite error {}", error.0));
             return Err(error);
         }
     }
     Ok(())
 }
 
-/// Whether the journal of the gate's file exists; `None` if the base VFS knows.
+/// Whether the journal of the lock's file exists; `None` if the base VFS knows.
 ///
 /// What a network file system says of a name may be of another time: only a file that can be opened
 /// is there. SQLite takes an empty one for none, too.
-pub(super) fn exists(gate: &Gate) -> Option<Result<bool, SqliteError>> {
-    let journal = gate.journal().filter(|journal| journal.is_on_network())?;
+pub(super) fn exists(lock: &WriteLock) -> Option<Result<bool, SqliteError>> {
+    let journal = lock.journal().filter(|journal| journal.is_on_network())?;
     let status = journal.status().map_err(|error| {
-        gate.file_failed(format!("the rollback journal cannot be examined: {error}"));
+        lock.file_failed(format!("the rollback journal cannot be examined: {error}"));
         SqliteError::IOERR_ACCESS
     });
     Some(status.map(|status| status != JournalStatus::Absent))

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::gate::Gate;
+use crate::write_lock::WriteLock;
 
-/// The gates of the open main files, by the address of their journal's name: SQLite passes that
+/// The locks of the open main files, by the address of their journal's name: SQLite passes that
 /// very pointer (<https://sqlite.org/c3ref/filename_database.html>). Every transaction asks here,
 /// of every thread; there are as many entries as open connections.
-static GATES: RwLock<BTreeMap<usize, Arc<Gate>>> = RwLock::new(BTreeMap::new());
+static LOCKS: RwLock<BTreeMap<usize, Arc<WriteLock>>> = RwLock::new(BTreeMap::new());
 
-/// The gate of the open main file whose journal has the name at this address.
-pub(super) fn gate_of_journal(address: usize) -> Option<Arc<Gate>> {
-    let gates = GATES.read().unwrap_or_else(PoisonError::into_inner);
-    gates.get(&address).cloned()
+/// The lock of the open main file whose journal has the name at this address.
+pub(super) fn lock_of_journal(address: usize) -> Option<Arc<WriteLock>> {
+    let locks = LOCKS.read().unwrap_or_else(PoisonError::into_inner);
+    locks.get(&address).cloned()
 }
 
 /// An entry for as long as the main file is open.
@@ -23,16 +23,16 @@ pub(super) struct JournalName {
 }
 
 impl JournalName {
-    pub(super) fn register(address: usize, gate: Arc<Gate>) -> Self {
-        let mut gates = GATES.write().unwrap_or_else(PoisonError::into_inner);
-        gates.insert(address, gate);
+    pub(super) fn register(address: usize, lock: Arc<WriteLock>) -> Self {
+        let mut locks = LOCKS.write().unwrap_or_else(PoisonError::into_inner);
+        locks.insert(address, lock);
         Self { address }
     }
 }
 
 impl Drop for JournalName {
     fn drop(&mut self) {
-        let mut gates = GATES.write().unwrap_or_else(PoisonError::into_inner);
-        gates.remove(&self.address);
+        let mut locks = LOCKS.write().unwrap_or_else(PoisonError::into_inner);
+        locks.remove(&self.address);
     }
 }

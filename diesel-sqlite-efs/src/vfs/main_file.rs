@@ -6,24 +6,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Admission;
-use super::cache_bypass::{CacheBypass, DirectFile};
 use super::ffi::{BaseFile, Connection};
 use super::file_failure::remember_failure;
-use super::file_version::{FileState, FileVersion, Snapshot};
-use super::gate::{Busy, Gate, Purpose, Refused};
 use super::io_methods::{IoMethods, LockLevel, PragmaAnswer, ReadExtent};
 use super::journal_names::JournalName;
-use super::lock_identity::KeyFile;
 use super::pragma::{self, Verdict};
-use super::rollback_journal::{Journal, JournalStatus};
+use super::snapshot::Snapshot;
 use super::sqlite_error::SqliteError;
 use crate::config::ReadCheck;
+use crate::files::cache_bypass::{CacheBypass, DirectFile};
+use crate::files::file_version::{FileState, FileVersion};
+use crate::files::lock_identity::KeyFile;
+use crate::files::rollback_journal::{Journal, JournalStatus};
+use crate::write_lock::{Busy, Purpose, Refused, WriteLock};
 
 /// An open main database file.
 #[derive(Debug)]
 pub(super) struct MainFile {
     base: BaseFile,
-    gate: Arc<Gate>,
+    lock: Arc<WriteLock>,
     read_check: ReadCheck,
     normal_sync_allowed: bool,
     snapshot: Snapshot,
@@ -47,15 +48,15 @@ impl MainFile {
             .then(|| CacheBypass::new(path, file_system))
             .transpose()
             .map_err(|_| SqliteError::CANTOPEN)?;
-        let gate = admission.gate;
-        gate.opened(
+        let lock = admission.lock;
+        lock.opened(
             Journal::new(journal.to_owned(), file_system),
             KeyFile::beside(path),
         );
         Ok(Self {
             base,
-            journal_name: JournalName::register(journal_address, gate.clone()),
-            gate,
+            journal_name: JournalName::register(journal_address, lock.clone()),
+            lock,
             read_check: admission.read_check,
             normal_sync_allowed: admission.normal_sync_allowed,
             snapshot: Snapshot::default(),
@@ -64,15 +65,15 @@ impl MainFile {
         })
     }
 
-    pub(super) fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+    pub(super) fn write_lock(&self) -> &Arc<WriteLock> {
+        &self.lock
     }
 
     /// With the transaction's own journal in place: whether it would restore the current state.
     pub(super) fn journal_created(&mut self) -> Result<(), SqliteError> {
         let current = self.current_version()?;
         let admitted = self.snapshot.version();
-        (self.gate.journal_created(admitted, current)).map_err(|Refused| SqliteError::CANTOPEN)
+        (self.lock.journal_created(admitted, current)).map_err(|Refused| SqliteError::CANTOPEN)
     }
 }
 
@@ -86,7 +87,7 @@ impl IoMethods for MainFile {
         drop(self.journal_name);
         let result = self.base.close();
         drop(self.cache_bypass);
-        self.gate.closed();
+        self.lock.closed();
         result
     }
 
@@ -98,7 +99,7 @@ impl IoMethods for MainFile {
         };
         let extent = read.map_err(|error| self.failed("reading the database", error))?;
         if offset == 0 {
-            self.gate.saw_header(data);
+            self.lock.saw_header(data);
         }
         if self.level != LockLevel::None {
             let version_alone = FileVersion::alone(data, offset);
@@ -109,7 +110,7 @@ impl IoMethods for MainFile {
     }
 
     fn write(&mut self, data: &[u8], offset: i64) -> Result<(), SqliteError> {
-        (self.gate.fence()).map_err(|Refused| SqliteError::IOERR_WRITE)?;
+        (self.lock.fence()).map_err(|Refused| SqliteError::IOERR_WRITE)?;
         (self.base.write(data, offset))
             .map_err(|error| self.failed("writing the database", error))?;
         self.snapshot.wrote(data, offset);
@@ -117,7 +118,7 @@ impl IoMethods for MainFile {
     }
 
     fn truncate(&mut self, size: i64) -> Result<(), SqliteError> {
-        match self.gate.fence_truncation() {
+        match self.lock.fence_truncation() {
             Some(Ok(())) => self.base.truncate(size),
             Some(Err(Refused)) => Err(SqliteError::IOERR_TRUNCATE),
             None => Ok(()),
@@ -125,7 +126,7 @@ impl IoMethods for MainFile {
     }
 
     fn sync(&mut self, flags: c_int) -> Result<(), SqliteError> {
-        (self.gate.fence()).map_err(|Refused| SqliteError::IOERR_FSYNC)?;
+        (self.lock.fence()).map_err(|Refused| SqliteError::IOERR_FSYNC)?;
         (self.base.sync(flags)).map_err(|error| self.failed("syncing the database", error))
     }
 
@@ -155,7 +156,7 @@ impl IoMethods for MainFile {
 
     fn unlock(&mut self, level: LockLevel) -> Result<(), SqliteError> {
         let mut result = self.base.unlock(level);
-        if result.is_err() && self.level > level && self.gate.has_ended() {
+        if result.is_err() && self.level > level && self.lock.has_ended() {
             // SQLite would report a commit that is done as failed. The base VFS tries again with
             // the next unlock, to which the end of the read transaction belongs.
             result = Ok(());
@@ -166,7 +167,7 @@ impl IoMethods for MainFile {
         {
             cache_bypass.unlocked();
         }
-        self.gate.unlocked();
+        self.lock.unlocked();
         result
     }
 
@@ -176,9 +177,9 @@ impl IoMethods for MainFile {
             Verdict::Refuse(message) => PragmaAnswer::Error(message),
             Verdict::BusyTimeout(timeout) => {
                 if let Some(timeout) = timeout {
-                    self.gate.set_timeout(timeout);
+                    self.lock.set_timeout(timeout);
                 }
-                PragmaAnswer::Done(self.gate.timeout().as_millis().to_string())
+                PragmaAnswer::Done(self.lock.timeout().as_millis().to_string())
             }
         }
     }
@@ -187,7 +188,7 @@ impl IoMethods for MainFile {
 /// Lock levels.
 impl MainFile {
     fn lock_shared(&mut self) -> Result<(), SqliteError> {
-        if self.gate.take_cache_is_suspect() {
+        if self.lock.take_cache_is_suspect() {
             self.snapshot.invalidate_page_cache();
             self.drop_cached_pages()?;
             self.refresh_size()?;
@@ -202,7 +203,7 @@ impl MainFile {
         };
         if let Err(error) = result {
             if error.is_kind_of(SqliteError::BUSY) {
-                self.gate.file_locked();
+                self.lock.file_locked();
             }
             return Err(error);
         }
@@ -221,13 +222,15 @@ impl MainFile {
             // SQLite then reports busy at once instead of calling the busy handler.
             has_read: connection.has_read(),
         };
-        (self.gate.claim(purpose)).map_err(|Busy| SqliteError::BUSY)?;
-        (self.base.lock(LockLevel::Reserved)).map_err(|error| self.claim_refused(error))?;
+        (self.lock.try_reserve(purpose)).map_err(|Busy| SqliteError::BUSY)?;
+        (self.base.lock(LockLevel::Reserved)).map_err(|error| self.reserve_refused(error))?;
         let current = self.current_state().inspect_err(|_| {
             let _ = self.base.unlock(LockLevel::Shared);
-            self.gate.unlocked();
+            self.lock.unlocked();
         })?;
-        let admitted = self.gate.admit(self.snapshot.version(), current, purpose);
+        let admitted = self
+            .lock
+            .validate_snapshot(self.snapshot.version(), current, purpose);
         admitted.map_err(|Busy| {
             let _ = self.base.unlock(LockLevel::Shared);
             SqliteError::BUSY_SNAPSHOT
@@ -236,28 +239,28 @@ impl MainFile {
 
     /// EXCLUSIVE straight from SHARED: SQLite has found a hot journal and wants to roll it back.
     fn lock_for_recovery(&mut self) -> Result<(), SqliteError> {
-        (self.gate.claim(Purpose::Recovery)).map_err(|Busy| SqliteError::BUSY)?;
-        (self.base.lock(LockLevel::Exclusive)).map_err(|error| self.claim_refused(error))?;
+        (self.lock.try_reserve(Purpose::Recovery)).map_err(|Busy| SqliteError::BUSY)?;
+        (self.base.lock(LockLevel::Exclusive)).map_err(|error| self.reserve_refused(error))?;
         self.drop_cached_pages()?;
         self.refresh_size()?;
-        (self.gate.before_recovery()).map_err(|Refused| SqliteError::IOERR_LOCK)
+        (self.lock.before_recovery()).map_err(|Refused| SqliteError::IOERR_LOCK)
     }
 
     /// The EXCLUSIVE lock of a commit: readers have to leave first.
     fn lock_exclusive(&mut self) -> Result<(), SqliteError> {
-        (self.gate.fence()).map_err(|Refused| SqliteError::IOERR_LOCK)?;
+        (self.lock.fence()).map_err(|Refused| SqliteError::IOERR_LOCK)?;
         self.base.lock(LockLevel::Exclusive).inspect_err(|error| {
             if error.is_kind_of(SqliteError::BUSY) {
-                self.gate.file_locked();
+                self.lock.file_locked();
             }
         })
     }
 
-    fn claim_refused(&self, error: SqliteError) -> SqliteError {
+    fn reserve_refused(&self, error: SqliteError) -> SqliteError {
         if error.is_kind_of(SqliteError::BUSY) {
-            self.gate.claim_refused_by_file();
+            self.lock.reserve_refused_by_file();
         } else {
-            self.gate.unlocked();
+            self.lock.unlocked();
         }
         error
     }
@@ -276,7 +279,7 @@ impl MainFile {
         if self.level != LockLevel::Shared || !self.snapshot.is_known() {
             return Ok(());
         }
-        let status = match self.gate.journal() {
+        let status = match self.lock.journal() {
             None => Ok(JournalStatus::Absent),
             Some(journal) if past_caches => journal.status(),
             Some(journal) => journal.cached_status(),
@@ -290,7 +293,7 @@ impl MainFile {
         if status.is_ok_and(|status| self.snapshot.still_stands(current, status)) {
             return Ok(());
         }
-        self.gate.torn_read();
+        self.lock.torn_read();
         Err(SqliteError::BUSY_SNAPSHOT)
     }
 
@@ -334,11 +337,11 @@ impl MainFile {
     }
 
     fn version_past_caches(&mut self) -> Result<FileVersion, SqliteError> {
-        FileVersion::read(|data, offset| self.read_past_caches(data, offset))
+        read_version(|data, offset| self.read_past_caches(data, offset))
     }
 
     fn cached_version(&self) -> Result<FileVersion, SqliteError> {
-        FileVersion::read(|data, offset| self.base.read(data, offset))
+        read_version(|data, offset| self.base.read(data, offset))
     }
 
     /// As [`read`](IoMethods::read).
@@ -376,11 +379,22 @@ impl MainFile {
     }
 
     fn not_read_afresh(&self, error: &io::Error) -> SqliteError {
-        (self.gate).file_failed(format!("the database cannot be read afresh: {error}"));
+        (self.lock).file_failed(format!("the database cannot be read afresh: {error}"));
         SqliteError::IOERR
     }
 
     fn failed(&self, doing: &str, error: SqliteError) -> SqliteError {
-        remember_failure(&self.gate, &self.base, doing, error)
+        remember_failure(&self.lock, &self.base, doing, error)
     }
+}
+
+/// Reads the file's version; zero if the file is too short to have one.
+fn read_version(
+    read: impl FnOnce(&mut [u8], i64) -> Result<ReadExtent, SqliteError>,
+) -> Result<FileVersion, SqliteError> {
+    let mut version = FileVersion::default();
+    Ok(match read(&mut version.0, FileVersion::OFFSET as i64)? {
+        ReadExtent::Full => version,
+        ReadExtent::Short => FileVersion::default(),
+    })
 }

@@ -1,24 +1,18 @@
 //! Where SQLite asks for its locks: a VFS over SQLite's own that puts the write lease there.
 
-mod cache_bypass;
+mod authorizer;
 #[allow(
     unsafe_code,
     reason = "SQLite's C interface; the crate has no other unsafe code"
 )]
 mod ffi;
 mod file_failure;
-mod file_version;
-mod files;
-pub(crate) mod fs_kind;
-pub(crate) mod gate;
-pub(crate) mod inspect;
 mod io_methods;
 mod journal_file;
 mod journal_names;
-mod lock_identity;
 mod main_file;
 mod pragma;
-mod rollback_journal;
+mod snapshot;
 mod sqlite_error;
 mod unguarded;
 
@@ -27,13 +21,13 @@ use std::sync::Arc;
 use diesel::result::ConnectionResult;
 use diesel::sqlite::SqliteConnection;
 
-use self::fs_kind::FileSystem;
-use self::gate::Gate;
 use crate::config::ReadCheck;
+use crate::files::fs_kind::FileSystem;
+use crate::write_lock::WriteLock;
 
 /// What is settled about a main file before it is opened.
 pub(crate) struct Admission {
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) lock: Arc<WriteLock>,
     pub(crate) read_check: ReadCheck,
     pub(crate) normal_sync_allowed: bool,
     pub(crate) file_system: FileSystem,

@@ -10,19 +10,20 @@ use std::sync::Arc;
 use libsqlite3_sys as ffi;
 
 use super::{guarded, text};
-use crate::vfs::gate::Gate;
+use crate::vfs::authorizer;
+use crate::write_lock::WriteLock;
 
 /// Whether they could be installed.
 ///
 /// # Safety
 /// `database` is open, and nobody else uses it meanwhile.
-pub(super) unsafe fn install(database: NonNull<ffi::sqlite3>, gate: Arc<Gate>) -> bool {
-    /// The function's only purpose is to own the gate for as long as the connection lives; the
+pub(super) unsafe fn install(database: NonNull<ffi::sqlite3>, lock: Arc<WriteLock>) -> bool {
+    /// The function's only purpose is to own the lock for as long as the connection lives; the
     /// main file does not live as long where `sqlite3_deserialize` replaces it.
     const OWNER: &CStr = c"diesel_sqlite_efs_version";
     let database = database.as_ptr();
-    let gate = Arc::into_raw(gate).cast_mut().cast::<c_void>();
-    // SAFETY: the connection is open; SQLite takes over `gate` and calls the destructor with it
+    let lock = Arc::into_raw(lock).cast_mut().cast::<c_void>();
+    // SAFETY: the connection is open; SQLite takes over `lock` and calls the destructor with it
     // when the function is destroyed, also if this call fails.
     let result = unsafe {
         ffi::sqlite3_create_function_v2(
@@ -30,40 +31,40 @@ pub(super) unsafe fn install(database: NonNull<ffi::sqlite3>, gate: Arc<Gate>) -
             OWNER.as_ptr(),
             0,
             ffi::SQLITE_UTF8 | ffi::SQLITE_DETERMINISTIC,
-            gate,
+            lock,
             Some(version_trampoline),
             None,
             None,
-            Some(drop_gate_trampoline),
+            Some(drop_lock_trampoline),
         )
     };
     if result != ffi::SQLITE_OK {
         return false;
     }
-    // SAFETY: the connection is open, and `gate` lives until it is closed, after the last call of
+    // SAFETY: the connection is open, and `lock` lives until it is closed, after the last call of
     // this callback.
-    unsafe { ffi::sqlite3_busy_handler(database, Some(busy_trampoline), gate) };
+    unsafe { ffi::sqlite3_busy_handler(database, Some(busy_trampoline), lock) };
     // SAFETY: as above.
-    unsafe { ffi::sqlite3_rollback_hook(database, Some(rollback_trampoline), gate) };
+    unsafe { ffi::sqlite3_rollback_hook(database, Some(rollback_trampoline), lock) };
     // SAFETY: as above.
-    unsafe { ffi::sqlite3_set_authorizer(database, Some(authorizer_trampoline), gate) };
+    unsafe { ffi::sqlite3_set_authorizer(database, Some(authorizer_trampoline), lock) };
     true
 }
 
 /// # Safety
-/// `gate` is the pointer that [`install`] gave to SQLite, whose connection is open during `'a`.
-unsafe fn gate_of<'a>(gate: *mut c_void) -> &'a Gate {
+/// `lock` is the pointer that [`install`] gave to SQLite, whose connection is open during `'a`.
+unsafe fn lock_of<'a>(lock: *mut c_void) -> &'a WriteLock {
     // SAFETY: it came from `Arc::into_raw`, and its count is given up only when the connection is
-    // closed. The gate is shared and has its own lock.
-    unsafe { &*gate.cast::<Gate>() }
+    // closed. The lock is shared and has its own lock.
+    unsafe { &*lock.cast::<WriteLock>() }
 }
 
 /// # Safety
 /// The module's contract; SQLite calls it once, when the last callback is over.
-unsafe extern "C" fn drop_gate_trampoline(gate: *mut c_void) {
+unsafe extern "C" fn drop_lock_trampoline(lock: *mut c_void) {
     guarded((), || {
         // SAFETY: the count that `install` took with `Arc::into_raw`, given back once.
-        drop(unsafe { Arc::from_raw(gate.cast::<Gate>()) });
+        drop(unsafe { Arc::from_raw(lock.cast::<WriteLock>()) });
     });
 }
 
@@ -83,28 +84,28 @@ unsafe extern "C" fn version_trampoline(
 
 /// # Safety
 /// The module's contract (<https://sqlite.org/c3ref/busy_handler.html>).
-unsafe extern "C" fn busy_trampoline(gate: *mut c_void, count: c_int) -> c_int {
+unsafe extern "C" fn busy_trampoline(lock: *mut c_void, count: c_int) -> c_int {
     guarded(0, || {
         // SAFETY: the module's contract.
-        let gate = unsafe { gate_of(gate) };
-        c_int::from(gate.wait(count == 0))
+        let lock = unsafe { lock_of(lock) };
+        c_int::from(lock.wait(count == 0))
     })
 }
 
 /// # Safety
 /// The module's contract (<https://sqlite.org/c3ref/commit_hook.html>).
-unsafe extern "C" fn rollback_trampoline(gate: *mut c_void) {
+unsafe extern "C" fn rollback_trampoline(lock: *mut c_void) {
     guarded((), || {
         // SAFETY: the module's contract.
-        let gate = unsafe { gate_of(gate) };
-        gate.rolled_back();
+        let lock = unsafe { lock_of(lock) };
+        lock.rolled_back();
     });
 }
 
 /// # Safety
 /// The module's contract (<https://sqlite.org/c3ref/set_authorizer.html>).
 unsafe extern "C" fn authorizer_trampoline(
-    gate: *mut c_void,
+    lock: *mut c_void,
     action: c_int,
     first: *const c_char,
     second: *const c_char,
@@ -119,7 +120,7 @@ unsafe extern "C" fn authorizer_trampoline(
     }
     guarded(ffi::SQLITE_DENY, || {
         // SAFETY: the module's contract.
-        let gate = unsafe { gate_of(gate) };
+        let lock = unsafe { lock_of(lock) };
         // SAFETY: for SQLITE_ATTACH this is the file name, or null if it is no literal; for
         // SQLITE_PRAGMA its name; for SQLITE_TRANSACTION and SQLITE_SAVEPOINT the operation
         // (<https://sqlite.org/c3ref/c_alter_table.html>).
@@ -129,17 +130,17 @@ unsafe extern "C" fn authorizer_trampoline(
         // SAFETY: for SQLITE_PRAGMA this is the schema that it names, or null.
         let database = unsafe { text(database) }.map(CStr::to_string_lossy);
         let allowed = match (action, first, database) {
-            (ffi::SQLITE_ATTACH, name, _) => gate.may_attach(name.map(CStr::to_bytes)),
+            (ffi::SQLITE_ATTACH, name, _) => authorizer::may_attach(lock, name.map(CStr::to_bytes)),
             (ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT, Some(operation), _) => {
                 if operation == c"BEGIN" {
-                    gate.begin_prepared();
+                    lock.begin_prepared();
                 } else if operation == c"ROLLBACK" && action == ffi::SQLITE_TRANSACTION {
-                    gate.rollback_prepared();
+                    lock.rollback_prepared();
                 }
                 true
             }
             (_, Some(name), Some(schema)) => {
-                gate.may_set(&schema, &name.to_string_lossy(), second.as_deref())
+                authorizer::may_set(lock, &schema, &name.to_string_lossy(), second.as_deref())
             }
             _ => true,
         };

@@ -60,7 +60,7 @@ pub(in crate::vfs) fn open_admitted(
             OPENED.take();
         }
     }
-    let gate = admission.gate.clone();
+    let lock = admission.lock.clone();
     ADMISSION.set(Some(admission));
     OPENED.set(None);
     let armed = Armed;
@@ -72,6 +72,6 @@ pub(in crate::vfs) fn open_admitted(
     };
     // SAFETY: only a main file that has taken the admission reports its connection, and that was
     // opened for `connection`, which is open and in this thread's hands.
-    let installed = unsafe { callbacks::install(database, gate) };
+    let installed = unsafe { callbacks::install(database, lock) };
     Ok(installed.then_some(connection))
 }

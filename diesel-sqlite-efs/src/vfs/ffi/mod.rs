@@ -12,7 +12,7 @@
 //! A function that SQLite calls is a `_trampoline`. Its contract is that SQLite calls it as its
 //! documentation says, for what it was given to: <https://sqlite.org/c3ref/vfs.html>,
 //! <https://sqlite.org/c3ref/io_methods.html>. Where a decision is to be made it calls the safe
-//! side: [`IoMethods`](super::io_methods::IoMethods) of a file, the [`Gate`](super::gate::Gate).
+//! side: [`IoMethods`](super::io_methods::IoMethods) of a file, the [`WriteLock`](crate::write_lock::WriteLock).
 
 mod base;
 mod callbacks;

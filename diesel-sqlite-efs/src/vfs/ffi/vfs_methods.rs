@@ -17,7 +17,7 @@ use super::file_methods::ShimFile;
 use super::{guarded, guarded_result, text};
 use crate::vfs::Admission;
 use crate::vfs::journal_file::{self, Created, TransactionJournal};
-use crate::vfs::journal_names::gate_of_journal;
+use crate::vfs::journal_names::lock_of_journal;
 use crate::vfs::main_file::MainFile;
 use crate::vfs::sqlite_error::SqliteError;
 use crate::vfs::unguarded;
@@ -48,7 +48,7 @@ pub(super) unsafe extern "C" fn open_trampoline(
             return Ok(());
         }
         let journal_of = (flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0)
-            .then(|| gate_of_journal(name.addr()))
+            .then(|| lock_of_journal(name.addr()))
             .flatten();
         if flags & ffi::SQLITE_OPEN_CREATE != 0 && journal_of.is_some() {
             // SAFETY: the arguments are `xOpen`'s for the journal of a main file of ours, as its
@@ -68,10 +68,10 @@ pub(super) unsafe extern "C" fn open_trampoline(
         let result = unsafe { open(base.as_ptr(), name, file, flags, out_flags) };
         if result != ffi::SQLITE_OK
             && flags & ffi::SQLITE_OPEN_READWRITE != 0
-            && let Some(gate) = journal_of
+            && let Some(lock) = journal_of
         {
             // SQLite has just seen it, and asks for it with EXCLUSIVE in hand.
-            gate.recovery_journal_not_opened();
+            lock.recovery_journal_not_opened();
         }
         SqliteError::check(result)
     })
@@ -148,8 +148,8 @@ pub(super) unsafe extern "C" fn delete_trampoline(
         let base = unsafe { BaseVfs::below(vfs) };
         // SAFETY: the name is `xDelete`'s.
         let delete = |sync_directory| unsafe { base.delete(name, sync_directory) };
-        match gate_of_journal(name.addr()) {
-            Some(gate) => journal_file::delete(&gate, sync_directory != 0, delete),
+        match lock_of_journal(name.addr()) {
+            Some(lock) => journal_file::delete(&lock, sync_directory != 0, delete),
             None => delete(sync_directory != 0),
         }
     })
@@ -167,8 +167,8 @@ pub(super) unsafe extern "C" fn access_trampoline(
         // SAFETY: the module's contract.
         let base = unsafe { BaseVfs::below(vfs) };
         if flags == ffi::SQLITE_ACCESS_EXISTS
-            && let Some(gate) = gate_of_journal(name.addr())
-            && let Some(exists) = journal_file::exists(&gate)
+            && let Some(lock) = lock_of_journal(name.addr())
+            && let Some(exists) = journal_file::exists(&lock)
         {
             let exists = c_int::from(exists?);
             // SAFETY: `xAccess`'s out-parameter.

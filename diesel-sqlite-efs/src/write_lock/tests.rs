@@ -1,15 +1,26 @@
-//! The decisions without SQLite: a gate is asked what SQLite would ask, in SQLite's order.
+//! The decisions without SQLite: a write lock is asked what SQLite would ask, in SQLite's order.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use rustix::io::Errno;
+
 use super::*;
+use crate::client::DynamoDbLockClient;
 use crate::clock::{Clock, Moment};
+use crate::error::{ConfigError, LockError};
+use crate::files::file_version::{FileFormat, FileState, FileVersion};
+use crate::files::fs_kind::FileSystem;
+use crate::files::lock_identity::KeyFile;
+use crate::files::rollback_journal::Journal;
+use crate::store::JournalId;
 use crate::store::hooked::{HookedStore, Put};
 use crate::store::{InMemoryLockStore, SeenItem};
-use crate::vfs::fs_kind::FileSystem;
 
 pub(super) const KEY: &str = "database#test";
 pub(super) const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
@@ -18,7 +29,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(8);
 pub(super) const OLD: FileVersion = FileVersion([1; 16]);
 const NEW: FileVersion = FileVersion([2; 16]);
 
-/// A host: a gate of its own on a lock table that all share, with one clock for all.
+/// A host: a lock of its own on a lock table that all share, with one clock for all.
 pub(super) struct World {
     pub(super) clock: Clock,
     pub(super) store: Arc<InMemoryLockStore>,
@@ -57,23 +68,23 @@ impl World {
         }
     }
 
-    pub(super) fn gate_with(&self, timeout: Duration) -> Gate {
-        let settings = GateSettings {
+    pub(super) fn lock_with(&self, timeout: Duration) -> WriteLock {
+        let settings = WriteLockSettings {
             timeout,
             ..self.settings()
         };
-        self.gate_of(KEY, settings)
+        self.lock_of(KEY, settings)
     }
 
-    fn settings(&self) -> GateSettings {
-        GateSettings {
+    fn settings(&self) -> WriteLockSettings {
+        WriteLockSettings {
             timeout: Duration::from_millis(20),
             max_attempts: None,
             is_local: false,
         }
     }
 
-    fn gate_of(&self, key: &str, settings: GateSettings) -> Gate {
+    fn lock_of(&self, key: &str, settings: WriteLockSettings) -> WriteLock {
         let (meanwhile, journal) = (self.meanwhile.clone(), self.journal.clone());
         // A store of its own for each host, so that they do not share a line.
         let host = HookedStore::new(self.store.clone(), move |put: Put<'_>| {
@@ -87,14 +98,14 @@ impl World {
             .lease_duration(LEASE)
             .max_hold(self.max_hold)
             .clock(self.clock.clone());
-        let gate = Gate::new(client, key, settings);
+        let lock = WriteLock::new(client, key, settings);
         let journal = Journal::new(self.journal.clone(), self.file_system);
-        gate.opened(journal, KeyFile::beside(&self.database));
-        gate
+        lock.opened(journal, KeyFile::beside(&self.database));
+        lock
     }
 
-    pub(super) fn gate(&self) -> Gate {
-        self.gate_of(KEY, self.settings())
+    pub(super) fn lock(&self) -> WriteLock {
+        self.lock_of(KEY, self.settings())
     }
 
     pub(super) fn item(&self) -> Option<SeenItem> {
@@ -124,12 +135,19 @@ impl World {
     }
 }
 
+impl WriteLock {
+    /// Whether the lease is kept for SQLite to come back by way of the busy handler.
+    pub(super) fn awaits_handler(&self) -> bool {
+        self.update(|state| state.hold_state()) == Some(super::state::HoldState::AwaitingHandler)
+    }
+}
+
 pub(super) const MINE: JournalId = JournalId([1, 2, 3, 4]);
 
-/// What a gate tells of its last failure.
+/// What a lock tells of its last failure.
 macro_rules! assert_error {
-    ($gate:expr, $variant:ident) => {
-        let error = $gate.take_error();
+    ($lock:expr, $variant:ident) => {
+        let error = $lock.take_error();
         assert!(
             matches!(error, Some(LockError::$variant { .. })),
             "{error:?}"
@@ -138,30 +156,30 @@ macro_rules! assert_error {
 }
 
 /// A first write, where nobody has written since the transaction began.
-fn admit(gate: &Gate) -> Result<(), Busy> {
-    gate.admit(OLD, FileState::Version(OLD), FIRST_WRITE)
+fn admit(lock: &WriteLock) -> Result<(), Busy> {
+    lock.validate_snapshot(OLD, FileState::Version(OLD), FIRST_WRITE)
 }
 
 /// What SQLite asks for in a transaction's first write, when nothing is in the way.
-fn begin_writing(gate: &Gate) {
-    gate.claim(FIRST_WRITE).unwrap();
-    admit(gate).unwrap();
-    gate.fence().unwrap();
-    gate.journal_begun(MINE);
+fn begin_writing(lock: &WriteLock) {
+    lock.try_reserve(FIRST_WRITE).unwrap();
+    admit(lock).unwrap();
+    lock.fence().unwrap();
+    lock.journal_begun(MINE);
 }
 
 #[test]
 fn a_transaction_claims_confirms_and_releases() {
     let world = World::new();
-    let gate = world.gate();
-    begin_writing(&gate);
+    let lock = world.lock();
+    begin_writing(&lock);
     assert_eq!(world.item().unwrap().committed, None);
-    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+    assert_eq!(lock.end_journal(), EndOfJournal::Remove);
     assert_eq!(world.item().unwrap().committed, Some(MINE));
-    gate.journal_removed();
-    gate.unlocked();
+    lock.journal_removed();
+    lock.unlocked();
     assert_eq!(world.item(), None);
-    let stats = gate.client().stats();
+    let stats = lock.client().stats();
     assert_eq!(
         (stats.requests, stats.acquisitions, stats.confirmations),
         (3, 1, 1)
@@ -171,34 +189,34 @@ fn a_transaction_claims_confirms_and_releases() {
 #[test]
 fn a_lease_that_proves_lost_at_its_release_makes_the_cache_suspect() {
     let world = World::new();
-    let gate = world.gate();
-    begin_writing(&gate);
-    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
-    gate.journal_removed();
+    let lock = world.lock();
+    begin_writing(&lock);
+    assert_eq!(lock.end_journal(), EndOfJournal::Remove);
+    lock.journal_removed();
     world.store.set_item(KEY, None);
-    gate.unlocked();
-    assert!(gate.take_cache_is_suspect());
-    begin_writing(&gate);
-    gate.unlocked();
-    assert!(!gate.take_cache_is_suspect());
+    lock.unlocked();
+    assert!(lock.take_cache_is_suspect());
+    begin_writing(&lock);
+    lock.unlocked();
+    assert!(!lock.take_cache_is_suspect());
 }
 
 #[test]
 fn who_has_read_is_refused_at_once_and_who_has_not_waits_in_the_handler() {
     let world = World::new();
-    let (holder, other) = (world.gate(), world.gate());
+    let (holder, other) = (world.lock(), world.lock());
     begin_writing(&holder);
 
-    assert_eq!(other.claim(UPGRADE), Err(Busy));
+    assert_eq!(other.try_reserve(UPGRADE), Err(Busy));
     assert!(!other.wait(true), "nothing to wait for");
     assert_error!(other, Busy);
 
-    assert_eq!(other.claim(FIRST_WRITE), Err(Busy));
+    assert_eq!(other.try_reserve(FIRST_WRITE), Err(Busy));
     other.unlocked();
     holder.unlocked();
     assert!(other.wait(true), "the handler itself acquires");
     assert!(world.item().is_some());
-    other.claim(FIRST_WRITE).unwrap();
+    other.try_reserve(FIRST_WRITE).unwrap();
     assert_eq!(other.client().stats().acquisitions, 1, "the lease was kept");
     other.unlocked();
     assert_eq!(world.item(), None);
@@ -207,10 +225,10 @@ fn who_has_read_is_refused_at_once_and_who_has_not_waits_in_the_handler() {
 #[test]
 fn a_wait_in_vain_leaves_nothing_behind() {
     let world = World::new();
-    let (holder, other) = (world.gate(), world.gate());
+    let (holder, other) = (world.lock(), world.lock());
     begin_writing(&holder);
     let item = world.item();
-    assert_eq!(other.claim(FIRST_WRITE), Err(Busy));
+    assert_eq!(other.try_reserve(FIRST_WRITE), Err(Busy));
     other.unlocked();
     assert!(!other.wait(true));
     let error = other.take_error().unwrap();
@@ -231,87 +249,94 @@ fn a_wait_in_vain_leaves_nothing_behind() {
 #[test]
 fn a_stale_snapshot_keeps_the_lease_for_a_retry_and_gives_it_up_where_there_is_none() {
     let world = World::new();
-    let gate = world.gate();
-    gate.claim(FIRST_WRITE).unwrap();
+    let lock = world.lock();
+    lock.try_reserve(FIRST_WRITE).unwrap();
     assert_eq!(
-        gate.admit(OLD, FileState::Version(NEW), FIRST_WRITE),
+        lock.validate_snapshot(OLD, FileState::Version(NEW), FIRST_WRITE),
         Err(Busy)
     );
-    gate.unlocked();
+    lock.unlocked();
     assert!(world.item().is_some(), "kept while SQLite drops SHARED");
-    assert!(gate.wait(true));
-    gate.claim(FIRST_WRITE).unwrap();
-    gate.admit(NEW, FileState::Version(NEW), FIRST_WRITE)
+    assert!(lock.wait(true));
+    lock.try_reserve(FIRST_WRITE).unwrap();
+    lock.validate_snapshot(NEW, FileState::Version(NEW), FIRST_WRITE)
         .unwrap();
-    gate.unlocked();
+    lock.unlocked();
     assert_eq!(
-        (world.item(), gate.client().stats().acquisitions),
+        (world.item(), lock.client().stats().acquisitions),
         (None, 1)
     );
 
-    gate.claim(UPGRADE).unwrap();
-    assert_eq!(gate.admit(OLD, FileState::Version(NEW), UPGRADE), Err(Busy));
+    lock.try_reserve(UPGRADE).unwrap();
+    assert_eq!(
+        lock.validate_snapshot(OLD, FileState::Version(NEW), UPGRADE),
+        Err(Busy)
+    );
     assert_eq!(world.item(), None);
-    assert_error!(gate, StaleSnapshot);
+    assert_error!(lock, StaleSnapshot);
 }
 
 #[test]
 fn a_lease_that_sqlite_does_not_come_back_for_ends_with_the_statement() {
     let world = World::new();
-    let gate = world.gate();
-    gate.claim(FIRST_WRITE).unwrap();
+    let lock = world.lock();
+    lock.try_reserve(FIRST_WRITE).unwrap();
     assert_eq!(
-        gate.admit(OLD, FileState::Version(NEW), FIRST_WRITE),
+        lock.validate_snapshot(OLD, FileState::Version(NEW), FIRST_WRITE),
         Err(Busy)
     );
-    gate.unlocked();
-    gate.statement_ended();
+    lock.unlocked();
+    lock.statement_ended();
     assert_eq!(world.item(), None);
 }
 
 #[test]
 fn an_empty_database_has_been_read_only_by_who_saw_it_empty() {
     let world = World::new();
-    let gate = world.gate();
-    gate.claim(FIRST_WRITE).unwrap();
+    let lock = world.lock();
+    lock.try_reserve(FIRST_WRITE).unwrap();
     let nothing = FileVersion::default();
-    gate.admit(nothing, FileState::Empty, FIRST_WRITE).unwrap();
-    assert_eq!(gate.admit(OLD, FileState::Empty, FIRST_WRITE), Err(Busy));
+    lock.validate_snapshot(nothing, FileState::Empty, FIRST_WRITE)
+        .unwrap();
+    assert_eq!(
+        lock.validate_snapshot(OLD, FileState::Empty, FIRST_WRITE),
+        Err(Busy)
+    );
     let zeros = FileState::Version(nothing);
-    gate.admit(nothing, zeros, FIRST_WRITE).unwrap();
-    gate.unlocked();
+    lock.validate_snapshot(nothing, zeros, FIRST_WRITE).unwrap();
+    lock.unlocked();
 }
 
 #[test]
 fn every_step_of_a_lost_transaction_is_refused() {
     let world = World::new();
-    let gate = world.gate();
-    begin_writing(&gate);
+    let lock = world.lock();
+    begin_writing(&lock);
     world.clock.advance(LEASE);
-    assert_eq!(gate.fence(), Err(Refused));
-    assert_eq!(gate.fence_truncation(), Some(Err(Refused)));
-    assert_eq!(gate.remove_cold_leftover(), Err(Refused));
-    assert_eq!(gate.end_journal(), EndOfJournal::Refuse);
-    assert_error!(gate, LeaseLost);
-    gate.unlocked();
+    assert_eq!(lock.fence(), Err(Refused));
+    assert_eq!(lock.fence_truncation(), Some(Err(Refused)));
+    assert_eq!(lock.remove_cold_leftover(), Err(Refused));
+    assert_eq!(lock.end_journal(), EndOfJournal::Refuse);
+    assert_error!(lock, LeaseLost);
+    lock.unlocked();
     assert_eq!(world.item(), None);
-    assert!(gate.take_cache_is_suspect());
-    assert!(!gate.take_cache_is_suspect(), "once");
-    begin_writing(&gate);
-    gate.unlocked();
+    assert!(lock.take_cache_is_suspect());
+    assert!(!lock.take_cache_is_suspect(), "once");
+    begin_writing(&lock);
+    lock.unlocked();
 }
 
 #[test]
 fn the_holder_stops_before_others_may_take_over() {
     let world = World::new();
-    let (holder, other) = (world.gate(), world.gate());
+    let (holder, other) = (world.lock(), world.lock());
     begin_writing(&holder);
     let mut refused_at = None;
     for tenth in 0..200 {
         if refused_at.is_none() && holder.fence().is_err() {
             refused_at = Some(tenth);
         }
-        if other.claim(UPGRADE).is_ok() {
+        if other.try_reserve(UPGRADE).is_ok() {
             let (refused_at, taken_at) = (refused_at.expect("the holder is fenced first"), tenth);
             assert!(taken_at >= refused_at + 10, "{refused_at} {taken_at}");
             assert!(taken_at <= 80, "after the lease's duration at the latest");
@@ -326,7 +351,7 @@ fn the_holder_stops_before_others_may_take_over() {
 #[test]
 fn a_commit_whose_lease_was_taken_over_is_refused_by_the_store() {
     let world = World::new();
-    let (frozen, successor) = (world.gate(), world.gate());
+    let (frozen, successor) = (world.lock(), world.lock());
     begin_writing(&frozen);
     // The frozen host's clock stands still: only the store knows.
     let mut item = world.item().unwrap();
@@ -346,7 +371,7 @@ fn a_commit_whose_lease_was_taken_over_is_refused_by_the_store() {
 #[test]
 fn a_finished_transactions_journal_is_removed_by_its_successor() {
     let world = World::new();
-    let holder = world.gate();
+    let holder = world.lock();
     begin_writing(&holder);
     world.write_journal(0xd9, MINE);
     assert_eq!(holder.end_journal(), EndOfJournal::Remove);
@@ -354,8 +379,8 @@ fn a_finished_transactions_journal_is_removed_by_its_successor() {
     let _dead = holder;
     world.clock.advance(LEASE);
 
-    let successor = world.gate();
-    successor.claim(Purpose::Recovery).unwrap();
+    let successor = world.lock();
+    successor.try_reserve(Purpose::Recovery).unwrap();
     assert_eq!(
         world.item().unwrap().committed,
         Some(MINE),
@@ -370,7 +395,7 @@ fn a_finished_transactions_journal_is_removed_by_its_successor() {
 #[test]
 fn a_record_outlives_a_lease_that_has_not_settled_it() {
     let world = World::new();
-    let holder = world.gate();
+    let holder = world.lock();
     begin_writing(&holder);
     world.write_journal(0xd9, MINE);
     assert_eq!(holder.end_journal(), EndOfJournal::Remove);
@@ -380,8 +405,10 @@ fn a_record_outlives_a_lease_that_has_not_settled_it() {
     let item = world.item().unwrap();
     assert_eq!(item.committed, Some(MINE));
 
-    let successor = world.gate();
-    successor.claim(FIRST_WRITE).expect("it is expired already");
+    let successor = world.lock();
+    successor
+        .try_reserve(FIRST_WRITE)
+        .expect("it is expired already");
     admit(&successor).unwrap();
     assert!(!world.journal.exists());
     successor.unlocked();
@@ -392,83 +419,84 @@ fn a_record_outlives_a_lease_that_has_not_settled_it() {
 fn a_hot_journal_that_is_not_recorded_is_left_to_a_rollback() {
     let world = World::new();
     world.write_journal(0xd9, MINE);
-    let gate = world.gate();
-    gate.claim(FIRST_WRITE).unwrap();
-    assert_eq!(admit(&gate), Err(Busy));
+    let lock = world.lock();
+    lock.try_reserve(FIRST_WRITE).unwrap();
+    assert_eq!(admit(&lock), Err(Busy));
     assert!(world.journal.exists());
-    gate.unlocked();
-    assert!(gate.wait(true));
-    gate.claim(Purpose::Recovery).unwrap();
-    gate.before_recovery().unwrap();
-    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
+    lock.unlocked();
+    assert!(lock.wait(true));
+    lock.try_reserve(Purpose::Recovery).unwrap();
+    lock.before_recovery().unwrap();
+    assert_eq!(lock.end_journal(), EndOfJournal::Remove);
     assert_eq!(
         world.item().unwrap().committed,
         Some(MINE),
         "its end is recorded"
     );
-    gate.journal_removed();
-    gate.unlocked();
+    lock.journal_removed();
+    lock.unlocked();
     assert_eq!(world.item(), None);
 }
 
 #[test]
 fn the_lease_is_confirmed_before_anything_is_rolled_back_under_it() {
     let world = World::new();
-    let gate = world.gate();
-    gate.pin(None).unwrap();
+    let lock = world.lock();
+    lock.pin(None).unwrap();
     // Its machine stood still, clocks and all: only the store knows of the successor.
     let item = world.give_lease_to_a_successor();
     world.write_journal(0xd9, MINE);
-    gate.claim(Purpose::Recovery).unwrap();
-    assert_eq!(gate.before_recovery(), Err(Refused));
+    lock.try_reserve(Purpose::Recovery).unwrap();
+    assert_eq!(lock.before_recovery(), Err(Refused));
     assert!(world.journal.exists());
-    assert_error!(gate, LeaseLost);
-    gate.unlocked();
-    gate.unpin();
+    assert_error!(lock, LeaseLost);
+    lock.unlocked();
+    lock.unpin();
     assert_eq!(world.item(), Some(item));
 }
 
 #[test]
 fn a_journal_that_would_bring_an_older_state_back_is_not_begun() {
     let world = World::new();
-    let gate = world.gate();
-    gate.claim(FIRST_WRITE).unwrap();
-    admit(&gate).unwrap();
-    assert_eq!(gate.journal_created(OLD, OLD), Ok(()));
-    assert_eq!(gate.journal_created(OLD, NEW), Err(Refused));
-    assert_error!(gate, LeaseLost);
-    assert_eq!(gate.fence(), Err(Refused), "once lost, it stays lost");
-    gate.unlocked();
+    let lock = world.lock();
+    lock.try_reserve(FIRST_WRITE).unwrap();
+    admit(&lock).unwrap();
+    assert_eq!(lock.journal_created(OLD, OLD), Ok(()));
+    assert_eq!(lock.journal_created(OLD, NEW), Err(Refused));
+    assert_error!(lock, LeaseLost);
+    assert_eq!(lock.fence(), Err(Refused), "once lost, it stays lost");
+    lock.unlocked();
 }
 
 #[test]
 fn a_journal_beside_an_empty_database_is_removed() {
     let world = World::new();
     world.write_journal(0xd9, MINE);
-    let gate = world.gate();
-    gate.claim(FIRST_WRITE).unwrap();
+    let lock = world.lock();
+    lock.try_reserve(FIRST_WRITE).unwrap();
     let nothing = FileVersion::default();
-    gate.admit(nothing, FileState::Empty, FIRST_WRITE).unwrap();
+    lock.validate_snapshot(nothing, FileState::Empty, FIRST_WRITE)
+        .unwrap();
     assert!(!world.journal.exists());
-    gate.unlocked();
+    lock.unlocked();
 }
 
 #[test]
 fn a_journal_beside_a_database_that_was_empty_a_while_ago_is_a_successors() {
     let world = World::new();
-    let gate = world.gate();
-    gate.claim(FIRST_WRITE).unwrap();
+    let lock = world.lock();
+    lock.try_reserve(FIRST_WRITE).unwrap();
     // The file was found empty; then the machine stood still, clocks and all.
     let item = world.give_lease_to_a_successor();
     world.write_journal(0xd9, MINE);
     let nothing = FileVersion::default();
     assert_eq!(
-        gate.admit(nothing, FileState::Empty, FIRST_WRITE),
+        lock.validate_snapshot(nothing, FileState::Empty, FIRST_WRITE),
         Err(Busy)
     );
     assert!(world.journal.exists());
-    assert_error!(gate, LeaseLost);
-    gate.unlocked();
+    assert_error!(lock, LeaseLost);
+    lock.unlocked();
     assert_eq!(world.item(), Some(item));
 }
 
@@ -479,14 +507,14 @@ fn what_has_taken_the_place_of_a_leftover_meanwhile_is_not_removed() {
         fs::write(path, [[0; 12].as_slice(), &[7; 4]].concat()).unwrap();
     }
     let world = World::new();
-    let gate = world.gate();
-    begin_writing(&gate);
+    let lock = world.lock();
+    begin_writing(&lock);
     world.write_journal(0, JournalId([9; 4]));
     *world.meanwhile.lock().unwrap() = Some(another);
-    assert_eq!(gate.remove_cold_leftover(), Err(Refused));
+    assert_eq!(lock.remove_cold_leftover(), Err(Refused));
     assert_eq!(fs::read(&world.journal).unwrap()[12..], [7; 4]);
-    assert_error!(gate, LeaseLost);
-    gate.unlocked();
+    assert_error!(lock, LeaseLost);
+    lock.unlocked();
 }
 
 #[test]
@@ -496,69 +524,69 @@ fn what_has_taken_the_place_of_a_finished_journal_meanwhile_is_not_removed() {
         fs::write(path, [[0xd9; 12].as_slice(), &[7; 4]].concat()).unwrap();
     }
     let world = World::new();
-    let gate = world.gate();
+    let lock = world.lock();
     world.write_journal(0xd9, JournalId([9; 4]));
-    gate.claim(FIRST_WRITE).unwrap();
+    lock.try_reserve(FIRST_WRITE).unwrap();
     *world.meanwhile.lock().unwrap() = Some(another);
     // Beside an empty database it is of no use, whoever has left it.
     let read = FileVersion::default();
-    let admitted = gate.admit(read, FileState::Empty, FIRST_WRITE);
+    let admitted = lock.validate_snapshot(read, FileState::Empty, FIRST_WRITE);
     assert_eq!(admitted, Err(Busy));
     assert!(world.journal.exists());
-    assert_error!(gate, LeaseLost);
-    gate.unlocked();
+    assert_error!(lock, LeaseLost);
+    lock.unlocked();
 }
 
 #[test]
 fn a_cold_leftover_makes_way_and_a_hot_one_means_that_the_lease_is_lost() {
     let world = World::new();
-    let gate = world.gate();
-    begin_writing(&gate);
+    let lock = world.lock();
+    begin_writing(&lock);
     world.write_journal(0, JournalId([9; 4]));
-    gate.remove_cold_leftover().unwrap();
+    lock.remove_cold_leftover().unwrap();
     assert!(!world.journal.exists());
     assert_eq!(
-        gate.client().stats().confirmations,
+        lock.client().stats().confirmations,
         1,
         "the store was asked"
     );
     world.write_journal(0xd9, JournalId([9; 4]));
-    assert_eq!(gate.remove_cold_leftover(), Err(Refused));
+    assert_eq!(lock.remove_cold_leftover(), Err(Refused));
     assert!(world.journal.exists());
-    assert_error!(gate, LeaseLost);
+    assert_error!(lock, LeaseLost);
     fs::remove_file(&world.journal).unwrap();
-    assert_eq!(gate.fence(), Err(Refused), "once lost, it stays lost");
-    gate.unlocked();
+    assert_eq!(lock.fence(), Err(Refused), "once lost, it stays lost");
+    lock.unlocked();
 }
 
 #[test]
 fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
     let world = World::new();
-    let gate = world.gate();
-    gate.pin(None).unwrap();
-    gate.pin(None).unwrap();
+    let lock = world.lock();
+    lock.pin(None).unwrap();
+    lock.pin(None).unwrap();
     for _ in 0..2 {
-        begin_writing(&gate);
-        assert_eq!(gate.end_journal(), EndOfJournal::Remove);
-        gate.journal_removed();
-        gate.unlocked();
-        gate.statement_ended();
+        begin_writing(&lock);
+        assert_eq!(lock.end_journal(), EndOfJournal::Remove);
+        lock.journal_removed();
+        lock.unlocked();
+        lock.statement_ended();
         assert!(world.item().is_some());
     }
-    gate.unpin();
+    lock.unpin();
     assert!(world.item().is_some());
-    assert_eq!(gate.client().stats().acquisitions, 1);
+    assert_eq!(lock.client().stats().acquisitions, 1);
     world.clock.advance(LEASE);
     assert_eq!(
-        gate.claim(FIRST_WRITE),
+        lock.try_reserve(FIRST_WRITE),
         Err(Busy),
         "what was promised is broken"
     );
-    assert_error!(gate, LeaseLost);
-    gate.unpin();
+    assert_error!(lock, LeaseLost);
+    lock.unpin();
     assert_eq!(world.item(), None);
-    begin_writing(&gate);
-    gate.unlocked();
+    begin_writing(&lock);
+    lock.unlocked();
 }
 
 #[test]
@@ -566,46 +594,46 @@ fn a_client_that_has_lost_its_nfs_locks_has_lost_the_lease() {
     let mut world = World::new();
     for (file_system, is_lost) in [(FileSystem::Nfs, true), (FileSystem::Local, false)] {
         world.file_system = file_system;
-        let gate = world.gate();
-        begin_writing(&gate);
-        gate.operation_failed(
+        let lock = world.lock();
+        begin_writing(&lock);
+        lock.operation_failed(
             "writing the database",
             "input/output error",
             Some(Errno::IO),
         );
-        let error = gate.take_error().unwrap();
+        let error = lock.take_error().unwrap();
         assert_eq!(
             matches!(error, LockError::LeaseLost { .. }),
             is_lost,
             "{error}"
         );
         assert_eq!(error.is_retryable(), is_lost);
-        assert_eq!(gate.fence().is_err(), is_lost, "whatever the clocks say");
-        gate.unlocked();
+        assert_eq!(lock.fence().is_err(), is_lost, "whatever the clocks say");
+        lock.unlocked();
         assert_eq!(world.item(), None);
     }
     // A full disk is no sign of it, and once the journal has ended the outcome stands.
     world.file_system = FileSystem::Nfs;
-    let gate = world.gate();
-    begin_writing(&gate);
-    gate.operation_failed("writing the database", "no space", Some(Errno::NOSPC));
-    assert_error!(gate, File);
-    assert_eq!(gate.end_journal(), EndOfJournal::Remove);
-    gate.journal_removed();
-    gate.operation_failed(
+    let lock = world.lock();
+    begin_writing(&lock);
+    lock.operation_failed("writing the database", "no space", Some(Errno::NOSPC));
+    assert_error!(lock, File);
+    assert_eq!(lock.end_journal(), EndOfJournal::Remove);
+    lock.journal_removed();
+    lock.operation_failed(
         "reading the database",
         "input/output error",
         Some(Errno::IO),
     );
-    assert_error!(gate, File);
-    gate.unlocked();
+    assert_error!(lock, File);
+    lock.unlocked();
 }
 
 #[test]
 fn each_pin_waits_its_full_time() {
     let world = World::new();
     let timeout = Duration::from_millis(40);
-    let (holder, other) = (world.gate(), world.gate_with(timeout));
+    let (holder, other) = (world.lock(), world.lock_with(timeout));
     begin_writing(&holder);
     for _ in 0..2 {
         match other.pin(None) {
@@ -619,9 +647,9 @@ fn each_pin_waits_its_full_time() {
 #[test]
 fn a_reader_does_not_queue_for_the_lease_to_recover() {
     let world = World::new();
-    let (holder, reader) = (world.gate(), world.gate());
+    let (holder, reader) = (world.lock(), world.lock());
     begin_writing(&holder);
-    assert_eq!(reader.claim(Purpose::Recovery), Err(Busy));
+    assert_eq!(reader.try_reserve(Purpose::Recovery), Err(Busy));
     reader.unlocked();
     holder.unlocked();
     let again = reader.wait(true);
@@ -632,74 +660,76 @@ fn a_reader_does_not_queue_for_the_lease_to_recover() {
 #[test]
 fn past_the_deadline_nothing_is_asked() {
     let world = World::new();
-    let gate = world.gate();
-    gate.set_deadline(Some(Instant::now()));
-    assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
-    assert_error!(gate, DeadlinePassed);
+    let lock = world.lock();
+    lock.set_deadline(Some(Instant::now()));
+    assert_eq!(lock.try_reserve(FIRST_WRITE), Err(Busy));
+    assert_error!(lock, DeadlinePassed);
     assert!(matches!(
-        gate.pin(None),
+        lock.pin(None),
         Err(LockError::DeadlinePassed { .. })
     ));
-    assert_eq!(gate.client().stats().requests, 0);
-    gate.set_deadline(None);
-    begin_writing(&gate);
-    gate.unlocked();
+    assert_eq!(lock.client().stats().requests, 0);
+    lock.set_deadline(None);
+    begin_writing(&lock);
+    lock.unlocked();
 }
 
 #[test]
 fn closing_gives_back_whatever_is_held() {
     let world = World::new();
-    let gate = world.gate();
-    gate.pin(None).unwrap();
-    begin_writing(&gate);
-    gate.closed();
+    let lock = world.lock();
+    lock.pin(None).unwrap();
+    begin_writing(&lock);
+    lock.closed();
     assert_eq!(world.item(), None);
 }
 
 #[test]
 fn the_format_of_a_file_is_told_by_its_header() {
-    let gate = World::new().gate();
-    gate.saw_header(&[0; 100]);
-    assert_eq!(gate.file_format(), None);
+    let lock = World::new().lock();
+    lock.saw_header(&[0; 100]);
+    assert_eq!(lock.file_format(), None);
     let mut header = [1; 100];
-    gate.saw_header(&header);
-    assert_eq!(gate.file_format(), Some(FileFormat::Other));
+    lock.saw_header(&header);
+    assert_eq!(lock.file_format(), Some(FileFormat::Other));
     header[..16].copy_from_slice(b"SQLite format 3\0");
-    gate.saw_header(&header);
-    assert_eq!(gate.file_format(), Some(FileFormat::RollbackJournal));
+    lock.saw_header(&header);
+    assert_eq!(lock.file_format(), Some(FileFormat::RollbackJournal));
     header[18] = 2;
-    gate.saw_header(&header);
-    assert_eq!(gate.file_format(), Some(FileFormat::WriteAheadLog));
+    lock.saw_header(&header);
+    assert_eq!(lock.file_format(), Some(FileFormat::WriteAheadLog));
 }
 
 #[test]
 fn the_first_lease_says_which_lock_it_is_and_another_changes_nothing() {
     let world = World::new();
-    let early = world.gate_of("another", world.settings());
-    early.check_key_file().unwrap();
-    let gate = world.gate();
-    gate.check_key_file().unwrap();
-    gate.claim(FIRST_WRITE).unwrap();
+    let early = world.lock_of("another", world.settings());
+    early.check_lock_identity().unwrap();
+    let lock = world.lock();
+    lock.check_lock_identity().unwrap();
+    lock.try_reserve(FIRST_WRITE).unwrap();
     assert!(!world.key_file.exists(), "nothing is allowed yet");
-    admit(&gate).unwrap();
+    admit(&lock).unwrap();
     assert!(world.key_file.exists());
-    gate.unlocked();
+    lock.unlocked();
 
     // Opened before the file was there: a lease of its own does not let it pass, nor touch a journal.
     world.write_journal(0xd9, MINE);
     let empty = FileVersion::default();
-    type Step = fn(&Gate, FileVersion) -> bool;
+    type Step = fn(&WriteLock, FileVersion) -> bool;
     let steps: [Step; 3] = [
         |early, _| {
-            early.claim(FIRST_WRITE).unwrap();
+            early.try_reserve(FIRST_WRITE).unwrap();
             admit(early).is_err()
         },
         |early, empty| {
-            early.claim(FIRST_WRITE).unwrap();
-            early.admit(empty, FileState::Empty, FIRST_WRITE).is_err()
+            early.try_reserve(FIRST_WRITE).unwrap();
+            early
+                .validate_snapshot(empty, FileState::Empty, FIRST_WRITE)
+                .is_err()
         },
         |early, _| {
-            early.claim(Purpose::Recovery).unwrap();
+            early.try_reserve(Purpose::Recovery).unwrap();
             early.before_recovery().is_err()
         },
     ];
@@ -714,35 +744,35 @@ fn the_first_lease_says_which_lock_it_is_and_another_changes_nothing() {
         assert_eq!(world.store.item("another"), None, "it is given back");
     }
     // Opened later, it does not come that far.
-    let late = world.gate_of("another", world.settings());
-    assert!(late.check_key_file().is_err());
+    let late = world.lock_of("another", world.settings());
+    assert!(late.check_lock_identity().is_err());
 }
 
 #[test]
 fn a_key_file_is_looked_at_until_it_is_seen_and_then_never_again() {
     let world = World::new();
-    let gate = world.gate();
-    begin_writing(&gate);
-    gate.unlocked();
+    let lock = world.lock();
+    begin_writing(&lock);
+    lock.unlocked();
     // Nobody may do this while the database is open; it shows that nobody looks.
     fs::write(&world.key_file, b"").unwrap();
-    begin_writing(&gate);
-    gate.unlocked();
+    begin_writing(&lock);
+    lock.unlocked();
 }
 
 #[test]
 fn a_local_lock_writes_no_key_file_and_passes_by_none() {
     let world = World::new();
-    let settings = GateSettings {
+    let settings = WriteLockSettings {
         is_local: true,
         ..world.settings()
     };
-    let local = world.gate_of(KEY, settings);
-    local.check_key_file().unwrap();
-    let gate = world.gate();
-    begin_writing(&gate);
-    gate.unlocked();
-    local.claim(FIRST_WRITE).unwrap();
+    let local = world.lock_of(KEY, settings);
+    local.check_lock_identity().unwrap();
+    let lock = world.lock();
+    begin_writing(&lock);
+    lock.unlocked();
+    local.try_reserve(FIRST_WRITE).unwrap();
     admit(&local).unwrap_err();
     fs::remove_file(&world.key_file).unwrap();
     begin_writing(&local);
@@ -759,45 +789,45 @@ fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
         put.pass_on()
     });
     let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
-    let gate = Gate::new(client, KEY, world.settings());
+    let lock = WriteLock::new(client, KEY, world.settings());
     let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
 
     // Nothing is known of the store yet.
-    gate.set_deadline(in_time(500));
-    gate.claim(FIRST_WRITE).unwrap();
-    gate.unlocked();
-    let asked = gate.client().stats().requests;
-    gate.set_deadline(in_time(3));
-    assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
-    assert_error!(gate, DeadlinePassed);
-    assert_eq!(gate.client().stats().requests, asked);
-    gate.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
-    gate.claim(FIRST_WRITE).unwrap();
-    gate.unlocked();
+    lock.set_deadline(in_time(500));
+    lock.try_reserve(FIRST_WRITE).unwrap();
+    lock.unlocked();
+    let asked = lock.client().stats().requests;
+    lock.set_deadline(in_time(3));
+    assert_eq!(lock.try_reserve(FIRST_WRITE), Err(Busy));
+    assert_error!(lock, DeadlinePassed);
+    assert_eq!(lock.client().stats().requests, asked);
+    lock.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
+    lock.try_reserve(FIRST_WRITE).unwrap();
+    lock.unlocked();
 }
 
 #[test]
 fn a_held_lease_does_not_begin_a_transaction_beyond_the_deadline() {
     let world = World::new();
-    let gate = world.gate();
-    gate.pin(None).unwrap();
-    begin_writing(&gate);
-    gate.unlocked();
-    gate.set_deadline(Some(Instant::now()));
-    assert_eq!(gate.claim(FIRST_WRITE), Err(Busy));
-    assert_error!(gate, DeadlinePassed);
+    let lock = world.lock();
+    lock.pin(None).unwrap();
+    begin_writing(&lock);
+    lock.unlocked();
+    lock.set_deadline(Some(Instant::now()));
+    assert_eq!(lock.try_reserve(FIRST_WRITE), Err(Busy));
+    assert_error!(lock, DeadlinePassed);
     assert!(world.item().is_some(), "it is still pinned");
-    gate.unpin();
+    lock.unpin();
     assert_eq!(world.item(), None);
 }
 
 #[test]
 fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
     let world = World::new();
-    let gate = world.gate_with(Duration::from_millis(100));
-    gate.pin(None).unwrap();
-    assert_eq!(gate.take_waited(), None, "nobody else is known of");
-    gate.unpin();
+    let lock = world.lock_with(Duration::from_millis(100));
+    lock.pin(None).unwrap();
+    assert_eq!(lock.take_waited(), None, "nobody else is known of");
+    lock.unpin();
     // So long that the others' turn lasts beyond any delay of this test.
     let others = SeenItem {
         lock_id: "another's".to_owned(),
@@ -808,16 +838,57 @@ fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
         waited: Some(Duration::from_secs(1_000)),
     };
     world.store.set_item(KEY, Some(others));
-    gate.claim(FIRST_WRITE).unwrap_err();
+    lock.try_reserve(FIRST_WRITE).unwrap_err();
     world.store.set_item(KEY, None);
-    assert!(gate.wait(true));
-    gate.statement_ended();
-    assert!(gate.take_waited().is_some());
+    assert!(lock.wait(true));
+    lock.statement_ended();
+    assert!(lock.take_waited().is_some());
 
-    gate.pin(None).unwrap();
+    lock.pin(None).unwrap();
     assert!(
-        gate.take_waited().is_some(),
+        lock.take_waited().is_some(),
         "it has had the lease just now, and had to wait for it"
     );
-    gate.unpin();
+    lock.unpin();
+}
+
+#[test]
+fn a_read_takes_no_mutex() {
+    let lock = World::new().lock();
+    lock.saw_header(&[1; 100]);
+    lock.begin_prepared();
+    lock.set_in_transaction(true);
+    lock.statement_begins();
+    assert!(!lock.take_cache_is_suspect() && lock.rolled_back_by().is_none());
+    lock.unlocked();
+    lock.statement_ended();
+    assert!(lock.is_at_rest());
+}
+
+#[test]
+fn in_a_write_only_the_lease_needs_attention_and_is_released_at_its_end() {
+    let lock = World::new().lock();
+    begin_writing(&lock);
+    lock.statement_ended();
+    lock.statement_begins();
+    lock.fence().unwrap();
+    assert!(!lock.is_at_rest() && !lock.needs_attention());
+    assert!(lock.is_writing());
+    lock.unlocked();
+    assert!(!lock.is_writing());
+    assert!(lock.is_at_rest());
+}
+
+#[test]
+fn a_transaction_that_was_rolled_back_is_remembered_until_it_is_closed() {
+    let lock = World::new().lock();
+    lock.set_in_transaction(true);
+    lock.rolled_back();
+    for _ in 0..2 {
+        lock.statement_begins();
+        assert_eq!(lock.rolled_back_by(), Some(RolledBackBy::Sqlite));
+    }
+    lock.set_in_transaction(false);
+    lock.statement_begins();
+    assert!(lock.is_at_rest());
 }

@@ -1,4 +1,4 @@
-//! The connection's transaction, as far as the gate has to know of it.
+//! The connection's transaction, as far as the write lock has to know of it.
 
 /// Who rolled a transaction back that the connection has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,11 @@ impl Transaction {
             Stage::RolledBack(by) => Some(by),
             _ => None,
         }
+    }
+
+    /// Whether the next statement has to look at it.
+    pub(super) fn needs_attention(&self) -> bool {
+        self.rolled_back_by().is_some() || self.rollback != Rollback::Nothing
     }
 
     /// Whether the statement under way has rolled anything back, be it its own autocommit

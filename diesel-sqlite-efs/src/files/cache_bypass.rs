@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use super::files;
+use super::calls;
 use super::fs_kind::FileSystem;
 
 /// Gets past what this host has cached of a database file on a network file system.
@@ -22,7 +22,7 @@ use super::fs_kind::FileSystem;
 /// included (<https://sqlite.org/howtocorrupt.html>, section 2.2). So what is opened here stays
 /// open until no connection of the process holds a lock on the file.
 #[derive(Debug)]
-pub(super) struct CacheBypass {
+pub(crate) struct CacheBypass {
     file_system: FileSystem,
     inode: Inode,
     path: PathBuf,
@@ -54,8 +54,8 @@ impl CacheBypass {
     const MOST_DESCRIPTORS: usize = 128;
 
     /// For the file at `path` on a network file system, which SQLite has just opened.
-    pub(super) fn new(path: &Path, file_system: FileSystem) -> io::Result<Self> {
-        let metadata = files::metadata(path)?;
+    pub(crate) fn new(path: &Path, file_system: FileSystem) -> io::Result<Self> {
+        let metadata = calls::metadata(path)?;
         let inode = (metadata.dev(), metadata.ino());
         by_inode().entry(inode).or_default().connections += 1;
         Ok(Self {
@@ -69,7 +69,7 @@ impl CacheBypass {
 
     /// The file, to be read past what this host has cached; stays open until the process's last
     /// connection to it is closed.
-    pub(super) fn direct_file(&mut self) -> io::Result<&DirectFile> {
+    pub(crate) fn direct_file(&mut self) -> io::Result<&DirectFile> {
         if self.direct_file.is_none() {
             let mut files = by_inode();
             let shared = &mut files.entry(self.inode).or_default().direct_file;
@@ -85,9 +85,9 @@ impl CacheBypass {
     ///
     /// # Errors
     /// The file cannot be opened, or too many descriptors wait for other connections' locks.
-    pub(super) fn drop_cached_pages(&mut self) -> io::Result<()> {
+    pub(crate) fn drop_cached_pages(&mut self) -> io::Result<()> {
         if self.file_system == FileSystem::Nfs {
-            return files::drop_cached_pages(&self.direct_file()?.file);
+            return calls::drop_cached_pages(&self.direct_file()?.file);
         }
         let mut files = by_inode();
         let descriptors = files.entry(self.inode).or_default();
@@ -97,8 +97,8 @@ impl CacheBypass {
                 "other connections of this process hold locks on the file for too long",
             ));
         }
-        let file = files::open(&self.path)?;
-        let result = files::drop_cached_pages(&file);
+        let file = calls::open(&self.path)?;
+        let result = calls::drop_cached_pages(&file);
         descriptors.open.push(file);
         descriptors.close_unless_locked();
         result
@@ -109,7 +109,7 @@ impl CacheBypass {
     ///
     /// After a read, and not before: NFS does not vouch for the times of a file that it has just
     /// read, and would ask for them once more when SQLite, which does so next, looks at the file.
-    pub(super) fn refresh_size(&mut self) -> io::Result<()> {
+    pub(crate) fn refresh_size(&mut self) -> io::Result<()> {
         match self.file_system {
             FileSystem::Nfs => self.direct_file()?.refresh_size(),
             FileSystem::Local | FileSystem::Shared => Ok(()),
@@ -117,7 +117,7 @@ impl CacheBypass {
     }
 
     /// Takes a file lock with `lock`, which tells whether it was granted.
-    pub(super) fn locking<T>(&mut self, lock: impl FnOnce() -> (bool, T)) -> T {
+    pub(crate) fn locking<T>(&mut self, lock: impl FnOnce() -> (bool, T)) -> T {
         if !self.locks {
             // Before the lock is taken: nothing may be closed once it may be held.
             by_inode().entry(self.inode).or_default().lockers += 1;
@@ -131,7 +131,7 @@ impl CacheBypass {
     }
 
     /// This connection holds no lock on the file any more.
-    pub(super) fn unlocked(&mut self) {
+    pub(crate) fn unlocked(&mut self) {
         if std::mem::take(&mut self.locks)
             && let Some(descriptors) = by_inode().get_mut(&self.inode)
         {
@@ -171,7 +171,7 @@ impl Descriptors {
 /// another process is just reading. With `O_DIRECT` no cache is asked at all
 /// ([open(2)](https://man7.org/linux/man-pages/man2/open.2.html)).
 #[derive(Debug)]
-pub(super) struct DirectFile {
+pub(crate) struct DirectFile {
     file: File,
     /// Where the file system has no direct I/O, cached pages are dropped as well as can be.
     is_direct: bool,
@@ -182,20 +182,20 @@ impl DirectFile {
     const BLOCK: usize = 4096;
 
     fn open(path: &Path) -> io::Result<Self> {
-        let (file, is_direct) = match files::open_direct(path) {
+        let (file, is_direct) = match calls::open_direct(path) {
             Ok(file) => (file, true),
-            Err(error) if error.kind() == ErrorKind::InvalidInput => (files::open(path)?, false),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => (calls::open(path)?, false),
             Err(error) => return Err(error),
         };
         Ok(Self { file, is_direct })
     }
 
-    pub(super) fn refresh_size(&self) -> io::Result<()> {
-        files::refresh_size(&self.file)
+    pub(crate) fn refresh_size(&self) -> io::Result<()> {
+        calls::refresh_size(&self.file)
     }
 
     /// Reads as much of `data` as the file has at `offset`; returns how much that is.
-    pub(super) fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
+    pub(crate) fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
         let lead = usize::try_from(offset % Self::BLOCK as u64).unwrap_or_default();
         let length = (lead + data.len()).next_multiple_of(Self::BLOCK);
         let mut memory = vec![0; length + Self::BLOCK];
@@ -205,9 +205,9 @@ impl DirectFile {
         let mut filled = 0;
         while filled < length {
             if !self.is_direct {
-                files::drop_cached_pages(&self.file)?;
+                calls::drop_cached_pages(&self.file)?;
             }
-            match files::read_at(&self.file, &mut blocks[filled..], first + filled as u64) {
+            match calls::read_at(&self.file, &mut blocks[filled..], first + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -1,10 +1,13 @@
-//! The gate against a reference: whatever SQLite, clocks and other hosts do in whatever order.
+//! The lock against a reference: whatever SQLite, clocks and other hosts do in whatever order.
 //! See `url/properties.rs` for how to repeat a run.
+
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::tests::{FIRST_WRITE, KEY, LEASE, MINE, OLD, UPGRADE, World};
 use super::*;
+use crate::files::file_version::FileState;
 use crate::store::SeenItem;
 
 /// What happens next.
@@ -58,26 +61,26 @@ fn is_other(item: &SeenItem) -> bool {
     item.lock_id == OTHER
 }
 
-fn happen(world: &World, gate: &Gate, event: Event, pins: &mut u32) {
+fn happen(world: &World, lock: &WriteLock, event: Event, pins: &mut u32) {
     let now = || world.clock.now().wall.as_secs_f64();
     match event {
-        Event::Claim(purpose) => drop(gate.claim(purpose)),
-        Event::Admit => drop(gate.admit(OLD, FileState::Version(OLD), FIRST_WRITE)),
-        Event::Fence => drop(gate.fence()),
-        Event::JournalBegun => gate.journal_begun(MINE),
-        Event::EndJournal => drop(gate.end_journal()),
-        Event::JournalRemoved => gate.journal_removed(),
-        Event::Unlocked => gate.unlocked(),
-        Event::Wait => drop(gate.wait(true)),
-        Event::Pin => *pins += u32::from(gate.pin(None).is_ok()),
+        Event::Claim(purpose) => drop(lock.try_reserve(purpose)),
+        Event::Admit => drop(lock.validate_snapshot(OLD, FileState::Version(OLD), FIRST_WRITE)),
+        Event::Fence => drop(lock.fence()),
+        Event::JournalBegun => lock.journal_begun(MINE),
+        Event::EndJournal => drop(lock.end_journal()),
+        Event::JournalRemoved => lock.journal_removed(),
+        Event::Unlocked => lock.unlocked(),
+        Event::Wait => drop(lock.wait(true)),
+        Event::Pin => *pins += u32::from(lock.pin(None).is_ok()),
         Event::Unpin => {
             if *pins > 0 {
                 *pins -= 1;
-                gate.unpin();
+                lock.unpin();
             }
         }
-        Event::StatementBegins => gate.statement_begins(),
-        Event::StatementEnds => gate.statement_ended(),
+        Event::StatementBegins => lock.statement_begins(),
+        Event::StatementEnds => lock.statement_ended(),
         Event::Time(tenths) => world.clock.advance(LEASE * tenths / 10),
         Event::Takeover => {
             let old = world.item();
@@ -110,11 +113,11 @@ proptest! {
     #[test]
     fn no_order_of_events_lets_a_write_pass_or_the_lock_stay(events in events()) {
         let world = World::new();
-        let gate = world.gate_with(Duration::from_millis(2));
+        let lock = world.lock_with(Duration::from_millis(2));
         let mut pins = 0;
         for event in events {
             let before = world.item();
-            happen(&world, &gate, event, &mut pins);
+            happen(&world, &lock, event, &mut pins);
             let item = world.item();
             // Another's live lease is never touched.
             if let Some(other) = before.filter(is_other)
@@ -123,14 +126,14 @@ proptest! {
             {
                 prop_assert_eq!(&item, &Some(other), "after {:?}", event);
             }
-            if matches!(event, Event::Fence | Event::EndJournal) && gate.fence().is_ok() {
+            if matches!(event, Event::Fence | Event::EndJournal) && lock.fence().is_ok() {
                 let item = item.expect("a write passes only under an item");
                 prop_assert!(!is_other(&item), "a stale write passes");
                 let left = item.expires_at_seconds().unwrap() - world.clock.now().wall.as_secs_f64();
                 prop_assert!(left >= 1.0, "a write passes {left} s before others may take over");
             }
             // At the end of a transaction nothing of ours is left to hold others up.
-            if matches!(event, Event::Unlocked) && pins == 0 && !gate.is_waiting_for_handler() {
+            if matches!(event, Event::Unlocked) && pins == 0 && !lock.awaits_handler() {
                 let live = world.item().filter(|item| {
                     !is_other(item)
                         && item.expires_at_seconds().unwrap() > world.clock.now().wall.as_secs_f64()
@@ -139,10 +142,10 @@ proptest! {
             }
         }
         while pins > 0 {
-            gate.unpin();
+            lock.unpin();
             pins -= 1;
         }
-        gate.closed();
+        lock.closed();
         let ours = world.item().filter(|item| !is_other(item));
         prop_assert!(
             ours.as_ref().is_none_or(|item| item.expires_at == "1" && item.committed.is_some()),
@@ -153,22 +156,22 @@ proptest! {
     #[test]
     fn waiting_ends(block in 0..3u32, timeout in 0..20u64) {
         let world = World::new();
-        let gate = world.gate_with(Duration::from_millis(timeout));
-        let holder = world.gate();
-        holder.claim(FIRST_WRITE).unwrap();
+        let lock = world.lock_with(Duration::from_millis(timeout));
+        let holder = world.lock();
+        holder.try_reserve(FIRST_WRITE).unwrap();
         match block {
-            0 => gate.file_locked(),
-            1 => drop(gate.claim(FIRST_WRITE)),
-            _ => drop(gate.claim(Purpose::Recovery)),
+            0 => lock.file_locked(),
+            1 => drop(lock.try_reserve(FIRST_WRITE)),
+            _ => drop(lock.try_reserve(Purpose::Recovery)),
         };
         let began = Instant::now();
         let mut first = true;
-        while gate.wait(first) {
+        while lock.wait(first) {
             first = false;
             match block {
-                0 => gate.file_locked(),
-                1 => drop(gate.claim(FIRST_WRITE)),
-                _ => drop(gate.claim(Purpose::Recovery)),
+                0 => lock.file_locked(),
+                1 => drop(lock.try_reserve(FIRST_WRITE)),
+                _ => drop(lock.try_reserve(Purpose::Recovery)),
             }
             prop_assert!(began.elapsed() < Duration::from_secs(5), "it waits for ever");
         }

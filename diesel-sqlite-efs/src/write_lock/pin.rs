@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Gate, Tenure};
+use super::lock::WriteLock;
+use super::state::{HoldState, State};
 use crate::error::LockError;
 use crate::lease::Lease;
 use crate::lease::acquisition::Patience;
 
-impl Gate {
+impl WriteLock {
     /// Acquires the lease ahead of a transaction, waiting for it, not beyond `limit` if there is
     /// one, and keeps it until [`unpin`](Self::unpin).
     pub(crate) fn pin(&self, limit: Option<Instant>) -> Result<(), LockError> {
@@ -29,35 +30,39 @@ impl Gate {
         round: Option<Duration>,
         wanted: impl FnMut() -> bool,
     ) -> Result<bool, LockError> {
-        let mut state = self.state();
-        if let Some(hold) = &state.hold {
-            if let Some(loss) = hold.lease.loss() {
-                state.lost(loss.clone());
+        match self.with_lease(|lease| lease.loss()) {
+            Some(None) => {}
+            Some(Some(loss)) => {
+                self.update(|state| state.lost(loss.clone()));
                 return Err(loss);
             }
-        } else {
-            self.check_deadline(&state)?;
-            // What an earlier acquisition has waited is no concern of this one.
-            state.until = None;
-            let mut patience = state.patience(self.max_attempts);
-            patience.until = limit.map_or(patience.until, |limit| limit.min(patience.until));
-            drop(state);
-            let result = self.acquire(patience, round, wanted);
-            state = self.state();
-            match result {
-                Ok(Some(lease)) => state.take_up(self.client.keep(lease), Tenure::Parked),
-                Ok(None) => {
-                    state.until = None;
-                    return Ok(false);
-                }
-                Err(error) => {
-                    state.error = Some(error.clone());
-                    return Err(error);
+            None => {
+                self.check_deadline()?;
+                let until = self.update(|state| {
+                    // What an earlier acquisition has waited is no concern of this one.
+                    state.end_wait();
+                    let until = state.wait_until();
+                    state.end_wait();
+                    until
+                });
+                let patience = Patience {
+                    until: limit.map_or(until, |limit| limit.min(until)),
+                    max_attempts: self.max_attempts,
+                };
+                match self.acquire(patience, round, wanted) {
+                    Ok(Some(lease)) => {
+                        let lease = self.client.keep(lease);
+                        self.update(|state| state.install_lease(lease, HoldState::Parked));
+                    }
+                    Ok(None) => return Ok(false),
+                    Err(error) => {
+                        self.update(|state| state.fail(error.clone()));
+                        return Err(error);
+                    }
                 }
             }
-            state.until = None;
         }
-        state.pins += 1;
+        self.update(State::pin);
         Ok(true)
     }
 
@@ -68,7 +73,7 @@ impl Gate {
         round: Option<Duration>,
         mut wanted: impl FnMut() -> bool,
     ) -> Result<Option<Lease>, LockError> {
-        let mut acquisition = self.client.begin(&self.lock.key);
+        let mut acquisition = self.client.begin(&self.name.key);
         let give_up_after = patience.until.saturating_duration_since(Instant::now());
         if let Some(lease) = acquisition.try_before_waiting(give_up_after)? {
             return Ok(Some(lease));
@@ -84,7 +89,7 @@ impl Gate {
                 until: end_of_round,
                 ..patience
             });
-            self.state().has_waited(began, result.is_err());
+            self.update(|state| state.has_waited(began.elapsed(), result.is_err()));
             match result {
                 Ok(lease) => return Ok(Some(lease)),
                 Err(error) if !error.is_retryable() => return Err(error),
@@ -103,9 +108,7 @@ impl Gate {
 
     /// Lets the lease end with the transaction, or now if none is under way.
     pub(crate) fn unpin(&self) {
-        let mut state = self.state();
-        // Zero already if the file was closed meanwhile, through `sqlite_mut()`.
-        state.pins = state.pins.saturating_sub(1);
-        state.unpark();
+        self.update(State::unpin);
+        self.release_unless_in_use();
     }
 }

@@ -1,55 +1,7 @@
-//! Which state of the database a transaction has read: the file's version, bytes 24..40 of page 1.
+//! Which state of the database a transaction reads.
 
-use super::io_methods::ReadExtent;
-use super::rollback_journal::JournalStatus;
-use super::sqlite_error::SqliteError;
-
-/// The change counter and the header fields after it, which SQLite itself compares to find out
-/// whether its page cache is current (<https://sqlite.org/fileformat2.html#file_change_counter>).
-/// An empty file has the version zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct FileVersion(pub(super) [u8; 16]);
-
-/// How a database file stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileState {
-    /// It has no bytes at all. SQLite deletes a journal beside such a file without a rollback.
-    Empty,
-    Version(FileVersion),
-}
-
-impl FileVersion {
-    /// Where it stands in the file.
-    const OFFSET: usize = 24;
-    const END: usize = Self::OFFSET + 16;
-
-    /// Reads it with `read`; zero if the file is too short to have one.
-    pub(super) fn read(
-        read: impl FnOnce(&mut [u8], i64) -> Result<ReadExtent, SqliteError>,
-    ) -> Result<Self, SqliteError> {
-        let mut version = Self::default();
-        Ok(match read(&mut version.0, Self::OFFSET as i64)? {
-            ReadExtent::Full => version,
-            ReadExtent::Short => Self::default(),
-        })
-    }
-
-    /// Reads it out of what was read from the file at `offset`, if it lies therein.
-    pub(super) fn within(data: &[u8], offset: i64) -> Option<Self> {
-        let offset = usize::try_from(offset)
-            .ok()
-            .filter(|o| *o <= Self::OFFSET)?;
-        let version = data.get(Self::OFFSET - offset..Self::END - offset)?;
-        version.try_into().ok().map(Self)
-    }
-
-    /// The same if nothing else was read: SQLite's own look at the version after SHARED.
-    pub(super) fn alone(data: &[u8], offset: i64) -> Option<Self> {
-        (data.len() == Self::END - Self::OFFSET)
-            .then(|| Self::within(data, offset))
-            .flatten()
-    }
-}
+use crate::files::file_version::FileVersion;
+use crate::files::rollback_journal::JournalStatus;
 
 /// What a main database file's transactions have seen of it so far.
 #[derive(Debug, Default)]
@@ -180,20 +132,5 @@ mod tests {
         ] {
             assert_eq!(snapshot.still_stands(current, journal), stands);
         }
-    }
-
-    #[test]
-    fn short_or_distant_reads_do_not_hold_the_version() {
-        assert_eq!(FileVersion::within(&[0; 39], 0), None);
-        assert_eq!(FileVersion::within(&[0; 100], 25), None);
-        assert_eq!(FileVersion::within(&[0; 100], -1), None);
-        assert_eq!(
-            FileVersion::within(&[3; 16], 24),
-            Some(FileVersion([3; 16]))
-        );
-        let alone = FileVersion::alone(&[3; 16], 24);
-        assert_eq!(alone, Some(FileVersion([3; 16])));
-        assert_eq!(FileVersion::alone(&[3; 16], 25), None);
-        assert_eq!(FileVersion::alone(&[3; 100], 0), None);
     }
 }

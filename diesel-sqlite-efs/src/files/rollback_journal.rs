@@ -6,13 +6,13 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use super::files;
+use super::calls;
 use super::fs_kind::FileSystem;
 use crate::store::JournalId;
 
 /// The path of a database's rollback journal.
 #[derive(Debug, Clone)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     directory: PathBuf,
     /// On a network file system a name must be looked up afresh.
@@ -51,7 +51,7 @@ impl JournalStatus {
 /// A file at the journal's path, told from any other that has stood or will stand there, and from
 /// itself before it was written to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct JournalFile {
+pub(crate) struct JournalFile {
     status: JournalStatus,
     /// None if there is no file at all.
     identity: Option<Identity>,
@@ -72,13 +72,13 @@ impl JournalFile {
         identity: None,
     };
 
-    pub(super) fn status(&self) -> JournalStatus {
+    pub(crate) fn status(&self) -> JournalStatus {
         self.status
     }
 }
 
 impl Journal {
-    pub(super) fn new(path: PathBuf, file_system: FileSystem) -> Self {
+    pub(crate) fn new(path: PathBuf, file_system: FileSystem) -> Self {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
@@ -91,7 +91,7 @@ impl Journal {
     }
 
     /// Whether its name may be remembered for a file of another time.
-    pub(super) fn is_on_network(&self) -> bool {
+    pub(crate) fn is_on_network(&self) -> bool {
         self.file_system.is_network()
     }
 
@@ -99,7 +99,7 @@ impl Journal {
     /// synced: NFS servers answer when a name is on stable storage
     /// ([RFC 1813](https://www.rfc-editor.org/rfc/rfc1813#section-4.7)), and Linux's client does
     /// nothing for `fsync` of a directory. Opening the directory for it would be a round trip.
-    pub(super) fn is_deleted_durably(&self) -> bool {
+    pub(crate) fn is_deleted_durably(&self) -> bool {
         self.file_system == FileSystem::Nfs
     }
 
@@ -107,15 +107,15 @@ impl Journal {
     ///
     /// An NFS client remembers for up to 30 s that a name did not exist, and would miss a crashed
     /// writer's journal. Opening the directory revalidates what it knows (close-to-open).
-    pub(super) fn refresh_name(&self) {
+    pub(crate) fn refresh_name(&self) {
         if self.is_on_network() {
             // If the directory cannot be opened, the look-up that follows says so.
-            drop(files::open_directory(&self.directory));
+            drop(calls::open_directory(&self.directory));
         }
     }
 
     /// Looks at what stands at the path now.
-    pub(super) fn status(&self) -> io::Result<JournalStatus> {
+    pub(crate) fn status(&self) -> io::Result<JournalStatus> {
         self.refresh_name();
         self.look(self.is_on_network())
     }
@@ -124,8 +124,8 @@ impl Journal {
     ///
     /// Made after each page that is read: nearly always there is no journal, which a look at the name
     /// tells sooner than a try to open it.
-    pub(super) fn cached_status(&self) -> io::Result<JournalStatus> {
-        match files::metadata(&self.path) {
+    pub(crate) fn cached_status(&self) -> io::Result<JournalStatus> {
+        match calls::metadata(&self.path) {
             Err(error) if is_absence(&error) => Ok(JournalStatus::Absent),
             _ => self.look(false),
         }
@@ -142,7 +142,7 @@ impl Journal {
     }
 
     /// Looks at what stands at the path now, for [`remove_found`](Self::remove_found).
-    pub(super) fn find(&self) -> io::Result<JournalFile> {
+    pub(crate) fn find(&self) -> io::Result<JournalFile> {
         self.refresh_name();
         match self.identify() {
             Ok(identity) => Ok(JournalFile {
@@ -155,26 +155,26 @@ impl Journal {
     }
 
     fn identify(&self) -> io::Result<Identity> {
-        let file = files::open(&self.path)?;
+        let file = calls::open(&self.path)?;
         if self.is_on_network() {
-            files::refresh_size(&file)?;
+            calls::refresh_size(&file)?;
         }
         // Before the content: what is written in between shows when it is looked at again.
-        let metadata = files::metadata_of(&file)?;
+        let metadata = calls::metadata_of(&file)?;
         Ok(Identity {
             inode: metadata.ino(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            header: files::read(file, 16)?,
+            header: calls::read(file, 16)?,
         })
     }
 
     /// As much of the first 16 bytes as there is.
     fn header(&self, afresh: bool) -> io::Result<Vec<u8>> {
-        let file = files::open(&self.path)?;
+        let file = calls::open(&self.path)?;
         if afresh {
-            files::refresh_size(&file)?;
+            calls::refresh_size(&file)?;
         }
-        files::read(file, 16)
+        calls::read(file, 16)
     }
 
     /// Removes what was found, durably; false, and nothing is removed, if something else stands
@@ -183,7 +183,7 @@ impl Journal {
     /// A file that is found both before and after the store has confirmed the lease is nobody's:
     /// a successor would have had to put its own in its place. What remains is the moment between
     /// the last look and the removal.
-    pub(super) fn remove_found(&self, found: &JournalFile) -> io::Result<bool> {
+    pub(crate) fn remove_found(&self, found: &JournalFile) -> io::Result<bool> {
         if self.find()? != *found {
             return Ok(false);
         }
@@ -195,9 +195,9 @@ impl Journal {
 
     /// Removes the file, durably; its absence is no error.
     fn remove(&self) -> io::Result<()> {
-        match files::remove(&self.path) {
+        match calls::remove(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => files::sync(&files::open_directory(&self.directory)?),
+            _ => calls::sync(&calls::open_directory(&self.directory)?),
         }
     }
 }
@@ -211,7 +211,7 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 /// The nonce in a journal's header: bytes 12..16, after the magic and the page count.
-pub(super) fn journal_id(header: &[u8; 16]) -> JournalId {
+pub(crate) fn journal_id(header: &[u8; 16]) -> JournalId {
     JournalId([header[12], header[13], header[14], header[15]])
 }
 

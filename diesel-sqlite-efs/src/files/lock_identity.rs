@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::files;
+use super::calls;
 use crate::error::{ConfigError, LockName, Problem};
 
 /// What is added to the database's name.
@@ -17,14 +17,14 @@ const SUFFIX: &str = "-lock-key";
 
 /// The file of one database. Nobody changes it once it is there.
 #[derive(Debug)]
-pub(super) struct KeyFile {
+pub(crate) struct KeyFile {
     database: PathBuf,
     path: PathBuf,
 }
 
 /// The lock that a connection is set to take.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum OwnLock<'a> {
+pub(crate) enum OwnLock<'a> {
     /// An item in a table.
     Item(&'a LockName),
     /// SQLite's file locks alone (`lock=local`), which agree with no file of this kind, and write none.
@@ -33,7 +33,7 @@ pub(super) enum OwnLock<'a> {
 
 /// What a look at the file has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LockIdMatch {
+pub(crate) enum LockIdMatch {
     /// There is none, or none that this host knows of yet.
     Absent,
     /// It names our own lock.
@@ -42,7 +42,7 @@ pub(super) enum LockIdMatch {
 
 impl KeyFile {
     /// For the database at this path, which is the one that SQLite has opened, links resolved.
-    pub(super) fn beside(database: &Path) -> Self {
+    pub(crate) fn beside(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push(SUFFIX);
         Self {
@@ -57,7 +57,7 @@ impl KeyFile {
     /// # Errors
     /// [`ConfigError::OtherLock`] if another lock is named, [`ConfigError::Database`] if the file
     /// cannot be read or understood.
-    pub(super) fn look(&self, own: OwnLock<'_>) -> Result<LockIdMatch, ConfigError> {
+    pub(crate) fn look(&self, own: OwnLock<'_>) -> Result<LockIdMatch, ConfigError> {
         let unusable = |problem: &str| {
             Problem::new(format!(
                 "{}, which says what lock protects it, {problem}",
@@ -99,12 +99,12 @@ impl KeyFile {
     ///
     /// # Errors
     /// Of the file system. Nothing is left behind then.
-    pub(super) fn create(&self, own: &LockName) -> io::Result<()> {
+    pub(crate) fn create(&self, own: &LockName) -> io::Result<()> {
         let mut draft = OsString::from(&self.path);
         draft.push(format!(".{:08x}", Uuid::new_v4().as_fields().0));
         let draft = PathBuf::from(draft);
         let created = self.publish(&draft, &Recorded::from(own).text());
-        match (files::remove(&draft), created) {
+        match (calls::remove(&draft), created) {
             // It was not even begun.
             (Err(error), created) if error.kind() == ErrorKind::NotFound => created,
             (removed, created) => created.and(removed),
@@ -113,13 +113,13 @@ impl KeyFile {
 
     /// A link is made whole or not at all, and only where there is no file of that name yet.
     fn publish(&self, draft: &Path, text: &str) -> io::Result<()> {
-        let mut file = files::create_new(draft)?;
-        files::write_all(&mut file, text.as_bytes())?;
+        let mut file = calls::create_new(draft)?;
+        calls::write_all(&mut file, text.as_bytes())?;
         // All may read it, whatever this process's umask and group: who cannot is not let in. Some
         // file systems have no permissions to set.
-        let _ = files::set_mode(&file, 0o644);
-        files::sync(&file)?;
-        match files::hard_link(draft, &self.path) {
+        let _ = calls::set_mode(&file, 0o644);
+        calls::sync(&file)?;
+        match calls::hard_link(draft, &self.path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
@@ -127,18 +127,18 @@ impl KeyFile {
             Some(directory) if !directory.as_os_str().is_empty() => directory,
             _ => Path::new("."),
         };
-        files::sync(&files::open_directory(directory)?)
+        calls::sync(&calls::open_directory(directory)?)
     }
 
     fn read(&self) -> io::Result<Option<String>> {
         /// More than the longest table and key, each character escaped.
         const LONGEST: u64 = 64 << 10;
-        let file = match files::open(&self.path) {
+        let file = match calls::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let text = files::read(file, LONGEST)?;
+        let text = calls::read(file, LONGEST)?;
         Ok(Some(String::from_utf8_lossy(&text).into_owned()))
     }
 }

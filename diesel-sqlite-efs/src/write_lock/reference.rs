@@ -1,15 +1,19 @@
-//! The gate against a reference that is written from the documentation: SQLite's lock levels, the
+//! The lock against a reference that is written from the documentation: SQLite's lock levels, the
 //! lease and the journal, in whatever order SQLite, clocks and other hosts act. See
 //! `url/properties.rs` for how to repeat a run.
 //!
 //! The reference says beforehand what each call answers, what the lock table then holds, and what
 //! stands at the journal's path. Times are whole seconds, so that nothing is rounded.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::tests::{FIRST_WRITE, KEY, LEASE, MINE, OLD, UPGRADE, World};
 use super::*;
-use crate::store::SeenItem;
+use crate::files::file_version::{FileState, FileVersion};
+use crate::files::rollback_journal::JournalStatus;
+use crate::store::{JournalId, SeenItem};
 
 const THEIRS: JournalId = JournalId([9; 4]);
 const CHANGED: FileVersion = FileVersion([3; 16]);
@@ -101,7 +105,7 @@ enum File {
     Hot(JournalId),
 }
 
-/// SQLite's lock on the database. Below SHARED it asks nothing of the gate.
+/// SQLite's lock on the database. Below SHARED it asks nothing of the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     Shared,
@@ -318,7 +322,7 @@ impl Reference {
         false
     }
 
-    /// What the gate should answer.
+    /// What the lock should answer.
     fn answer(&mut self, event: Event) -> Answer {
         match event {
             Event::Reserve { has_read, is_stale } => {
@@ -498,62 +502,62 @@ impl Reference {
     }
 }
 
-/// The gate, with the files and the table around it as SQLite and other hosts leave them.
+/// The lock, with the files and the table around it as SQLite and other hosts leave them.
 struct Real {
     world: World,
-    gate: Gate,
+    lock: WriteLock,
 }
 
 impl Real {
     fn answer(&self, event: Event) -> Answer {
-        let Self { world, gate } = self;
+        let Self { world, lock } = self;
         let now = || world.clock.now().wall.as_secs();
         // The reference asks at once, even where others are let in first.
-        gate.client.forget_others();
+        lock.client.forget_others();
         match event {
             Event::Reserve { has_read, is_stale } => {
                 let purpose = if has_read { UPGRADE } else { FIRST_WRITE };
                 let current = if is_stale { CHANGED } else { OLD };
-                let admitted = gate
-                    .claim(purpose)
-                    .and_then(|()| gate.admit(OLD, FileState::Version(current), purpose));
+                let admitted = lock.try_reserve(purpose).and_then(|()| {
+                    lock.validate_snapshot(OLD, FileState::Version(current), purpose)
+                });
                 match admitted {
                     Ok(()) => Answer::Done,
                     Err(Busy) => Answer::Busy,
                 }
             }
-            Event::Recover => match gate.claim(Purpose::Recovery) {
-                Ok(()) => told(gate.before_recovery()),
+            Event::Recover => match lock.try_reserve(Purpose::Recovery) {
+                Ok(()) => told(lock.before_recovery()),
                 Err(Busy) => Answer::Busy,
             },
             Event::CreateJournal { has_changed } => told(self.create_journal(has_changed)),
-            Event::Write => told(gate.fence()),
+            Event::Write => told(lock.fence()),
             Event::EndJournal => {
-                let end = gate.end_journal();
+                let end = lock.end_journal();
                 if end == EndOfJournal::Remove {
                     world.remove_journal();
-                    gate.journal_removed();
+                    lock.journal_removed();
                 }
                 Answer::End(end)
             }
             Event::Unlock => {
-                gate.unlocked();
+                lock.unlocked();
                 Answer::Done
             }
             Event::Wait => {
-                assert!(gate.wait(true), "there was nothing to wait for");
+                assert!(lock.wait(true), "there was nothing to wait for");
                 Answer::Done
             }
             Event::StatementEnds => {
-                gate.statement_ended();
+                lock.statement_ended();
                 Answer::Done
             }
-            Event::Pin => match gate.pin(None) {
+            Event::Pin => match lock.pin(None) {
                 Ok(()) => Answer::Done,
                 Err(_) => Answer::Refused,
             },
             Event::Unpin => {
-                gate.unpin();
+                lock.unpin();
                 Answer::Done
             }
             Event::Seconds(seconds) => {
@@ -591,15 +595,15 @@ impl Real {
 
     /// As the VFS does, on O_EXCL's answer.
     fn create_journal(&self, has_changed: bool) -> Result<(), Refused> {
-        let Self { world, gate } = self;
-        gate.fence()?;
+        let Self { world, lock } = self;
+        lock.fence()?;
         if world.has_journal() {
-            gate.remove_cold_leftover()?;
+            lock.remove_cold_leftover()?;
         }
         let current = if has_changed { CHANGED } else { OLD };
-        gate.journal_created(OLD, current)?;
-        gate.fence()?;
-        gate.journal_begun(MINE);
+        lock.journal_created(OLD, current)?;
+        lock.fence()?;
+        lock.journal_begun(MINE);
         world.write_journal(0xd9, MINE);
         Ok(())
     }
@@ -630,7 +634,7 @@ impl Real {
     }
 
     fn file(&self) -> File {
-        let journal = self.gate.journal().expect("opened");
+        let journal = self.lock.journal().expect("opened");
         match journal.status().expect("it can be read") {
             JournalStatus::Absent => File::Absent,
             JournalStatus::Cold => File::Cold,
@@ -654,13 +658,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_gate_answers_as_its_reference_whatever_happens(events in events()) {
+    fn the_lock_answers_as_its_reference_whatever_happens(events in events()) {
         let mut world = World::new();
         // Shorter than any step of the clock: nothing is renewed behind the reference's back.
         world.max_hold = Duration::from_millis(500);
-        let gate = world.gate_with(Duration::from_secs(60));
+        let lock = world.lock_with(Duration::from_secs(60));
         let mut reference = Reference::new(world.clock.now().wall.as_secs());
-        let real = Real { world, gate };
+        let real = Real { world, lock };
         for event in events {
             if !reference.is_possible(event) {
                 continue;
@@ -672,7 +676,7 @@ proptest! {
             prop_assert_eq!(real.item(), reference.item, "the item, {}", context);
             prop_assert_eq!(real.file(), reference.file, "the journal, {}", context);
         }
-        real.gate.closed();
+        real.lock.closed();
         reference.pins = 0;
         reference.put_away();
         prop_assert_eq!(real.item(), reference.item, "the item at the end");

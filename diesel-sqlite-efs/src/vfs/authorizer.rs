@@ -1,0 +1,45 @@
+//! Which statements SQLite may prepare: it asks before it does
+//! (<https://sqlite.org/c3ref/set_authorizer.html>).
+
+use super::pragma;
+use crate::error::ConfigError;
+use crate::write_lock::WriteLock;
+
+/// Whether ATTACH may open a file of this name; `None` if it is not a literal.
+///
+/// A second file that is written in one transaction would need a lease of its own and a
+/// super-journal. What no transaction writes to is harmless.
+pub(super) fn may_attach(lock: &WriteLock, name: Option<&[u8]>) -> bool {
+    /// What `sqlite3_deserialize` asks to attach; a file of this name is refused when it is
+    /// opened, for the reason that is left here.
+    const FOR_DESERIALIZE: &[u8] = b"x";
+    let harmless = match name {
+        None => false,
+        Some(b"" | b":memory:") => true,
+        Some(name) => pragma::is_harmless_attachment(name),
+    };
+    if !harmless {
+        lock.refuse_statement(ConfigError::ForbiddenStatement {
+            statement: format!(
+                "ATTACH of `{}`",
+                name.map_or("an expression".into(), String::from_utf8_lossy)
+            ),
+            reason: "a second database file would need a lease of its own; open it with a connection of its own, or attach it read-only (`ATTACH 'file:..?mode=ro'`). VACUUM INTO attaches its target, too: run it on a `SqliteConnection` to `file:..?mode=ro`".to_owned(),
+        });
+    }
+    harmless || name == Some(FOR_DESERIALIZE)
+}
+
+/// Whether a PRAGMA that names a schema may be run; for `main` the file is asked.
+pub(super) fn may_set(lock: &WriteLock, schema: &str, name: &str, value: Option<&str>) -> bool {
+    let harmless = schema == "main" || !pragma::reaches_beyond_its_schema(name, value);
+    if !harmless {
+        lock.refuse_statement(ConfigError::ForbiddenStatement {
+            statement: format!("PRAGMA {schema}.{name}"),
+            reason:
+                "it holds for the whole connection, whatever schema it names; leave the schema out"
+                    .to_owned(),
+        });
+    }
+    harmless
+}

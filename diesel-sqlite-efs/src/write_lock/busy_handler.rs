@@ -1,0 +1,124 @@
+//! Waiting, in SQLite's busy handler: no file lock is held there.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::lock::WriteLock;
+use super::state::{BusyReason, HoldState, Poll, State};
+use crate::error::LockError;
+use crate::lease::acquisition::{Acquisition, Patience};
+use crate::lease::backoff::Backoff;
+
+impl WriteLock {
+    /// Whether SQLite should try again. `first` begins a new wait.
+    pub(crate) fn wait(&self, first: bool) -> bool {
+        /// The first pause before file locks are asked for again: another's commit is short.
+        const FILE_LOCK_POLL: Duration = Duration::from_millis(1);
+        /// The first pause of a reader before it asks the store again whether it may roll back.
+        const RECOVERY_POLL: Duration = Duration::from_millis(20);
+        match self.update(|state| state.take_busy_reason(first)) {
+            Some(BusyReason::Lease(acquisition)) => self.wait_for_lease(*acquisition),
+            Some(BusyReason::StaleSnapshot) => {
+                if self.update(State::wait_until) <= Instant::now() {
+                    return self.give_up();
+                }
+                self.update(|state| {
+                    state.notices.error = None;
+                    state.keep_for(HoldState::Parked);
+                });
+                true
+            }
+            Some(BusyReason::Recovery(error)) => {
+                self.update(|state| {
+                    let error = in_all(error, state.wait.poll.as_ref());
+                    state.fail(error);
+                });
+                let began = Instant::now();
+                let again = self.pause(RECOVERY_POLL);
+                self.update(|state| state.has_waited(began.elapsed(), !again));
+                again
+            }
+            Some(BusyReason::FileLock) | None => {
+                self.update(|state| state.notices.error = None);
+                self.pause(FILE_LOCK_POLL)
+            }
+            Some(BusyReason::Fatal) => false,
+        }
+    }
+
+    fn wait_for_lease(&self, mut acquisition: Acquisition) -> bool {
+        let patience = Patience {
+            until: self.update(State::wait_until),
+            max_attempts: self.max_attempts,
+        };
+        let began = Instant::now();
+        let result = acquisition.wait(patience);
+        self.update(|state| state.has_waited(began.elapsed(), result.is_err()));
+        match result {
+            Ok(lease) => {
+                let lease = self.client.keep(lease);
+                self.update(|state| state.install_lease(lease, HoldState::Parked));
+                true
+            }
+            Err(error) => {
+                self.update(|state| {
+                    state.fail(error);
+                    state.end_wait();
+                });
+                false
+            }
+        }
+    }
+
+    /// Sleeps a little, unless the time is up: the statement's, or the lease's where one is held.
+    fn pause(&self, first_pause: Duration) -> bool {
+        let now = Instant::now();
+        let (pause, until) = self.update(|state| {
+            let poll = state.wait.poll.get_or_insert_with(|| Poll {
+                since: now,
+                pauses: 0,
+                backoff: Backoff::new(first_pause),
+            });
+            poll.pauses += 1;
+            let pause = poll.backoff.next_pause(None, &mut fastrand::Rng::new());
+            (pause.max(first_pause / 4), state.wait_until())
+        });
+        let left = until.saturating_duration_since(now);
+        let lease_left = self.with_lease(|lease| lease.remaining());
+        if pause >= lease_left.map_or(left, |lease_left| left.min(lease_left)) {
+            return self.give_up();
+        }
+        thread::sleep(pause);
+        true
+    }
+
+    /// Ends a wait in vain: SQLite will report that the database is busy.
+    fn give_up(&self) -> bool {
+        self.update(|state| {
+            let poll = state.wait.poll.take();
+            state.fail_first(LockError::FileLocked {
+                lock: self.name.clone(),
+                waited: poll.map_or(Duration::ZERO, |poll| poll.since.elapsed()),
+            });
+            state.end_wait();
+        });
+        self.release_unless_in_use();
+        false
+    }
+}
+
+/// Each attempt at a recovery, one before the first pause and one after each, is an acquisition of
+/// its own; the error speaks of all of them.
+fn in_all(mut error: LockError, poll: Option<&Poll>) -> LockError {
+    if let (
+        Some(poll),
+        LockError::Busy {
+            waited, attempts, ..
+        },
+    ) = (poll, &mut error)
+    {
+        *waited = poll.since.elapsed();
+        *attempts = poll.pauses + 1;
+    }
+    error
+}

@@ -1,0 +1,220 @@
+//! The lease for a transaction's first write, and whether the state that it has read may be written
+//! over.
+
+use std::time::Instant;
+
+use super::lock::{Busy, WriteLock};
+use super::state::{BusyReason, HoldState, OwnJournal};
+use crate::error::LockError;
+use crate::files::file_version::{FileState, FileVersion};
+use crate::lease::acquisition::{Acquisition, Attempt};
+
+/// What a transaction wants the lease for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To write; `has_read` if it has read before, so that SQLite will not call the busy handler.
+    Write { has_read: bool },
+    /// To roll back a hot journal.
+    Recovery,
+}
+
+impl WriteLock {
+    /// A request for RESERVED, or for EXCLUSIVE straight from SHARED: asks the store once, unless
+    /// the lease is in hand already. Never waits: SHARED is held, which would block the holder.
+    pub(crate) fn try_reserve(&self, purpose: Purpose) -> Result<(), Busy> {
+        let rolled_back = self.update(|state| {
+            state.own_journal = OwnJournal::None;
+            state.notices.asked_to_write |= matches!(purpose, Purpose::Write { .. });
+            let by = state.transaction.rolled_back_by()?;
+            state.fail_first(LockError::Aborted {
+                cause: by.cause().to_owned(),
+                retryable: false,
+            });
+            Some(())
+        });
+        if rolled_back.is_some() {
+            return self.busy(BusyReason::Fatal);
+        }
+        match self.with_lease(|lease| lease.loss()) {
+            Some(None) => {
+                if let Err(error) = self.check_deadline() {
+                    return self.give_up_reserving(error);
+                }
+                self.update(|state| state.keep_for(HoldState::Transaction));
+                return Ok(());
+            }
+            Some(Some(loss)) => {
+                let lost = self.update(|state| {
+                    state.lost(loss);
+                    // Else what was promised to hold over several transactions is broken.
+                    (!state.is_pinned()).then(|| state.take_lease())
+                });
+                match lost {
+                    None => return self.busy(BusyReason::Fatal),
+                    Some(lease) => drop(lease),
+                }
+            }
+            None => {}
+        }
+        if let Err(error) = self.check_deadline() {
+            self.update(|state| state.fail(error));
+            return self.busy(BusyReason::Fatal);
+        }
+        self.ask_for_lease(purpose)
+    }
+
+    /// One attempt at the store.
+    fn ask_for_lease(&self, purpose: Purpose) -> Result<(), Busy> {
+        let until = self.update(|state| state.wait_until());
+        let give_up_after = until.saturating_duration_since(Instant::now());
+        let mut acquisition = Box::new(self.client.begin(&self.name.key));
+        let attempt = match purpose {
+            Purpose::Write { has_read: false } => acquisition.try_in_turn(give_up_after),
+            // What is refused here is not waited for.
+            Purpose::Write { has_read: true } | Purpose::Recovery => {
+                acquisition.try_once(give_up_after)
+            }
+        };
+        match attempt {
+            Ok(Attempt::Granted(lease)) => {
+                let lease = self.client.keep(lease);
+                self.update(|state| state.install_lease(lease, HoldState::Transaction));
+                Ok(())
+            }
+            Ok(Attempt::Refused { .. }) => {
+                let busy = acquisition.busy();
+                self.put_off(purpose, acquisition, busy)
+            }
+            Err(error) if error.is_retryable() => {
+                let hurried = give_up_after < Acquisition::FAIR_TIME && error.is_timeout();
+                let known = self.update(|state| {
+                    let polling = state.wait.poll.as_ref().map(|poll| poll.since);
+                    (state.notices.error.take(), polling)
+                });
+                // What our own impatience has ended says less than what was in the way before.
+                let error = match known {
+                    (Some(busy @ LockError::Busy { .. }), _) if hurried => busy,
+                    (None, Some(since)) if hurried => LockError::FileLocked {
+                        lock: self.name.clone(),
+                        waited: since.elapsed(),
+                    },
+                    _ => error,
+                };
+                self.put_off(purpose, acquisition, error)
+            }
+            Err(error) => {
+                self.update(|state| state.fail(error));
+                self.busy(BusyReason::Fatal)
+            }
+        }
+    }
+
+    /// There is no lease at once: what the busy handler is to do, if SQLite calls it.
+    fn put_off(
+        &self,
+        purpose: Purpose,
+        mut acquisition: Box<Acquisition>,
+        error: LockError,
+    ) -> Result<(), Busy> {
+        acquisition.step_aside();
+        self.update(|state| state.fail(error.clone()));
+        self.busy(match purpose {
+            Purpose::Write { has_read: false } => BusyReason::Lease(acquisition),
+            Purpose::Write { has_read: true } => BusyReason::Fatal,
+            Purpose::Recovery => BusyReason::Recovery(error),
+        })
+    }
+
+    /// With the lease and RESERVED in hand: whether the state that the transaction has read is
+    /// the current one, so that it may be written over.
+    ///
+    /// `current` is the state of the file now.
+    pub(crate) fn validate_snapshot(
+        &self,
+        read: FileVersion,
+        current: FileState,
+        purpose: Purpose,
+    ) -> Result<(), Busy> {
+        let settled = (self.settle_lock_identity())
+            .and_then(|()| self.settle_leftover(current == FileState::Empty));
+        let hot = match settled {
+            Ok(hot) => hot,
+            Err(error) => return self.give_up_reserving(error),
+        };
+        let is_current = match current {
+            FileState::Empty => read == FileVersion::default(),
+            FileState::Version(current) => read == current,
+        };
+        if is_current && !hot {
+            self.update(|state| state.end_wait());
+            return Ok(());
+        }
+        let stale = LockError::StaleSnapshot {
+            lock: self.name.clone(),
+        };
+        if purpose == (Purpose::Write { has_read: false }) {
+            // Released and asked for again, the lease might go to another every time.
+            self.update(|state| {
+                state.fail(stale);
+                state.keep_for(HoldState::AwaitingHandler);
+            });
+            self.busy(BusyReason::StaleSnapshot)
+        } else {
+            self.give_up_reserving(stale)
+        }
+    }
+
+    /// SQLite's file locks refused SHARED, or the EXCLUSIVE of a commit, for which the lease is
+    /// kept while the busy handler waits for readers.
+    pub(crate) fn file_locked(&self) {
+        let _ = self.busy(BusyReason::FileLock);
+    }
+
+    /// SQLite's file locks refused what the lease had just been acquired for.
+    pub(crate) fn reserve_refused_by_file(&self) {
+        self.release_unless_pinned();
+        self.file_locked();
+    }
+
+    fn give_up_reserving(&self, error: LockError) -> Result<(), Busy> {
+        self.update(|state| state.fail(error));
+        self.release_unless_pinned();
+        self.busy(BusyReason::Fatal)
+    }
+
+    fn busy(&self, reason: BusyReason) -> Result<(), Busy> {
+        // An acquisition that is given up may send a request.
+        drop(self.update(|state| state.busy(reason)));
+        Err(Busy)
+    }
+
+    /// Whether a write that is begun now can end before the deadline.
+    pub(super) fn check_deadline(&self) -> Result<(), LockError> {
+        match self.update(|state| state.deadline) {
+            Some(deadline) if deadline <= self.earliest_end(Instant::now()) => {
+                Err(LockError::DeadlinePassed {
+                    lock: self.name.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When a write that is begun at `start` ends at the earliest: its requests take at least as
+    /// long as the fastest answer so far, each.
+    fn earliest_end(&self, start: Instant) -> Instant {
+        /// To acquire the lease, to confirm the commit, to release.
+        const REQUESTS: u32 = 3;
+        start + self.client.fastest_answer() * REQUESTS
+    }
+
+    /// Whether a transaction that begins at this moment can end before the deadline.
+    pub(crate) fn is_in_time(&self, start: Instant, writes: bool) -> bool {
+        let earliest_end = if writes {
+            self.earliest_end(start)
+        } else {
+            start
+        };
+        (self.update(|state| state.deadline)).is_none_or(|deadline| earliest_end < deadline)
+    }
+}
