@@ -20,5 +20,5 @@ mod simulation;
 
 pub use self::outcome::Outcome;
 pub use self::policy::Policy;
-pub use self::scene::{Arrivals, Commit, Scene};
+pub use self::scene::{Arrivals, Scene};
 pub use self::simulation::run;

@@ -22,7 +22,7 @@ impl Policy {
     /// The crate's before that: exponential backoff with full jitter.
     pub const BACKOFF: Self = Self(Kind::Backoff);
     /// The Python package's: pauses of 50, 100, 150 ms and so on, ten attempts at most. It does not
-    /// confirm its commits, whatever the scene says, and its items tell nothing of waits.
+    /// confirm its commits, and its items say nothing about waits.
     pub const PYTHON: Self = Self(Kind::Python);
 
     /// The crate's with other numbers, by the names of its fields; times in seconds.
@@ -58,8 +58,8 @@ impl Policy {
         }
     }
 
-    /// Whether its holders confirm commits where the scene says so.
-    pub(crate) fn is_ours(&self) -> bool {
+    /// Whether a holder asks the store before it commits, and holds the lease until the answer.
+    pub(crate) fn confirms_commits(&self) -> bool {
         self.0 != Kind::Python
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::policy::{InTheWay, Policy, Waiter};
-use crate::scene::{Arrivals, Commit, Scene};
+use crate::scene::{Arrivals, Scene};
 
 /// Runs the scene; the policies are dealt out to the processes in turn.
 ///
@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
         let now = self.instant();
         let process = &mut self.processes[nth];
         process.waiter.granted(process.tells, now);
-        let confirms = self.scene.commit == Commit::Confirmed && process.policy.is_ours();
+        let confirms = process.policy.confirms_commits();
         let waited = self.now - process.begun;
         self.serve(nth, waited);
         let spread = self.scene.hold_spread * (2.0 * self.random.f64() - 1.0);

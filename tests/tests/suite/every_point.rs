@@ -30,7 +30,7 @@ use crate::support::execute;
 
 #[test]
 fn every_point_of_a_small_transaction() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection| {
         execute(conn, "UPDATE t SET n = n + 100 WHERE id = 3").map(drop)
     };
     Scenario::new("small", furnished(), run)
@@ -40,7 +40,7 @@ fn every_point_of_a_small_transaction() {
 
 #[test]
 fn every_point_of_a_large_transaction() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             execute(
@@ -55,7 +55,7 @@ fn every_point_of_a_large_transaction() {
 
 #[test]
 fn every_point_of_a_rollback() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection| {
         let result = conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             Err::<(), _>(Error::RollbackTransaction)
@@ -72,7 +72,7 @@ fn every_point_of_a_rollback() {
 
 #[test]
 fn every_point_of_a_transaction_with_a_savepoint() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100 WHERE id < 5")?;
             let inner = conn.transaction(|conn| {
@@ -93,7 +93,7 @@ fn every_point_of_a_transaction_with_a_savepoint() {
 
 #[test]
 fn every_point_of_ddl() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             conn.batch_execute(
                 "CREATE TABLE u (id INTEGER PRIMARY KEY, v TEXT); \
@@ -108,13 +108,13 @@ fn every_point_of_ddl() {
 
 #[test]
 fn every_point_of_a_vacuum() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| conn.batch_execute("VACUUM");
+    let run = |conn: &mut EfsSqliteConnection| conn.batch_execute("VACUUM");
     Scenario::new("vacuum", furnished(), run).explore();
 }
 
 #[test]
 fn every_point_of_the_first_transaction_of_an_empty_database() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             conn.batch_execute("CREATE TABLE first (v); INSERT INTO first VALUES (zeroblob(5000))")
         })
@@ -123,9 +123,8 @@ fn every_point_of_the_first_transaction_of_an_empty_database() {
 }
 
 /// Reads, which recovers, and writes.
-fn read_and_write(conn: &mut EfsSqliteConnection, host: &Host) -> QueryResult<()> {
+fn read_and_write(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
     Seen::by(conn, false)?;
-    host.settle();
     execute(conn, "UPDATE t SET n = n + 100 WHERE id > 8").map(drop)
 }
 
@@ -186,7 +185,7 @@ fn count_commit() -> Vec<Operation> {
     recorder.operations()
 }
 
-type Run = fn(&mut EfsSqliteConnection, &Host) -> QueryResult<()>;
+type Run = fn(&mut EfsSqliteConnection) -> QueryResult<()>;
 
 /// A transaction and what it begins with.
 struct Scenario {
@@ -546,8 +545,7 @@ impl Scenario {
                 Err(error) => return (None, Err(error.to_string())),
             }
         }
-        let result = conn.as_mut().map_or(Ok(()), |conn| (self.run)(conn, host));
-        host.recorder().set_over();
+        let result = conn.as_mut().map_or(Ok(()), |conn| (self.run)(conn));
         (conn, result.map_err(|error| error.to_string()))
     }
 

@@ -21,7 +21,7 @@ use integration::store::{Delete, Hook, HookedStore, Put};
 use crate::support::execute;
 
 const LEASE: Duration = Duration::from_secs(60);
-/// The crate's thread that releases in the background.
+/// The crate's thread that renews leases.
 const KEEPER: &str = "efs-lease-keeper";
 /// By the store's clock, a leftover's lease is over.
 const START: Duration = Duration::from_secs(1_800_000_000);
@@ -190,16 +190,6 @@ impl Host {
         EfsSqliteConnection::connect(&self.config)
     }
 
-    /// Where leases are released in the background, waits until that is done, so that the next
-    /// transaction need not: unless the point was reached, from where on it is slow.
-    pub(super) fn settle(&self) {
-        if self.recorder().reached().is_none() {
-            // A connection that is closed waits for what its process has to release.
-            let other = self.config.clone().base_vfs(OTHER);
-            drop(EfsSqliteConnection::connect(&other).expect("a connection"));
-        }
-    }
-
     /// Gives up soon where the lock is not to be had.
     pub(super) fn impatient(mut self) -> Self {
         self.config = self.config.lock_timeout(Duration::from_millis(20));
@@ -209,8 +199,7 @@ impl Host {
 
 /// Numbers the requests to the lock table with the file operations.
 ///
-/// Those of the thread that releases in the background are not: they come at any time. They wait,
-/// once the point was reached, until the transaction is over, as if that thread were slow.
+/// Renewals are not numbered: they come at any time.
 struct Numbered {
     recorder: Option<Arc<Recorder>>,
 }
@@ -229,9 +218,6 @@ impl Numbered {
             message: "the process is gone".into(),
         };
         if thread::current().name() == Some(KEEPER) {
-            while recorder.reached().is_some() && !recorder.is_over() && !recorder.crashed() {
-                thread::sleep(Duration::from_millis(1));
-            }
             return match recorder.crashed() {
                 true => Err(gone()),
                 false => request(),
