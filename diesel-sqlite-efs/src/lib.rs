@@ -28,7 +28,7 @@
 //! - [`EfsSqliteConnection`]: transactions, errors, threads and runtimes.
 //! - [`LockError`]: what can go wrong, and whether trying again is safe.
 //! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made.
-//! - [`DynamoDbLockClient`]: the lock alone, for other work that only one process may do at a time.
+//! - [`LockClient`]: the lock alone, for other work that only one process may do at a time.
 //! - [`InMemoryLockStore`]: for the tests of applications.
 //! - The README: guarantees and the windows that remain, limits, and how to set up the table.
 //!
@@ -39,6 +39,7 @@
 //! | `cli` | no | the program `efs-sqlite`: examines a database and its lock, runs migrations |
 //! | `migrations` | no | `EfsSqliteConnection::run_migrations` and its kin, each call under one lease |
 //! | `r2d2` | no | connection pools: `EfsConnectionManager`, and Diesel's `ConnectionManager` |
+//! | `testing` | no | for this repository's own tests: unstable |
 //! | `tracing` | no | events and spans of the lock and of migrations, under `diesel_sqlite_efs::lock` and `::migration` |
 //!
 //! # Follow one write
@@ -49,14 +50,13 @@
 //! 2. `transaction.rs`: begin, commit and rollback, and what SQLite ended by itself.
 //! 3. `vfs/ffi.rs`: SQLite asks its VFS for a lock level, a write, a deletion.
 //! 4. `vfs/gate.rs`, `vfs/gate/`: may it? The decisions, without pointers.
-//! 5. `client.rs`: a lease for the gate, kept renewed.
-//! 6. `lease/`: acquire, hold, confirm, release.
-//! 7. `store/`: each as one conditional `PutItem` or `DeleteItem`.
+//! 5. `lease/`: `client.rs`, `acquire.rs` and `requests.rs` get a lease, `lease.rs` confirms and
+//!    releases it; `phase.rs` has its life.
+//! 6. `store/`: each as one conditional `PutItem` or `DeleteItem`.
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
-mod client;
 mod clock;
 mod config;
 mod connection;
@@ -70,16 +70,17 @@ mod pool;
 mod retry;
 mod stats;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod transaction;
 mod url;
 mod vfs;
 
-pub use client::DynamoDbLockClient;
 pub use clock::{Clock, Moment};
 pub use config::{EfsConfig, ReadCheck, Synchronous};
 pub use connection::{EfsCursor, EfsSqliteConnection};
 pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, StoreError};
-pub use lease::Lease;
+pub use lease::{Lease, LockClient, LockClientBuilder};
 #[cfg(feature = "r2d2")]
 pub use pool::EfsConnectionManager;
 pub use stats::{LockStats, process_lock_stats};

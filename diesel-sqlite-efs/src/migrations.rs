@@ -9,7 +9,7 @@ use diesel::sqlite::Sqlite;
 use diesel_migrations::{MigrationError, MigrationHarness};
 
 use crate::connection::EfsSqliteConnection;
-use crate::events::MigrationSpeaker;
+use crate::events::MigrationEvents;
 use crate::transaction::is_retryable;
 
 /// Migrations, each call under one lease. The page docs/migrations.md shows them at work.
@@ -206,18 +206,18 @@ impl Told<'_> {
         change: impl FnOnce(&mut EfsSqliteConnection) -> Result<MigrationVersion<'static>>,
     ) -> Result<MigrationVersion<'static>> {
         let (key, name) = (self.0.lock_key(), migration.name().to_string());
-        let speaker = MigrationSpeaker {
+        let events = MigrationEvents {
             key: key.as_deref(),
             migration: &name,
             direction,
         };
         let began = Instant::now();
-        speaker.started();
+        events.started();
         let result = change(self.0);
         match &result {
-            Ok(_) if direction == "up" => speaker.applied(began.elapsed()),
-            Ok(_) => speaker.reverted(began.elapsed()),
-            Err(_) => speaker.failed(began.elapsed()),
+            Ok(_) if direction == "up" => events.applied(began.elapsed()),
+            Ok(_) => events.reverted(began.elapsed()),
+            Err(_) => events.failed(began.elapsed()),
         }
         result.map_err(|error| unhidden(self.0, error))
     }

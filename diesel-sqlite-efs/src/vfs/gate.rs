@@ -31,17 +31,16 @@ use super::journal::{Journal, Standing};
 use super::key_file::{Found, KeyFile, OwnLock};
 use super::pragma;
 use super::snapshot::{FileState, FileVersion};
-use crate::client::DynamoDbLockClient;
 use crate::error::{ConfigError, LockError, LockName};
-use crate::lease::acquisition::{Acquisition, Attempt, Patience};
+use crate::lease::acquire::{AcquireLimits, Acquisition, Attempt};
 use crate::lease::backoff::Backoff;
-use crate::lease::{GivenBack, Lease};
+use crate::lease::{Lease, LockClient, ReleaseOutcome};
 use crate::store::JournalId;
 
 /// What one connection may do to its database, shared by the connection and its main file.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    client: DynamoDbLockClient,
+    client: LockClient,
     lock: Arc<LockName>,
     max_attempts: Option<u32>,
     is_local: bool,
@@ -193,7 +192,7 @@ pub(crate) enum EndOfJournal {
 }
 
 impl Gate {
-    pub(crate) fn new(client: DynamoDbLockClient, key: &str, settings: GateSettings) -> Self {
+    pub(crate) fn new(client: LockClient, key: &str, settings: GateSettings) -> Self {
         Self {
             lock: client.lock_name(key),
             client,
@@ -294,7 +293,7 @@ impl Gate {
         };
         match attempt {
             Ok(Attempt::Granted(lease)) => {
-                state.take_up(self.client.keep(lease), Tenure::Transaction);
+                state.take_up(lease, Tenure::Transaction);
                 Ok(())
             }
             Ok(Attempt::Refused { .. }) => {
@@ -302,7 +301,7 @@ impl Gate {
                 state.put_off(purpose, acquisition, busy)
             }
             Err(error) if error.is_retryable() => {
-                let hurried = give_up_after < Acquisition::FAIR_TIME && error.is_timeout();
+                let hurried = give_up_after < Acquisition::MIN_USEFUL_TIMEOUT && error.is_timeout();
                 // What our own impatience has ended tells less than what was in the way before.
                 let told = match (state.error.take(), &state.poll) {
                     (Some(busy @ LockError::Busy { .. }), _) if hurried => busy,
@@ -546,7 +545,7 @@ impl Gate {
             && error.is_some_and(|error| STATE_IS_LOST.contains(&error))
         {
             let reason = format!("the file system has lost it: {doing} failed ({reason})");
-            hold.lease.forfeit(&reason);
+            hold.lease.invalidate(&reason);
             state.lost(self.lease_lost(&reason));
             return;
         }
@@ -568,8 +567,8 @@ impl State {
         self.deadline.map_or(until, |deadline| until.min(deadline))
     }
 
-    fn patience(&mut self, max_attempts: Option<u32>) -> Patience {
-        Patience {
+    fn limits(&mut self, max_attempts: Option<u32>) -> AcquireLimits {
+        AcquireLimits {
             until: self.until(),
             max_attempts,
         }
@@ -590,7 +589,7 @@ impl State {
         mut acquisition: Box<Acquisition>,
         error: LockError,
     ) -> Result<(), Busy> {
-        acquisition.step_aside();
+        acquisition.leave_queue();
         self.error = Some(error.clone());
         let block = match purpose {
             Purpose::Write { has_read: false } => Block::Lease(acquisition),
@@ -647,10 +646,10 @@ impl State {
         let Some(hold) = self.hold.take() else {
             return;
         };
-        match hold.lease.give_back() {
-            Ok(GivenBack::Ours) => {}
+        match hold.lease.release_with_outcome() {
+            Ok(ReleaseOutcome::Ours) => {}
             // Somebody has written since, whatever our clocks say.
-            Ok(GivenBack::NotOurs) => {
+            Ok(ReleaseOutcome::NotOurs) => {
                 self.cache_is_suspect = true;
                 self.is_broken = true;
             }

@@ -120,7 +120,7 @@ fn clock(target: &Target, looks: &[Look]) -> Finding {
             "without it, expired leases are judged by this host's clock: keep it right by NTP",
         );
     };
-    let tolerable = TOLERABLE.min(target.settings.lease.as_secs_f64() / 4.0);
+    let tolerable = TOLERABLE.min(target.settings.terms.expiration.as_secs_f64() / 4.0);
     if least > tolerable {
         Finding::warning(
             NAME,

@@ -245,7 +245,7 @@ impl Gate {
         (self.state().deadline).is_none_or(|deadline| earliest_end < deadline)
     }
 
-    pub(crate) fn client(&self) -> &DynamoDbLockClient {
+    pub(crate) fn client(&self) -> &LockClient {
         &self.client
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Gate, Tenure};
 use crate::error::LockError;
 use crate::lease::Lease;
-use crate::lease::acquisition::Patience;
+use crate::lease::acquire::AcquireLimits;
 
 impl Gate {
     /// Acquires the lease ahead of a transaction, waiting for it, not beyond `limit` if there is
@@ -39,13 +39,13 @@ impl Gate {
             self.check_deadline(&state)?;
             // What an earlier acquisition has waited is no concern of this one.
             state.until = None;
-            let mut patience = state.patience(self.max_attempts);
-            patience.until = limit.map_or(patience.until, |limit| limit.min(patience.until));
+            let mut limits = state.limits(self.max_attempts);
+            limits.until = limit.map_or(limits.until, |limit| limit.min(limits.until));
             drop(state);
-            let result = self.acquire(patience, round, wanted);
+            let result = self.acquire(limits, round, wanted);
             state = self.state();
             match result {
-                Ok(Some(lease)) => state.take_up(self.client.keep(lease), Tenure::Parked),
+                Ok(Some(lease)) => state.take_up(lease, Tenure::Parked),
                 Ok(None) => {
                     state.until = None;
                     return Ok(false);
@@ -64,36 +64,36 @@ impl Gate {
     /// The lease, or none if it is no longer wanted, which is asked after each round of waiting.
     fn acquire(
         &self,
-        patience: Patience,
+        limits: AcquireLimits,
         round: Option<Duration>,
         mut wanted: impl FnMut() -> bool,
     ) -> Result<Option<Lease>, LockError> {
         let mut acquisition = self.client.begin(&self.lock.key);
-        let give_up_after = patience.until.saturating_duration_since(Instant::now());
+        let give_up_after = limits.until.saturating_duration_since(Instant::now());
         if let Some(lease) = acquisition.try_before_waiting(give_up_after)? {
             return Ok(Some(lease));
         }
         loop {
-            let end_of_round = match (round, patience.max_attempts) {
-                (Some(round), None) => patience.until.min(Instant::now() + round),
+            let end_of_round = match (round, limits.max_attempts) {
+                (Some(round), None) => limits.until.min(Instant::now() + round),
                 // Each round ends with an attempt: where they are counted there is but one.
-                _ => patience.until,
+                _ => limits.until,
             };
             let began = Instant::now();
-            let result = acquisition.wait(Patience {
+            let result = acquisition.wait(AcquireLimits {
                 until: end_of_round,
-                ..patience
+                ..limits
             });
             self.state().has_waited(began, result.is_err());
             match result {
                 Ok(lease) => return Ok(Some(lease)),
                 Err(error) if !error.is_retryable() => return Err(error),
                 Err(error) => {
-                    acquisition.step_aside();
+                    acquisition.leave_queue();
                     if !wanted() {
                         return Ok(None);
                     }
-                    if end_of_round >= patience.until {
+                    if end_of_round >= limits.until {
                         return Err(error);
                     }
                 }

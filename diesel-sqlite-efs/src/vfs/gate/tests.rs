@@ -7,8 +7,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{Clock, Moment};
-use crate::store::hooked::{HookedStore, Put};
+use crate::config::LeaseTerms;
 use crate::store::{InMemoryLockStore, SeenItem};
+use crate::testing::{HookedStore, Put};
 use crate::vfs::netfs::FileSystem;
 
 pub(super) const KEY: &str = "database#test";
@@ -83,10 +84,12 @@ impl World {
             }
             answer
         });
-        let client = DynamoDbLockClient::with_store(host)
-            .lease_duration(LEASE)
-            .max_hold(self.max_hold)
-            .clock(self.clock.clone());
+        let terms = LeaseTerms {
+            expiration: LEASE,
+            max_hold: self.max_hold,
+            holder: "a test".to_owned(),
+        };
+        let client = LockClient::new(host, terms, self.clock.clone());
         let gate = Gate::new(client, key, settings);
         let journal = Journal::new(self.journal.clone(), self.file_system);
         gate.opened(journal, KeyFile::beside(&self.database));
@@ -758,7 +761,8 @@ fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
         thread::sleep(ANSWER);
         put.pass_on()
     });
-    let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
+    let builder = LockClient::builder().lock_store(store);
+    let client = builder.clock(world.clock.clone()).build().unwrap();
     let gate = Gate::new(client, KEY, world.settings());
     let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
 

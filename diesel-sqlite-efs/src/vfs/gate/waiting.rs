@@ -19,15 +19,15 @@ impl Gate {
         }
         match state.block.take() {
             Some(Block::Lease(mut acquisition)) => {
-                let patience = state.patience(self.max_attempts);
+                let limits = state.limits(self.max_attempts);
                 drop(state);
                 let began = Instant::now();
-                let result = acquisition.wait(patience);
+                let result = acquisition.wait(limits);
                 let mut state = self.state();
                 state.has_waited(began, result.is_err());
                 match result {
                     Ok(lease) => {
-                        state.take_up(self.client.keep(lease), Tenure::Parked);
+                        state.take_up(lease, Tenure::Parked);
                         true
                     }
                     Err(error) => {

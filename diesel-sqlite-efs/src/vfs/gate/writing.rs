@@ -107,7 +107,7 @@ impl Gate {
     pub(crate) fn supplanted(&self, reason: &str) {
         let mut state = self.state();
         if let Some(hold) = &state.hold {
-            hold.lease.forfeit(reason);
+            hold.lease.invalidate(reason);
         }
         state.lost(self.lease_lost(reason));
     }
