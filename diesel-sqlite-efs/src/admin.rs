@@ -48,7 +48,7 @@ pub struct EffectiveSettings {
     /// The lock; `None` with `lock=local`, and for a database in memory or a temporary one.
     pub lock: Option<LockName>,
     /// How long a lease lasts unless it is renewed.
-    pub lease_duration: Duration,
+    pub lock_expiration: Duration,
     /// How long a write waits for the lock.
     pub lock_timeout: Duration,
     /// What the connection may do with the file.
@@ -90,7 +90,7 @@ impl EffectiveSettings {
                 table,
             }),
             path,
-            lease_duration: settings.lease,
+            lock_expiration: settings.terms.expiration,
             lock_timeout: settings.timeout,
             access: match mode {
                 Some(OpenMode::ReadOnly) => FileAccess::ReadOnly,

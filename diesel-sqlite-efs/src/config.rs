@@ -1,5 +1,6 @@
 //! Settings: what there is, where each may come from, and what it is when nobody says.
 
+mod lease_terms;
 mod names;
 mod resolved;
 mod sources;
@@ -11,10 +12,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+pub(crate) use self::lease_terms::{GivenTerms, LeaseTerms};
 use self::names::{
-    BASE_VFS, CACHE_SIZE_BYTES, CACHE_SIZE_PAGES, LOCK, LOCK_EXPIRATION, LOCK_HOLDER, LOCK_KEY,
-    LOCK_MAX_ATTEMPTS, LOCK_MAX_HOLD, LOCK_READ_CHECK, LOCK_TABLE, LOCK_TIMEOUT, NAMES, REMOVED,
-    SYNCHRONOUS,
+    BASE_VFS, CACHE_SIZE_BYTES, CACHE_SIZE_PAGES, LOCK, LOCK_KEY, LOCK_MAX_ATTEMPTS,
+    LOCK_READ_CHECK, LOCK_TABLE, LOCK_TIMEOUT, NAMES, REMOVED, SYNCHRONOUS,
 };
 pub(crate) use self::resolved::{CacheSize, Settings, StoreChoice};
 use self::sources::{Keyword, Place, Sources, nearest};
@@ -182,7 +183,7 @@ impl EfsConfig {
     /// Others judge by DynamoDB's clock, to the second, whether a lease has ended. So a holder stops
     /// earlier: by a quarter of the lease, at most 2 s.
     pub fn lock_expiration(mut self, lease: Duration) -> Self {
-        self.given.lease = Some(lease);
+        self.given.terms.expiration = Some(lease);
         self
     }
 
@@ -229,7 +230,7 @@ impl EfsConfig {
     /// `AWS_LAMBDA_FUNCTION_NAME` and `AWS_LAMBDA_LOG_STREAM_NAME`), elsewhere the host's name and
     /// the process id.
     pub fn lock_holder(mut self, holder: impl Into<String>) -> Self {
-        self.given.holder = Some(holder.into());
+        self.given.terms.holder = Some(holder.into());
         self
     }
 
@@ -240,7 +241,7 @@ impl EfsConfig {
     ///
     /// It keeps a transaction that was forgotten open from blocking all other writers for good.
     pub fn lock_max_hold(mut self, max_hold: Duration) -> Self {
-        self.given.max_hold = Some(max_hold);
+        self.given.terms.max_hold = Some(max_hold);
         self
     }
 
@@ -344,12 +345,11 @@ impl EfsConfig {
     ) -> Result<Settings, ConfigError> {
         let given = &self.given;
         let sources = Sources::new(&self.parameters, environment, &NAMES, &REMOVED)?;
-        let lease =
-            (sources.first(&LOCK_EXPIRATION, given.lease.as_ref())?).unwrap_or(DEFAULT_LEASE);
+        let terms = given.terms.resolve(&sources)?;
         Ok(Settings {
             database: self.checked_database()?,
             store: self.store(&sources)?,
-            lease,
+            terms,
             timeout: (sources.first(&LOCK_TIMEOUT, given.timeout.as_ref())?)
                 .unwrap_or(DEFAULT_TIMEOUT),
             max_attempts: sources.first(&LOCK_MAX_ATTEMPTS, given.max_attempts.as_ref())?,
@@ -357,9 +357,6 @@ impl EfsConfig {
                 Some(key) => key,
                 None => self.default_key()?,
             },
-            holder: (sources.first(&LOCK_HOLDER, given.holder.as_ref())?)
-                .unwrap_or_else(|| default_holder(&sources)),
-            max_hold: self.max_hold(&sources, lease)?,
             read_check: sources.first(&LOCK_READ_CHECK, given.read_check.as_ref())?,
             synchronous: (sources.first(&SYNCHRONOUS, given.synchronous.as_ref())?)
                 .unwrap_or(Synchronous::Extra),
@@ -437,22 +434,6 @@ impl EfsConfig {
         })
     }
 
-    fn max_hold(&self, sources: &Sources<'_>, lease: Duration) -> Result<Duration, ConfigError> {
-        match sources.first_placed(&LOCK_MAX_HOLD, self.given.max_hold.as_ref())? {
-            Some((max_hold, place)) if max_hold < lease => Err(LOCK_MAX_HOLD.invalid(
-                place,
-                max_hold.as_secs_f64().to_string(),
-                format!(
-                    "it is shorter than the lease of {} s; {}",
-                    lease.as_secs_f64(),
-                    LOCK_MAX_HOLD.valid
-                ),
-            )),
-            Some((max_hold, _)) => Ok(max_hold),
-            None => Ok(DEFAULT_MAX_HOLD.max(lease)),
-        }
-    }
-
     fn cache_size(&self, sources: &Sources<'_>) -> Result<CacheSize, ConfigError> {
         match self.given.cache_size {
             Some(CacheSize::Bytes(bytes)) => CACHE_SIZE_BYTES.check(bytes).map(CacheSize::Bytes),
@@ -474,16 +455,29 @@ impl EfsConfig {
     }
 }
 
+/// The table of a lock client, if it is one.
+///
+/// # Errors
+/// `InvalidValue`, as for [`EfsConfig::lock_table`].
+pub(crate) fn client_table(name: Option<String>) -> Result<String, ConfigError> {
+    match name {
+        Some(name) => LOCK_TABLE.check_from(Place::Client, name),
+        None => Err(LOCK_TABLE.invalid(
+            Place::Client,
+            String::new(),
+            "it is not set: name the lock table, or give a `lock_store`",
+        )),
+    }
+}
+
 /// What was set by methods.
 #[derive(Debug, Clone, Default)]
 struct Given {
     store: Option<StoreChoice>,
-    lease: Option<Duration>,
+    terms: GivenTerms,
     timeout: Option<Duration>,
     max_attempts: Option<u32>,
     key: Option<String>,
-    holder: Option<String>,
-    max_hold: Option<Duration>,
     read_check: Option<ReadCheck>,
     synchronous: Option<Synchronous>,
     cache_size: Option<CacheSize>,
@@ -492,24 +486,11 @@ struct Given {
     network_override: Option<bool>,
 }
 
-const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
-const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(900);
 const DEFAULT_CACHE_SIZE: CacheSize = CacheSize::Bytes(64 << 20);
 const DEFAULT_BASE_VFS: &str = "unix";
 /// One for the process: moments of two clocks, which count from different points, do not compare.
 static SYSTEM_CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
-
-fn default_holder(sources: &Sources<'_>) -> String {
-    let variable = |name| sources.variable(name).map(|value| value.to_string_lossy());
-    if let Some(function) = variable("AWS_LAMBDA_FUNCTION_NAME") {
-        let sandbox = variable("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_default();
-        return format!("{function} {sandbox}").trim_end().to_owned();
-    }
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
-    format!("{host} process {}", std::process::id())
-}
 
 #[cfg(test)]
 mod properties;

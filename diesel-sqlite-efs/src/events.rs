@@ -7,44 +7,44 @@ use std::time::Duration;
 
 use crate::error::HolderInfo;
 
-/// Who speaks: the key that is locked and the name under which we hold it.
+/// The events about one lock: which key it is, and the name under which we hold it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Speaker<'a> {
+pub(crate) struct Events<'a> {
     pub(crate) key: &'a str,
     pub(crate) holder: &'a str,
 }
 
 macro_rules! event {
-    ($level:ident, $name:literal, $speaker:expr $(, $field:ident = $value:expr)*) => {
+    ($level:ident, $name:literal, $events:expr $(, $field:ident = $value:expr)*) => {
         #[cfg(feature = "tracing")]
         tracing::event!(
             name: $name,
             target: "diesel_sqlite_efs::lock",
             tracing::Level::$level,
-            key = $speaker.key,
-            holder = $speaker.holder,
+            key = $events.key,
+            holder = $events.holder,
             $($field = $value,)*
             $name
         );
         #[cfg(not(feature = "tracing"))]
-        let _ = ($speaker.key, $speaker.holder, $(&$value,)*);
+        let _ = ($events.key, $events.holder, $(&$value,)*);
     };
 }
 
 macro_rules! span {
-    ($name:literal, $parent:expr, $speaker:expr) => {{
+    ($name:literal, $parent:expr, $events:expr) => {{
         #[cfg(feature = "tracing")]
         let span = LockSpan(tracing::span!(
             target: "diesel_sqlite_efs::lock",
             parent: &$parent.0,
             tracing::Level::DEBUG,
             $name,
-            key = $speaker.key,
-            holder = $speaker.holder
+            key = $events.key,
+            holder = $events.holder
         ));
         #[cfg(not(feature = "tracing"))]
         let span = {
-            let _ = ($parent, $speaker.key, $speaker.holder);
+            let _ = ($parent, $events.key, $events.holder);
             LockSpan()
         };
         span
@@ -77,7 +77,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Speaker<'_> {
+impl Events<'_> {
     /// While an acquisition waits.
     pub(crate) fn wait_span(self, parent: &LockSpan) -> LockSpan {
         span!("lock.wait", parent, self)
@@ -131,8 +131,8 @@ impl Speaker<'_> {
     }
 
     /// Another transaction of this process has the lease now.
-    pub(crate) fn handed_on(self, held: Duration) {
-        event!(DEBUG, "lock.handed_on", self, held_ms = millis(held));
+    pub(crate) fn handed_off(self, held: Duration) {
+        event!(DEBUG, "lock.handed_off", self, held_ms = millis(held));
     }
 
     pub(crate) fn lost(self, held: Duration, reason: &str) {
@@ -180,10 +180,10 @@ impl Speaker<'_> {
     }
 }
 
-/// Who migrates what: the key that is locked, if any, and the migration's name.
+/// The events about one migration: the key that is locked, if any, and the migration's name.
 #[cfg(feature = "migrations")]
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct MigrationSpeaker<'a> {
+pub(crate) struct MigrationEvents<'a> {
     pub(crate) key: Option<&'a str>,
     pub(crate) migration: &'a str,
     /// `up` or `down`.
@@ -192,25 +192,25 @@ pub(crate) struct MigrationSpeaker<'a> {
 
 #[cfg(feature = "migrations")]
 macro_rules! migration_event {
-    ($level:ident, $name:literal, $speaker:expr $(, $field:ident = $value:expr)*) => {
+    ($level:ident, $name:literal, $events:expr $(, $field:ident = $value:expr)*) => {
         #[cfg(feature = "tracing")]
         tracing::event!(
             name: $name,
             target: "diesel_sqlite_efs::migration",
             tracing::Level::$level,
-            key = $speaker.key,
-            migration = $speaker.migration,
-            direction = $speaker.direction,
+            key = $events.key,
+            migration = $events.migration,
+            direction = $events.direction,
             $($field = $value,)*
             $name
         );
         #[cfg(not(feature = "tracing"))]
-        let _ = ($speaker.key, $speaker.migration, $speaker.direction, $(&$value,)*);
+        let _ = ($events.key, $events.migration, $events.direction, $(&$value,)*);
     };
 }
 
 #[cfg(feature = "migrations")]
-impl MigrationSpeaker<'_> {
+impl MigrationEvents<'_> {
     pub(crate) fn started(self) {
         migration_event!(INFO, "migration.started", self);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What the write lock has cost: a connection since it was opened
 /// ([`EfsSqliteConnection::lock_stats`](crate::EfsSqliteConnection::lock_stats)), a client since it
-/// was made ([`DynamoDbLockClient::stats`](crate::DynamoDbLockClient::stats)), or the process
+/// was made ([`LockClient::stats`](crate::LockClient::stats)), or the process
 /// since it began ([`process_lock_stats`]).
 ///
 /// Numbers only grow, so that the difference of two readings tells what happened in between.
@@ -14,9 +14,9 @@ use std::time::Duration;
 pub struct LockStats {
     /// Leases that were granted, by the store or within this process.
     pub acquisitions: u64,
-    /// Those of them that came from another connection of this process: the store was not asked to
-    /// grant them.
-    pub handovers: u64,
+    /// Those of them that were handed off by another connection of this process: the store was not
+    /// asked to grant them.
+    pub hand_offs: u64,
     /// How often the store was asked for a lease, refusals included.
     pub attempts: u64,
     /// Acquisitions that had to wait, successful or not.
@@ -58,10 +58,10 @@ static PROCESS: LazyLock<Counters> = LazyLock::new(Counters::default);
 ///
 /// let before = process_lock_stats();
 /// # let store = std::sync::Arc::new(diesel_sqlite_efs::InMemoryLockStore::new());
-/// # let client = diesel_sqlite_efs::DynamoDbLockClient::with_store(store);
+/// # let client = diesel_sqlite_efs::LockClient::builder().lock_store(store).build()?;
 /// client.acquire("nightly-report", Duration::from_secs(3))?.release()?;
 /// assert_eq!(process_lock_stats().acquisitions - before.acquisitions, 1);
-/// # Ok::<(), diesel_sqlite_efs::LockError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn process_lock_stats() -> LockStats {
     PROCESS.get()

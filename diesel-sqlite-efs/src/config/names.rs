@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::lease_terms::renewal_period;
 use super::sources::{Names, Removed, Setting};
 use super::values::{ReadCheck, StoreKind, Synchronous};
-use crate::lease::renewal_period;
 
 /// Longer times are more likely a mistake in the unit.
 pub(super) const LONGEST: Duration = Duration::from_secs(86_400);

@@ -25,10 +25,14 @@ pub(super) struct Setting<T> {
 impl<T: Value> Setting<T> {
     /// A method's value, if the setting accepts it.
     pub(super) fn check(&self, value: T) -> Result<T, ConfigError> {
+        self.check_from(Place::Method, value)
+    }
+
+    pub(super) fn check_from(&self, place: Place, value: T) -> Result<T, ConfigError> {
         if (self.accepts)(&value) {
             Ok(value)
         } else {
-            Err(self.invalid(Place::Method, value.text(), self.valid))
+            Err(self.invalid(place, value.text(), self.valid))
         }
     }
 
@@ -42,6 +46,7 @@ impl<T: Value> Setting<T> {
             setting: match (place, self.variable) {
                 (Place::Url, _) => parameter_in_url(self.name),
                 (Place::Environment, Some(name)) => format!("environment variable {name}"),
+                (Place::Client, _) => format!("LockClientBuilder::{}", self.name),
                 (Place::Method | Place::Environment, _) => format!("EfsConfig::{}", self.name),
             },
             value,
@@ -75,13 +80,18 @@ pub(super) struct Removed {
 /// Where a value was given; the earlier one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
+    /// Of `EfsConfig`.
     Method,
+    /// A method of `LockClientBuilder`.
+    Client,
     Url,
     Environment,
 }
 
 /// The URL's parameters and the environment.
 pub(super) struct Sources<'a> {
+    /// Where a method's value comes from.
+    methods: Place,
     parameters: &'a [(String, String)],
     environment: BTreeMap<OsString, OsString>,
 }
@@ -115,9 +125,24 @@ impl<'a> Sources<'a> {
             }
         }
         Ok(Self {
+            methods: Place::Method,
             parameters,
             environment,
         })
+    }
+
+    /// Those of a lock client: no settings but by its methods, and the rest of the environment.
+    pub(super) fn of_a_client(
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Sources<'static> {
+        let is_setting = |name: &OsStr| name.to_string_lossy().starts_with(VARIABLE_PREFIX);
+        Sources {
+            methods: Place::Client,
+            parameters: &[],
+            environment: (environment.into_iter())
+                .filter(|(name, _)| !is_setting(name))
+                .collect(),
+        }
     }
 
     /// The value in effect: the method's, else the URL's, else the environment's. Values that are
@@ -138,8 +163,8 @@ impl<'a> Sources<'a> {
         method: Option<&T>,
     ) -> Result<Option<(T, Place)>, ConfigError> {
         if let Some(value) = method {
-            let value = setting.check(value.clone())?;
-            return Ok(Some((value, Place::Method)));
+            let value = setting.check_from(self.methods, value.clone())?;
+            return Ok(Some((value, self.methods)));
         }
         for place in [Place::Url, Place::Environment] {
             if let Some(value) = self.at(place, setting)? {
@@ -156,7 +181,7 @@ impl<'a> Sources<'a> {
         setting: &Setting<T>,
     ) -> Result<Option<T>, ConfigError> {
         let text = match place {
-            Place::Method => None,
+            Place::Method | Place::Client => None,
             Place::Url => (self.parameters.iter())
                 .find(|(name, _)| name == setting.name)
                 .map(|(_, value)| OsStr::new(value)),

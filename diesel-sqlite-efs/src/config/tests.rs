@@ -1,6 +1,7 @@
 use std::fmt::Debug;
 use std::os::unix::ffi::OsStringExt;
 
+use super::lease_terms::default_holder;
 use super::*;
 use crate::store::InMemoryLockStore;
 
@@ -99,7 +100,7 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
         |config| config.lock_expiration(seconds(20.0)),
         ["30", "40.5"],
         [20.0, 30.0, 40.5, 10.0].map(seconds),
-        |settings| settings.lease,
+        |settings| settings.terms.expiration,
     );
     assert_precedence(
         ("lock_timeout", Some("SQLITE_LOCK_TIMEOUT")),
@@ -128,14 +129,14 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
         |config| config.lock_holder("of method"),
         ["of%20url", "of variable"],
         ["of method", "of url", "of variable", &host].map(str::to_owned),
-        |settings| settings.holder,
+        |settings| settings.terms.holder,
     );
     assert_precedence(
         ("lock_max_hold", Some("SQLITE_LOCK_MAX_HOLD")),
         |config| config.lock_max_hold(seconds(20.0)),
         ["30", "40"],
         [20.0, 30.0, 40.0, 900.0].map(seconds),
-        |settings| settings.max_hold,
+        |settings| settings.terms.max_hold,
     );
     assert_precedence(
         ("lock_read_check", Some("SQLITE_LOCK_READ_CHECK")),
@@ -367,7 +368,7 @@ fn every_lease_that_is_accepted_lasts_two_renewal_periods() {
         match with_table(|c| c.lock_expiration(lease), "", &[]) {
             Ok(settings) => {
                 accepted += 1;
-                assert!(settings.lease >= 2 * crate::lease::renewal_period(lease));
+                assert!(settings.terms.expiration >= 2 * settings.terms.renewal_period());
             }
             Err(_) => assert!(lease < Duration::from_secs(2), "{lease:?}"),
         }
@@ -394,9 +395,9 @@ fn the_longest_hold_is_never_shorter_than_the_lease() {
     );
 
     let equal = with_table(unchanged, "lock_expiration=7&lock_max_hold=7", &[]).unwrap();
-    assert_eq!(equal.max_hold, equal.lease);
+    assert_eq!(equal.terms.max_hold, equal.terms.expiration);
     let long_lease = with_table(unchanged, "lock_expiration=2000", &[]).unwrap();
-    assert_eq!(long_lease.max_hold, seconds(2_000.0));
+    assert_eq!(long_lease.terms.max_hold, seconds(2_000.0));
 }
 
 #[test]
@@ -598,7 +599,7 @@ fn a_path_too_long_for_a_key_asks_for_one() {
 fn the_default_holder_is_the_sandbox_on_lambda_and_the_process_elsewhere() {
     let function = ("AWS_LAMBDA_FUNCTION_NAME", "polls");
     let sandbox = ("AWS_LAMBDA_LOG_STREAM_NAME", "2026/11/22/[$LATEST]0a1b");
-    let holder = |variables: &[_]| with_table(unchanged, "", variables).unwrap().holder;
+    let holder = |variables: &[_]| with_table(unchanged, "", variables).unwrap().terms.holder;
     assert_eq!(
         holder(&[function, sandbox]),
         "polls 2026/11/22/[$LATEST]0a1b"

@@ -13,7 +13,7 @@ use super::{ConfigError, Problem, StoreError};
 /// Which lock an error speaks of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockName {
-    /// The database file; empty for a [`DynamoDbLockClient`](crate::DynamoDbLockClient) used on
+    /// The database file; empty for a [`LockClient`](crate::LockClient) used on
     /// its own.
     pub database: PathBuf,
     /// The value of `pk`.

@@ -1,9 +1,6 @@
 //! What the lock protocol asks of a store: one conditional write and one conditional delete.
 
 pub(crate) mod dynamodb;
-#[cfg(test)]
-#[expect(unreachable_pub, reason = "public in the tests' harness")]
-pub(crate) mod hooked;
 mod local;
 mod memory;
 

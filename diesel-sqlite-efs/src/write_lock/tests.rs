@@ -11,16 +11,16 @@ use tempfile::TempDir;
 use rustix::io::Errno;
 
 use super::*;
-use crate::client::DynamoDbLockClient;
 use crate::clock::{Clock, Moment};
+use crate::config::LeaseTerms;
 use crate::error::{ConfigError, LockError};
 use crate::files::file_version::{FileFormat, FileState, FileVersion};
 use crate::files::fs_kind::FileSystem;
 use crate::files::lock_identity::KeyFile;
 use crate::files::rollback_journal::Journal;
-use crate::store::JournalId;
-use crate::store::hooked::{HookedStore, Put};
-use crate::store::{InMemoryLockStore, SeenItem};
+use crate::lease::LockClient;
+use crate::store::{InMemoryLockStore, JournalId, SeenItem};
+use crate::testing::{HookedStore, Put};
 
 pub(super) const KEY: &str = "database#test";
 pub(super) const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
@@ -94,10 +94,12 @@ impl World {
             }
             answer
         });
-        let client = DynamoDbLockClient::with_store(host)
-            .lease_duration(LEASE)
-            .max_hold(self.max_hold)
-            .clock(self.clock.clone());
+        let terms = LeaseTerms {
+            expiration: LEASE,
+            max_hold: self.max_hold,
+            holder: "a test".to_owned(),
+        };
+        let client = LockClient::new(host, terms, self.clock.clone());
         let lock = WriteLock::new(client, key, settings);
         let journal = Journal::new(self.journal.clone(), self.file_system);
         lock.opened(journal, KeyFile::beside(&self.database));
@@ -788,7 +790,8 @@ fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
         thread::sleep(ANSWER);
         put.pass_on()
     });
-    let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
+    let builder = LockClient::builder().lock_store(store);
+    let client = builder.clock(world.clock.clone()).build().unwrap();
     let lock = WriteLock::new(client, KEY, world.settings());
     let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
 

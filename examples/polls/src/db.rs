@@ -156,7 +156,7 @@ mod tests {
     use std::time::Instant;
 
     use axum::http::StatusCode;
-    use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore, SeenItem};
+    use diesel_sqlite_efs::{InMemoryLockStore, LockClient, SeenItem};
     use tempfile::TempDir;
 
     use super::*;
@@ -256,7 +256,8 @@ mod tests {
     async fn writers_that_wait_for_the_lock_keep_no_reader_waiting() {
         let stage = stage_with(4);
         let database = &stage.database;
-        let client = DynamoDbLockClient::with_store(stage.store.clone());
+        let builder = LockClient::builder().lock_store(stage.store.clone());
+        let client = builder.build().expect("a client");
         let lease = client.try_acquire(KEY).expect("the store").expect("free");
         let soon = || Deadline::after(Duration::from_secs(60));
         let writers: Vec<_> = (0..8)

@@ -11,7 +11,7 @@ cargo run --release -p fairness [-- COMMAND]
   (none)                  prints docs/fairness.md as it would be now
   write [DOCS] [PRICE]    writes it, and docs/fairness/*.svg; DOCS is another directory, PRICE what a
                           million write request units cost, in US dollars
-  sweep NAME=V1,V2,.. ..  tries other numbers of the policy (lease/pace.rs), in all combinations";
+  sweep NAME=V1,V2,.. ..  tries other numbers of the policy (lease/wait_policy.rs), in all combinations";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -7,11 +7,11 @@ use std::env;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use diesel_sqlite_efs::testing::{Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, DynamoDbLockClient, InMemoryLockStore, Lease, LockError, Moment, PutAnswer, StoreError,
+    Clock, InMemoryLockStore, Lease, LockClient, LockError, Moment, PutAnswer, StoreError,
 };
 use integration::emulator::Emulator;
-use integration::store::{Hook, HookedStore, Put};
 
 use crate::worker::Stage;
 
@@ -309,11 +309,14 @@ impl World {
         };
         let way = HookedStore::new(self.table.clone(), way);
         Host {
-            client: DynamoDbLockClient::with_store(way.clone())
-                .lease_duration(LEASE)
+            client: LockClient::builder()
+                .lock_store(way.clone())
+                .lock_expiration(LEASE)
                 // No renewal but those that the test asks for.
-                .max_hold(SECOND)
-                .clock(clock.clone()),
+                .without_renewal()
+                .clock(clock.clone())
+                .build()
+                .expect("a client"),
             clock,
             way,
         }
@@ -321,7 +324,7 @@ impl World {
 }
 
 struct Host {
-    client: DynamoDbLockClient,
+    client: LockClient,
     clock: Clock,
     way: Arc<HookedStore<Way>>,
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, DeleteAnswer, DynamoDbLockClient, EfsConfig, EfsSqliteConnection, InMemoryLockStore,
-    LockError, Moment, PutAnswer, SeenItem, StoreError,
+    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockClient, LockError,
+    Moment, PutAnswer, SeenItem, StoreError,
 };
 use integration::process::wait_until;
 use integration::scratch::Scratch;
-use integration::store::{Delete, Hook, HookedStore, Put};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -206,9 +206,12 @@ fn waiting_taking_over_and_losing_are_told_with_who_held_it() -> TestResult {
     let (clock, key) = (clock(), "events-of-a-takeover");
     let store = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
     let client = |holder: &str, store: &Arc<InMemoryLockStore>| {
-        diesel_sqlite_efs::DynamoDbLockClient::with_store(store.clone())
-            .holder(holder)
+        LockClient::builder()
+            .lock_store(store.clone())
+            .lock_holder(holder)
             .clock(clock.clone())
+            .build()
+            .expect("a client")
     };
     let lost = client("the first", &store).acquire(key, Duration::ZERO)?;
     // In the same process the second waits in line; what it waits for is not asked of the store.
@@ -363,7 +366,7 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
     diesel::sql_query("CREATE TABLE counter (n INTEGER)").execute(&mut conn)?;
     assert!(conn.run_migrations(MIGRATIONS).is_err(), "the table exists");
 
-    let client = DynamoDbLockClient::with_store(store.clone());
+    let client = LockClient::builder().lock_store(store.clone()).build()?;
     let expired = SeenItem {
         lock_id: "somebody".to_owned(),
         expires_at: "2".to_owned(),
@@ -385,7 +388,7 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
     store.table.set_item(key, None);
     assert!(lease.renew().is_err());
     drop(lease);
-    hand_on(&client, key)?;
+    hand_off(&client, key)?;
 
     assert_as_listed(&events_of(key), "Events");
     assert_as_listed(&spans_of(key), "Spans");
@@ -398,8 +401,8 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
 }
 
 /// Lets a lease go from one thread to another; again if this machine is too slow for it.
-fn hand_on(client: &DynamoDbLockClient, key: &str) -> Result<(), LockError> {
-    while client.stats().handovers == 0 {
+fn hand_off(client: &LockClient, key: &str) -> Result<(), LockError> {
+    while client.stats().hand_offs == 0 {
         let lease = client.acquire(key, LONG)?;
         let waits = client.stats().waits;
         thread::scope(|scope| {
@@ -417,7 +420,8 @@ fn waits_and_leases_are_spans_of_whoever_asked() -> TestResult {
     recorder();
     let key = "spans-of-whoever-asked";
     let store = Arc::new(InMemoryLockStore::new());
-    let client = DynamoDbLockClient::with_store(store).lease_duration(Duration::from_secs(6));
+    let builder = LockClient::builder().lock_store(store);
+    let client = builder.lock_expiration(Duration::from_secs(6)).build()?;
     let held = client.acquire(key, Duration::ZERO)?;
     let request = tracing::info_span!(target: CALLER, "request");
     request.in_scope(|| assert!(client.acquire(key, Duration::from_millis(1)).is_err()));

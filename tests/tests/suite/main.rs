@@ -11,7 +11,7 @@ mod driver;
 mod events;
 mod every_point;
 mod files;
-mod hand_on;
+mod hand_off;
 mod harness;
 mod kills;
 mod lock_keys;

@@ -566,7 +566,7 @@ fn connections_of_a_pool_get_the_lock_in_the_order_in_which_they_asked() {
     );
 }
 
-/// Each write was confirmed, under leases that were asked for in turn: a lease that is handed on in
+/// Each write was confirmed, under leases that were asked for in turn: a lease that is handed off in
 /// the process is asked for once.
 #[track_caller]
 fn assert_asked_for_as_many(calls: &[Call], writes: usize) {

@@ -12,12 +12,12 @@ use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel::sql_types::BigInt;
 use diesel::sqlite::Sqlite;
+use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
     Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment, PutAnswer,
     PutCondition, SeenItem, StoreError,
 };
 use integration::scratch::Scratch;
-use integration::store::{Delete, Hook, HookedStore, Put};
 
 /// The lease of all connections here: longer than any test takes, unless it moves the clock.
 pub(crate) const LEASE: Duration = Duration::from_secs(60);

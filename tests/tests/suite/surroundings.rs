@@ -14,12 +14,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_sdk_dynamodb::types::ScalarAttributeType;
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, SqliteConnection};
-use diesel_sqlite_efs::{DynamoDbLockClient, StoreError};
+use diesel_sqlite_efs::testing::{HookedStore, Put};
+use diesel_sqlite_efs::{LockClient, StoreError};
 use integration::dynamodb::{AttributeValue, Item, LockTable, env_for};
 use integration::emulator::Emulator;
 use integration::proxy::{Action, Answer, Operation, Proxy, Purpose, RefusedEndpoint, Rule};
 use integration::scratch::Scratch;
-use integration::store::{HookedStore, Put};
 
 use crate::driver::{Failure, Process};
 
@@ -327,8 +327,10 @@ fn the_client_by_itself_waits_out_what_passes_too() -> TestResult {
             message: "slow down".to_owned(),
         })
     });
-    let client = DynamoDbLockClient::with_store(store);
-    client.acquire("nightly-report", Duration::from_secs(30))?;
+    let client = LockClient::builder().lock_store(store).build()?;
+    client
+        .acquire("nightly-report", Duration::from_secs(30))?
+        .release()?;
     Ok(())
 }
 

@@ -20,8 +20,8 @@ use super::Call;
 use crate::clock::{Clock, Moment};
 use crate::config::{EfsConfig, ReadCheck};
 use crate::connection::EfsSqliteConnection;
-use crate::store::hooked::{HookedStore, Put};
 use crate::store::{InMemoryLockStore, LockStore, SeenItem};
+use crate::testing::{HookedStore, Put};
 
 const KEY: &str = "database#files";
 const LEASE: Duration = Duration::from_secs(60);

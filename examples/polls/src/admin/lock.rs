@@ -129,7 +129,7 @@ fn now() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore};
+    use diesel_sqlite_efs::{InMemoryLockStore, LockClient};
 
     use super::*;
 
@@ -147,7 +147,8 @@ mod tests {
         assert!(matches!(see(Some(&view)), Sight::Free));
         assert_eq!(store.item("polls"), None, "a look leaves nothing");
 
-        let client = DynamoDbLockClient::with_store(store.clone()).holder("somebody");
+        let builder = LockClient::builder().lock_store(store.clone());
+        let client = builder.lock_holder("somebody").build()?;
         let lease = client.acquire("polls", Duration::ZERO)?;
         let before = store.item("polls");
         let Sight::Held(told) = see(Some(&view)) else {

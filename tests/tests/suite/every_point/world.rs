@@ -10,19 +10,19 @@ use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
+use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
     Clock, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment,
     PutAnswer, PutCondition, ReadCheck, SeenItem, StoreError,
 };
 use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
 use integration::scratch::Scratch;
-use integration::store::{Delete, Hook, HookedStore, Put};
 
 use crate::support::execute;
 
 const LEASE: Duration = Duration::from_secs(60);
-/// The crate's thread that renews leases.
-const KEEPER: &str = "efs-lease-keeper";
+/// The crate's thread that sends requests in the background.
+const RENEWER: &str = "efs-lease-renewer";
 /// By the store's clock, a leftover's lease is over.
 const START: Duration = Duration::from_secs(1_800_000_000);
 pub(super) const KEY: &str = "database#every-point";
@@ -217,7 +217,7 @@ impl Numbered {
         let gone = || StoreError::Misconfigured {
             message: "the process is gone".into(),
         };
-        if thread::current().name() == Some(KEEPER) {
+        if thread::current().name() == Some(RENEWER) {
             return match recorder.crashed() {
                 true => Err(gone()),
                 false => request(),

@@ -38,7 +38,7 @@ impl Writers {
         let url = format!("{path}?lock_table={table}&lock_expiration=6&lock_timeout=60");
         let mut command = Command::new(env::current_exe().expect("this program"));
         command
-            .args(["--exact", "hand_on::child", "--ignored", "--nocapture"])
+            .args(["--exact", "hand_off::child", "--ignored", "--nocapture"])
             .envs(env_for(&proxy.endpoint()))
             .env("WRITERS_URL", url)
             .env("WRITERS_THREADS", threads.to_string());
@@ -124,11 +124,11 @@ fn child() {
 }
 
 #[test]
-fn a_process_killed_with_a_lease_that_was_handed_on_loses_nothing_that_was_acknowledged() {
+fn a_process_killed_with_a_lease_that_was_handed_off_loses_nothing_that_was_acknowledged() {
     const THREADS: u64 = 6;
     /// Of one process, while the others want theirs.
     const ENOUGH: u64 = 20;
-    let stage = Stage::new("hand-on");
+    let stage = Stage::new("hand-off");
     let mut auditor = stage.open("");
     auditor.ok("execute CREATE TABLE t (n INTEGER)");
     auditor.ok("execute INSERT INTO t VALUES (0)");
@@ -163,7 +163,7 @@ fn a_process_killed_with_a_lease_that_was_handed_on_loses_nothing_that_was_ackno
         let leases = writers.proxy.count(&Operation::DeleteItem) as u64;
         let written = writers.written();
         println!("{leases} leases for {written} writes");
-        assert!(leases < written, "no lease was ever handed on");
+        assert!(leases < written, "no lease was ever handed off");
     }
     let victims = victim.written_in_all();
     let written = first.end() + second.end() + victims;

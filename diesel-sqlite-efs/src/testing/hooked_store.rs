@@ -1,16 +1,13 @@
 //! A lock table in this process behind a hook, for tests: it sees each request, and may delay it, do
 //! something before and after it, or answer in the table's place.
-//!
-//! The harness of the integration tests includes this file as its own.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    DeleteAnswer, InMemoryLockStore, LockItem, LockStore, PutAnswer, PutCondition, StoreError,
-};
+use crate::error::StoreError;
+use crate::store::{DeleteAnswer, InMemoryLockStore, LockItem, LockStore, PutAnswer, PutCondition};
 
 /// A lock table whose requests go through a hook. It gives access to the hook as if it were it, so
 /// that a test can ask for what was seen.

@@ -1,14 +1,13 @@
-//! Who is next inside this process: connections wait here, in order, before one asks the store.
+//! The order of those who wait inside this process, before one of them asks the store.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The waiting line for one key of one store: see [`Shared::queue`](super::shared::Shared::queue).
-///
-/// Who has a turn may leave something to the next in line, of type `T`.
+/// The queue for one key of one store. The one whose turn it is may hand something of type `T` off to
+/// the next.
 #[derive(Debug)]
-pub(crate) struct Queue<T> {
+pub(crate) struct LocalQueue<T> {
     line: Mutex<Line<T>>,
 }
 
@@ -17,23 +16,23 @@ struct Line<T> {
     taken: bool,
     /// Each with what wakes it alone.
     waiting: VecDeque<Arc<Condvar>>,
-    /// For the first of them, who has been woken.
-    left: Option<T>,
+    /// For the first of them, which has been woken.
+    handed_off: Option<T>,
 }
 
 /// The right to ask the store for the lease; the next in line has it when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn<T> {
-    queue: Arc<Queue<T>>,
+    queue: Arc<LocalQueue<T>>,
     is_over: bool,
 }
 
-impl<T> Default for Queue<T> {
+impl<T> Default for LocalQueue<T> {
     fn default() -> Self {
         let line = Line {
             taken: false,
             waiting: VecDeque::new(),
-            left: None,
+            handed_off: None,
         };
         Self {
             line: Mutex::new(line),
@@ -41,7 +40,7 @@ impl<T> Default for Queue<T> {
     }
 }
 
-impl<T> Queue<T> {
+impl<T> LocalQueue<T> {
     /// A turn if it is free and nobody waits for it.
     pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Turn<T>> {
         let mut line = self.line();
@@ -52,7 +51,7 @@ impl<T> Queue<T> {
         Some(self.turn())
     }
 
-    /// Waits in line for a turn, at most for `limit`. With it comes what the one before has left.
+    /// Waits in line for a turn, at most for `limit`. With it comes what the one before has handed off.
     pub(crate) fn enter(self: &Arc<Self>, limit: Duration) -> Option<(Turn<T>, Option<T>)> {
         let until = Instant::now() + limit;
         let woken = Arc::new(Condvar::new());
@@ -71,7 +70,7 @@ impl<T> Queue<T> {
         }
         line.waiting.pop_front();
         line.taken = true;
-        Some((self.turn(), line.left.take()))
+        Some((self.turn(), line.handed_off.take()))
     }
 
     /// How many wait.
@@ -103,14 +102,14 @@ impl<T> Line<T> {
 }
 
 impl<T> Turn<T> {
-    /// Ends the turn and leaves something to the next in line; both come back if nobody waits.
-    pub(crate) fn pass_on(mut self, left: T) -> Result<(), (Self, T)> {
+    /// Ends the turn and hands something off to the next in the queue; both come back if nobody waits.
+    pub(crate) fn hand_off(mut self, handed_off: T) -> Result<(), (Self, T)> {
         let mut line = self.queue.line();
         if line.waiting.is_empty() {
             drop(line);
-            return Err((self, left));
+            return Err((self, handed_off));
         }
-        line.left = Some(left);
+        line.handed_off = Some(handed_off);
         line.call_next();
         drop(line);
         self.is_over = true;
@@ -139,7 +138,7 @@ mod tests {
 
     #[test]
     fn turns_are_given_in_the_order_of_asking() {
-        let queue = Arc::new(Queue::<()>::default());
+        let queue = Arc::new(LocalQueue::<()>::default());
         let first = queue.try_enter().unwrap();
         let (served, order) = mpsc::channel();
         let threads: Vec<_> = (0..5)
@@ -165,7 +164,7 @@ mod tests {
 
     #[test]
     fn giving_up_leaves_no_gap_in_the_line() {
-        let queue = Arc::new(Queue::<()>::default());
+        let queue = Arc::new(LocalQueue::<()>::default());
         let turn = queue.try_enter().unwrap();
         assert!(queue.enter(Duration::from_millis(5)).is_none());
         assert_eq!(queue.waiting(), 0);
@@ -174,10 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_goes_to_the_next_in_line_alone() {
-        let queue = Arc::new(Queue::default());
+    fn what_is_handed_off_goes_to_the_next_in_the_queue_alone() {
+        let queue = Arc::new(LocalQueue::default());
         let turn = queue.try_enter().unwrap();
-        let (turn, left) = turn.pass_on("nobody waits").unwrap_err();
+        let (turn, left) = turn.hand_off("nobody waits").unwrap_err();
         assert_eq!(left, "nobody waits");
         assert!(queue.try_enter().is_none(), "the turn is kept");
         let next = thread::spawn({
@@ -187,7 +186,7 @@ mod tests {
         while queue.waiting() == 0 {
             thread::yield_now();
         }
-        turn.pass_on("for the next").unwrap();
+        turn.hand_off("for the next").unwrap();
         assert_eq!(next.join().unwrap(), Some(Some("for the next")));
         let (_turn, left) = queue.enter(LONG).unwrap();
         assert_eq!(left, None);

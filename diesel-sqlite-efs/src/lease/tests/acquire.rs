@@ -1,13 +1,15 @@
 //! Acquisitions whose answers get lost.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use super::*;
-use crate::DynamoDbLockClient;
-use crate::store::InMemoryLockStore;
-use crate::store::hooked::{Hook, HookedStore, Put};
+use super::{KEY, client};
+use crate::error::StoreError;
+use crate::lease::acquire::{AcquireLimits, Attempt};
+use crate::store::{InMemoryLockStore, JournalId, PutAnswer, PutCondition, SeenItem};
+use crate::testing::{Hook, HookedStore, Put};
 
-const KEY: &str = "database#test";
 const RECORD: Option<JournalId> = Some(JournalId([1, 2, 3, 4]));
 
 /// Applies every put, and loses the answers to takeovers, so many times. An item is in the way that
@@ -43,7 +45,7 @@ fn losing_takeovers(times: u32) -> Arc<HookedStore<impl Hook>> {
 #[test]
 fn a_lost_answer_to_a_takeover_costs_a_retry_and_not_a_lease() {
     let store = losing_takeovers(1);
-    let client = DynamoDbLockClient::with_store(store.clone());
+    let client = client(store.clone());
     let lease = client.acquire(KEY, Duration::from_secs(2)).unwrap();
     assert_eq!(lease.recorded(), RECORD, "the record comes with the lease");
     let item = store.table.item(KEY).unwrap();
@@ -53,7 +55,7 @@ fn a_lost_answer_to_a_takeover_costs_a_retry_and_not_a_lease() {
 #[test]
 fn giving_up_after_a_takeover_leaves_the_record_to_the_next() {
     let store = losing_takeovers(u32::MAX);
-    let client = DynamoDbLockClient::with_store(store.clone());
+    let client = client(store.clone());
     client.acquire(KEY, Duration::from_millis(30)).unwrap_err();
     let item = store.table.item(KEY).expect("the record's item");
     assert_eq!(item.committed, RECORD);
@@ -109,7 +111,7 @@ impl Hook for Contended {
 fn an_item_tells_what_its_holder_waited_and_keeps_telling() {
     let usual = Duration::from_millis(40);
     let store = Contended::new(2, Some(usual));
-    let client = DynamoDbLockClient::with_store(store.clone());
+    let client = client(store.clone());
     let lease = client.acquire(KEY, Duration::from_secs(5)).unwrap();
     let told = store.table.item(KEY).unwrap().waited.expect("it tells");
     assert!(
@@ -125,7 +127,7 @@ fn an_item_tells_what_its_holder_waited_and_keeps_telling() {
 #[test]
 fn who_was_alone_asks_once_and_at_once_each_time() {
     let store = Contended::new(0, None);
-    let client = DynamoDbLockClient::with_store(store.clone());
+    let client = client(store.clone());
     for nth in 1..=10 {
         let lease = client.acquire(KEY, Duration::from_secs(5)).unwrap();
         assert_eq!(store.puts(), nth);
@@ -139,7 +141,7 @@ fn who_was_served_in_turn_waits_before_it_asks_again_and_who_cannot_wait_does_no
     // The others' wait is so long that their turn lasts beyond any delay of this test.
     let usual = Duration::from_secs(1_000);
     let store = Contended::new(1, Some(usual));
-    let client = DynamoDbLockClient::with_store(store.clone());
+    let client = client(store.clone());
     let refused = client.try_acquire(KEY).unwrap();
     assert!(refused.is_none());
     store.refused_still.store(1, Ordering::SeqCst);
@@ -160,20 +162,19 @@ fn who_was_served_in_turn_waits_before_it_asks_again_and_who_cannot_wait_does_no
     let before = store.puts();
 
     let until = Instant::now() + Duration::from_secs(60);
-    let patience = Patience {
+    let limits = AcquireLimits {
         until,
         max_attempts: Some(1),
     };
-    let lease = acquisition.wait(patience).expect("nobody is there");
+    let lease = acquisition.wait(limits).expect("nobody is there");
     assert_eq!(store.puts(), before + 1);
     lease.release().unwrap();
 }
 
-/// The longest that a caller can say.
+/// The longest timeout that there is.
 #[test]
 fn a_wait_without_end_is_one() {
-    let client =
-        DynamoDbLockClient::with_store(Arc::new(InMemoryLockStore::new())).max_hold(Duration::MAX);
+    let client = client(Arc::new(InMemoryLockStore::new()));
     let lease = client.acquire(KEY, Duration::MAX).unwrap();
     lease.release().unwrap();
 }

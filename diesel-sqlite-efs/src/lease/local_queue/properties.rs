@@ -1,4 +1,4 @@
-//! The waiting line against a reference, with real threads. See `url/properties.rs` for how to
+//! The queue against a reference, with real threads. See `url/properties.rs` for how to
 //! repeat a run.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-type Queue = super::Queue<u32>;
+type Queue = super::LocalQueue<u32>;
 type Turn = super::Turn<u32>;
 
 /// Longer than anything takes on a busy machine.
@@ -180,7 +180,7 @@ fn in_any_interleaving_one_has_the_turn_and_who_waits_gets_it() {
                     found.fetch_add(what_was_left.unwrap_or(0), Ordering::SeqCst);
                     is_taken.store(false, Ordering::SeqCst);
                     let something = random.u32(1..100);
-                    if random.bool() && turn.pass_on(something).is_ok() {
+                    if random.bool() && turn.hand_off(something).is_ok() {
                         left.fetch_add(something, Ordering::SeqCst);
                     }
                 }

@@ -8,7 +8,7 @@ const MS: Duration = Duration::from_millis(1);
 
 /// A waiter that is refused at each ask, by a new holder each time, whose items tell `waited`.
 struct Unlucky {
-    pace: Pace,
+    policy: WaitPolicy,
     begun: Instant,
     until: Instant,
     random: fastrand::Rng,
@@ -19,7 +19,7 @@ impl Unlucky {
     fn new(timeout: Duration, seed: u64) -> Self {
         let begun = Instant::now();
         Self {
-            pace: Pace::new(TUNING, begun, None),
+            policy: WaitPolicy::new(TUNING, begun, None),
             begun,
             until: begun + timeout,
             random: fastrand::Rng::with_seed(seed),
@@ -39,7 +39,7 @@ impl Unlucky {
                 same_holder: same_holder && ages.len() > 1,
             };
             let answered = at + self.round_trip;
-            at = (self.pace)
+            at = (self.policy)
                 .next_ask(&refusal, answered, self.until, &mut self.random)
                 .expect("a wait is known");
         }
@@ -113,34 +113,34 @@ fn a_holder_that_stays_is_asked_less_and_less_often_down_to_the_longest_pause() 
 #[test]
 fn nothing_is_known_where_nobody_tells() {
     let begun = Instant::now();
-    let mut pace = Pace::new(TUNING, begun, None);
+    let mut policy = WaitPolicy::new(TUNING, begun, None);
     let refusal = Refusal {
         sent: begun,
         waited: None,
         same_holder: false,
     };
     let mut random = fastrand::Rng::with_seed(1);
-    assert_eq!(pace.first_ask(&mut random), None, "at once");
-    let next = pace.next_ask(&refusal, begun + MS, begun + SECOND, &mut random);
+    assert_eq!(policy.first_ask(&mut random), None, "at once");
+    let next = policy.next_ask(&refusal, begun + MS, begun + SECOND, &mut random);
     assert_eq!(next, None, "backoff decides");
 }
 
 /// What a process remembers that waited for `wait` among others until now.
-fn served_after(wait: Duration, now: Instant) -> Experience {
+fn served_after(wait: Duration, now: Instant) -> RecentWait {
     let begun = now - wait;
-    let mut pace = Pace::new(TUNING, begun, None);
+    let mut policy = WaitPolicy::new(TUNING, begun, None);
     let refusal = Refusal {
         sent: begun,
         waited: Some(wait),
         same_holder: false,
     };
-    pace.next_ask(
+    policy.next_ask(
         &refusal,
         begun + MS,
         now + SECOND,
         &mut fastrand::Rng::with_seed(1),
     );
-    pace.granted(pace.usual_wait(now), now)
+    policy.granted(policy.usual_wait(now), now)
 }
 
 #[test]
@@ -152,9 +152,10 @@ fn who_was_served_in_turn_lets_others_in_first_and_not_for_long() {
         (10 * SECOND, 250 * MS),
     ] {
         let begun = served + MS;
-        let pace = Pace::new(TUNING, begun, Some(served_after(wait, served)));
+        let policy = WaitPolicy::new(TUNING, begun, Some(served_after(wait, served)));
         for seed in 0..50 {
-            let first = (pace.first_ask(&mut fastrand::Rng::with_seed(seed))).expect("not at once");
+            let first =
+                (policy.first_ask(&mut fastrand::Rng::with_seed(seed))).expect("not at once");
             assert!(
                 first > begun + wait.min(250 * MS) / 2,
                 "{:?}",
@@ -168,13 +169,13 @@ fn who_was_served_in_turn_lets_others_in_first_and_not_for_long() {
 #[test]
 fn who_was_alone_or_comes_back_late_asks_at_once() {
     let now = Instant::now();
-    let alone = Pace::new(TUNING, now, None).granted(Duration::ZERO, now);
+    let alone = WaitPolicy::new(TUNING, now, None).granted(Duration::ZERO, now);
     let late = served_after(200 * MS, now - 401 * MS);
     let after_a_while = served_after(200 * MS, now - 220 * MS);
     for last in [alone, late, after_a_while] {
-        let pace = Pace::new(TUNING, now, Some(last));
+        let policy = WaitPolicy::new(TUNING, now, Some(last));
         assert_eq!(
-            pace.first_ask(&mut fastrand::Rng::with_seed(1)),
+            policy.first_ask(&mut fastrand::Rng::with_seed(1)),
             None,
             "{last:?}"
         );
@@ -185,21 +186,21 @@ fn who_was_alone_or_comes_back_late_asks_at_once() {
 fn who_gave_up_and_tries_again_has_waited_all_along() {
     let begun = Instant::now();
     let gave_up = begun + 3 * SECOND;
-    let mut pace = Pace::new(TUNING, begun, None);
+    let mut policy = WaitPolicy::new(TUNING, begun, None);
     let refusal = Refusal {
         sent: begun,
         waited: Some(4 * SECOND),
         same_holder: false,
     };
     let mut random = fastrand::Rng::with_seed(1);
-    pace.next_ask(&refusal, begun + MS, gave_up, &mut random);
-    let last = pace.gave_up(gave_up);
-    let again = Pace::new(TUNING, gave_up + MS, last);
+    policy.next_ask(&refusal, begun + MS, gave_up, &mut random);
+    let last = policy.gave_up(gave_up);
+    let again = WaitPolicy::new(TUNING, gave_up + MS, last);
     // It tells others of its whole wait, weighed with what it was told.
     let told = again.usual_wait(begun + 8 * SECOND);
     assert!(told >= 4_900 * MS && told <= 5_100 * MS, "{told:?}");
     // Long after, nobody remembers.
-    let much_later = Pace::new(TUNING, gave_up + 9 * SECOND, last);
+    let much_later = WaitPolicy::new(TUNING, gave_up + 9 * SECOND, last);
     assert_eq!(much_later.first_ask(&mut random), None);
     assert_eq!(much_later.usual_wait(gave_up + 9 * SECOND), Duration::ZERO);
 }
@@ -209,25 +210,25 @@ fn what_is_told_follows_what_was_waited() {
     let begun = Instant::now();
     let mut told = Duration::ZERO;
     for _ in 0..20 {
-        let mut pace = Pace::new(TUNING, begun, None);
+        let mut policy = WaitPolicy::new(TUNING, begun, None);
         let refusal = Refusal {
             sent: begun,
             waited: Some(told),
             same_holder: false,
         };
-        pace.next_ask(
+        policy.next_ask(
             &refusal,
             begun + MS,
             begun + SECOND,
             &mut fastrand::Rng::new(),
         );
-        let next = pace.usual_wait(begun + SECOND);
+        let next = policy.usual_wait(begun + SECOND);
         assert!(next > told && next <= SECOND);
         told = next;
     }
     assert!(told > 990 * MS, "{told:?}");
     // A grant at once tells of an end.
-    let last = Pace::new(TUNING, begun, None).granted(told, begun);
-    let alone = Pace::new(TUNING, begun + MS, Some(last));
+    let last = WaitPolicy::new(TUNING, begun, None).granted(told, begun);
+    let alone = WaitPolicy::new(TUNING, begun + MS, Some(last));
     assert!(alone.usual_wait(begun + MS) < told * 4 / 5);
 }

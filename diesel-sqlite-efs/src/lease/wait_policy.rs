@@ -1,58 +1,58 @@
 //! When to ask for a lease again: the longer a waiter has waited, the more often it asks.
 //!
-//! Nobody keeps a list of those who wait. Each item tells how long its holder had to wait, so each
-//! waiter knows about how long the wait is, and places its own asks by that: few while it is young,
-//! most of them at the age at which others were served. The asks of one acquisition are therefore
-//! about as many however many wait, and who has waited longest asks most. `docs/fairness.md` shows
-//! what becomes of that; the simulation there includes this very file, which needs nothing of the
-//! crate.
+//! There is no list of those who wait. Each item says how long its holder had to wait, so each waiter
+//! knows about how long the wait is, and places its own asks by that: few while it is young, most of
+//! them at the age at which others were served. So an acquisition asks about as often however many
+//! wait, and the one that has waited longest asks most. `docs/fairness.md` shows what comes of that;
+//! its simulation runs this code.
 
 use std::time::{Duration, Instant};
 
 /// The numbers of the policy; [`CHOSEN`](Self::CHOSEN) are the ones in use.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Tuning {
+pub struct Tuning {
     /// How many asks a waiter has placed by the time it has waited as long as others did.
-    pub(crate) asks: f64,
+    pub asks: f64,
     /// The asks placed grow with this power of the age.
-    pub(crate) power: f64,
+    pub power: f64,
     /// Each step to the next ask is drawn evenly from one less this to one plus this.
-    pub(crate) spread: f64,
+    pub spread: f64,
     /// An age counts for no more than this many usual waits.
-    pub(crate) oldest: f64,
+    pub oldest: f64,
     /// What a holder's own wait weighs in what its item tells; the rest is what it knew before.
-    pub(crate) gain: f64,
+    pub gain: f64,
     /// A pause is at least this share of the time that the same holder has been in the way; less
     /// while that is short against the usual wait.
-    pub(crate) patience: f64,
-    /// Who has been due for long has misjudged how many wait: a pause is then at least this share of
-    /// the age beyond [`oldest`](Self::oldest) times that at which it was first due.
-    pub(crate) humility: f64,
-    /// The most that is added to a pause for that.
-    pub(crate) humblest: Duration,
+    pub same_holder_backoff: f64,
+    /// A waiter that has been due for long has misjudged how many wait: a pause is then at least this
+    /// share of the age beyond [`oldest`](Self::oldest) times that at which it was first due.
+    pub overdue_backoff: f64,
+    /// No pause is made longer than this by [`overdue_backoff`](Self::overdue_backoff).
+    pub longest_overdue_backoff: Duration,
     /// A pause is at most this, or the share below of the usual wait or of our own time.
-    pub(crate) longest: Duration,
+    pub longest: Duration,
     /// See [`longest`](Self::longest).
-    pub(crate) longest_share: f64,
+    pub longest_share: f64,
 }
 
 impl Tuning {
     /// Found by sweeps over waiters, round trips and holds: the fewest requests that serve as many
     /// as exponential backoff did, with an even share for each.
-    pub(crate) const CHOSEN: Self = Self {
+    pub const CHOSEN: Self = Self {
         asks: 2.0,
         power: 14.0,
         spread: 0.4,
         oldest: 2.0,
         gain: 0.25,
-        patience: 0.25,
-        humility: 0.5,
-        humblest: Duration::from_millis(30),
+        same_holder_backoff: 0.25,
+        overdue_backoff: 0.5,
+        longest_overdue_backoff: Duration::from_millis(30),
         longest: Duration::from_millis(250),
         longest_share: 0.5,
     };
 
     /// One, more or less.
+    #[inline]
     fn step(&self, random: &mut fastrand::Rng) -> f64 {
         1.0 + self.spread * (2.0 * random.f64() - 1.0)
     }
@@ -61,6 +61,7 @@ impl Tuning {
     ///
     /// With `asks * (age / wait) ^ power` placed by any age, the next one is due when that has
     /// grown by one, more or less.
+    #[inline]
     fn next_age(&self, age: f64, wait: f64, random: &mut fastrand::Rng) -> f64 {
         let step = self.step(random);
         wait * ((age / wait).powf(self.power) + step / self.asks).powf(1.0 / self.power)
@@ -69,7 +70,7 @@ impl Tuning {
 
 /// What a process remembers of its last acquisition of a key.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Experience {
+pub struct RecentWait {
     /// The wait that was usual then.
     wait: Duration,
     ended: Instant,
@@ -86,33 +87,35 @@ enum Outcome {
     GaveUp { since: Instant },
 }
 
-impl Experience {
+impl RecentWait {
     /// Whether those who waited then may wait still.
-    pub(crate) fn is_recent(&self, now: Instant) -> bool {
+    #[inline]
+    pub fn is_recent(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.ended) <= self.wait * 2
     }
 }
 
 /// A refused ask.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Refusal {
-    pub(crate) sent: Instant,
-    /// What the item in the way tells of its holder's wait.
-    pub(crate) waited: Option<Duration>,
+pub struct Refusal {
+    /// When it was asked.
+    pub sent: Instant,
+    /// How long its holder had waited, as the item in the way says.
+    pub waited: Option<Duration>,
     /// Our last ask was refused for the same holder.
-    pub(crate) same_holder: bool,
+    pub same_holder: bool,
 }
 
 /// The asks of one acquisition.
 #[derive(Debug, Clone)]
-pub(crate) struct Pace {
+pub struct WaitPolicy {
     tuning: Tuning,
     begun: Instant,
     /// When this process began to want the lease; an acquisition given up counts.
     since: Instant,
     /// When this process last had the lease, if it owes others their turn.
     served: Option<Instant>,
-    /// The wait that is usual now, if anybody has told.
+    /// The wait that is usual now, if any item has announced it.
     wait: Option<Duration>,
     was_refused: bool,
     /// When the holder in the way was first met.
@@ -121,11 +124,13 @@ pub(crate) struct Pace {
     due: Option<f64>,
 }
 
-impl Pace {
-    /// No item is believed that tells of a longer wait.
+impl WaitPolicy {
+    /// An item that says it waited longer is not believed.
     const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-    pub(crate) fn new(tuning: Tuning, begun: Instant, last: Option<Experience>) -> Self {
+    /// The policy of an acquisition that begins now, after the `last` one of this process.
+    #[inline]
+    pub fn new(tuning: Tuning, begun: Instant, last: Option<RecentWait>) -> Self {
         let last = last.filter(|last| last.is_recent(begun));
         let outcome = last.map(|last| last.outcome);
         Self {
@@ -146,9 +151,10 @@ impl Pace {
 
     /// When to ask for the first time, if not at once.
     ///
-    /// Who had the lease just now, and had to wait for it, takes its place behind the others; but
-    /// they may have left, so it does not hold back for long.
-    pub(crate) fn first_ask(&self, random: &mut fastrand::Rng) -> Option<Instant> {
+    /// A process that had the lease just now, and had to wait for it, takes its place behind the
+    /// others; but they may have left, so it does not hold back for long.
+    #[inline]
+    pub fn first_ask(&self, random: &mut fastrand::Rng) -> Option<Instant> {
         let (Some(wait), false) = (self.wait.filter(|wait| !wait.is_zero()), self.was_refused)
         else {
             return None;
@@ -164,7 +170,8 @@ impl Pace {
     }
 
     /// When to ask again, if anything is known about the others. `until` is when our time is up.
-    pub(crate) fn next_ask(
+    #[inline]
+    pub fn next_ask(
         &mut self,
         refusal: &Refusal,
         now: Instant,
@@ -175,8 +182,8 @@ impl Pace {
         if !refusal.same_holder {
             self.met = Some(refusal.sent);
         }
-        let told = refusal.waited.map(|waited| waited.min(Self::LONGEST_WAIT));
-        self.wait = told.or(self.wait);
+        let announced = refusal.waited.map(|waited| waited.min(Self::LONGEST_WAIT));
+        self.wait = announced.or(self.wait);
         let wait = self.wait?.as_secs_f64();
         let tuning = self.tuning;
         let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
@@ -192,11 +199,11 @@ impl Pace {
         let mut pause = tuning.next_age(age, wait, random) - age;
         if age >= wait {
             let due = *self.due.get_or_insert(age);
-            let humble = (age - due * tuning.oldest) * tuning.humility;
-            let humblest = tuning.humblest.as_secs_f64();
-            pause = pause.max(humble.min(humblest) * tuning.step(random));
+            let backoff = (age - due * tuning.oldest) * tuning.overdue_backoff;
+            let longest = tuning.longest_overdue_backoff.as_secs_f64();
+            pause = pause.max(backoff.min(longest) * tuning.step(random));
         }
-        // Whose time is nearly up asks as one who has waited as long as others did.
+        // A waiter whose time is nearly up asks like one that has waited as long as others did.
         let time = seconds(self.begun, until);
         if time > 0.0 {
             let age = seconds(self.begun, refusal.sent);
@@ -205,14 +212,15 @@ impl Pace {
         let longest = tuning.longest.as_secs_f64();
         pause = pause.min(longest.max(wait.min(time) * tuning.longest_share));
         // A holder that stays is asked less and less often, down to the longest pause.
-        let shortest = (met * tuning.patience * (met / wait).min(1.0)).min(longest);
+        let shortest = (met * tuning.same_holder_backoff * (met / wait).min(1.0)).min(longest);
         // By rounding it may be a little less than nothing.
         let next = refusal.sent + Duration::from_secs_f64(pause.max(0.0));
         Some(next.max(now + Duration::from_secs_f64(shortest)))
     }
 
-    /// What an item put now tells others: how long who gets the lease has to wait.
-    pub(crate) fn usual_wait(&self, now: Instant) -> Duration {
+    /// The wait for the lease that an item put now announces to the others.
+    #[inline]
+    pub fn usual_wait(&self, now: Instant) -> Duration {
         let own = now.saturating_duration_since(self.since);
         match self.wait {
             Some(wait) => wait.mul_f64(1.0 - self.tuning.gain) + own.mul_f64(self.tuning.gain),
@@ -220,9 +228,10 @@ impl Pace {
         }
     }
 
-    /// The lease was granted by an item that tells `wait`.
-    pub(crate) fn granted(&self, wait: Duration, now: Instant) -> Experience {
-        Experience {
+    /// The lease was granted by an item that announces `wait`.
+    #[inline]
+    pub fn granted(&self, wait: Duration, now: Instant) -> RecentWait {
+        RecentWait {
             wait,
             ended: now,
             outcome: match self.was_refused {
@@ -232,9 +241,10 @@ impl Pace {
         }
     }
 
-    /// The time was up; nothing to remember if nobody has told how long others waited.
-    pub(crate) fn gave_up(&self, now: Instant) -> Option<Experience> {
-        Some(Experience {
+    /// The time was up. Nothing to remember if no item has said how long others waited.
+    #[inline]
+    pub fn gave_up(&self, now: Instant) -> Option<RecentWait> {
+        Some(RecentWait {
             wait: self.wait?,
             ended: now,
             outcome: Outcome::GaveUp { since: self.since },
@@ -243,9 +253,6 @@ impl Pace {
 }
 
 #[cfg(test)]
-#[path = "pace/properties.rs"] // From wherever this file is included.
 mod properties;
-
 #[cfg(test)]
-#[path = "pace/tests.rs"]
 mod tests;

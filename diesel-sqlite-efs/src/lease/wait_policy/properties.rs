@@ -29,13 +29,13 @@ proptest! {
         let mut random = fastrand::Rng::with_seed(seed);
         let begun = Instant::now();
         let until = begun + timeout;
-        let mut pace = Pace::new(Tuning::CHOSEN, begun, None);
+        let mut policy = WaitPolicy::new(Tuning::CHOSEN, begun, None);
         let mut sent = begun;
         for (waited, same_holder, round_trip) in refusals {
             let now = sent + round_trip;
             let refusal = Refusal { sent, waited, same_holder };
-            let Some(next) = pace.next_ask(&refusal, now, until, &mut random) else {
-                prop_assert!(pace.wait.is_none(), "a wait was told");
+            let Some(next) = policy.next_ask(&refusal, now, until, &mut random) else {
+                prop_assert!(policy.wait.is_none(), "a wait was told");
                 continue;
             };
             prop_assert!(next >= now);
@@ -46,9 +46,9 @@ proptest! {
             sent = next;
         }
         // Nor does it keep the process from its next acquisition for long.
-        let served = pace.granted(pace.usual_wait(sent), sent);
-        for last in [Some(served), pace.gave_up(sent)] {
-            let again = Pace::new(Tuning::CHOSEN, sent, last);
+        let served = policy.granted(policy.usual_wait(sent), sent);
+        for last in [Some(served), policy.gave_up(sent)] {
+            let again = WaitPolicy::new(Tuning::CHOSEN, sent, last);
             if let Some(first) = again.first_ask(&mut random) {
                 prop_assert!(first - sent <= Duration::from_millis(250));
             }

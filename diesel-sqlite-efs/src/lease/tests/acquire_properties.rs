@@ -1,15 +1,15 @@
 //! An acquisition that waits in vain ends in time. See `url/properties.rs` for how to repeat a run.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::*;
-use crate::DynamoDbLockClient;
-use crate::store::InMemoryLockStore;
-use crate::store::hooked::{HookedStore, Put};
-
-const KEY: &str = "database#test";
+use super::{KEY, client};
+use crate::error::LockError;
+use crate::lease::acquire::AcquireLimits;
+use crate::store::{InMemoryLockStore, SeenItem};
+use crate::testing::{HookedStore, Put};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
@@ -38,11 +38,11 @@ proptest! {
                 put.pass_on()
             }
         };
-        let client = DynamoDbLockClient::with_store(HookedStore::new(table, hook));
+        let client = client(HookedStore::new(table, hook));
         let began = Instant::now();
         let until = began + timeout;
         let mut acquisition = client.begin(KEY);
-        let error = acquisition.wait(Patience { until, max_attempts }).unwrap_err();
+        let error = acquisition.wait(AcquireLimits { until, max_attempts }).unwrap_err();
         let LockError::Busy { attempts, .. } = error else {
             return Err(TestCaseError::fail(format!("{error}")));
         };
