@@ -232,18 +232,19 @@ impl fmt::Debug for DynamoDbLockClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
     use crate::store::InMemoryLockStore;
 
     #[test]
     fn a_lease_that_is_asked_for_too_short_or_too_long_is_good_all_the_same() {
-        let clock = Clock::standing_still();
-        let store = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        let clock = ManualClock::standing_still();
+        let store = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
         for (asked, taken) in [(Duration::ZERO, 2), (Duration::MAX, FOREVER.as_secs())] {
             for max_hold in [Duration::ZERO, Duration::MAX] {
                 let client = DynamoDbLockClient::with_store(store.clone())
                     .lease_duration(asked)
                     .max_hold(max_hold)
-                    .clock(clock.clone());
+                    .clock(clock.clock());
                 let lease = client.acquire("key", Duration::ZERO).unwrap();
                 assert!(lease.is_valid(), "{asked:?}");
                 lease.renew().unwrap();

@@ -71,21 +71,22 @@ mod retry;
 mod stats;
 mod store;
 mod transaction;
-mod url;
 mod vfs;
 
 pub use client::DynamoDbLockClient;
-pub use clock::{Clock, Moment};
+pub use clock::{Clock, ManualClock, Timestamp};
 pub use config::{EfsConfig, ReadCheck, Synchronous};
 pub use connection::{EfsCursor, EfsSqliteConnection};
-pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, StoreError};
+pub use error::{
+    ConfigError, ConnectError, HolderInfo, LockError, LockName, SharedError, StoreError,
+};
 pub use lease::Lease;
 #[cfg(feature = "r2d2")]
 pub use pool::EfsConnectionManager;
 pub use stats::{LockStats, process_lock_stats};
 pub use store::{
-    DeleteAnswer, DynamoDbLockStore, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer,
-    PutCondition, SeenItem,
+    DeleteAnswer, DynamoDbLockStore, DynamoDbLockStoreBuilder, InMemoryLockStore, JournalId,
+    LockItem, LockStore, PutAnswer, PutCondition, StoredItem,
 };
 pub use transaction::{EfsTransactionManager, TransactionState};
 

@@ -4,20 +4,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::clock::unix_seconds;
 use crate::error::{StoreError, Utc};
-use crate::store::SeenItem;
-use crate::store::dynamodb::admin::{Look, Standing, StoredItem};
+use crate::store::StoredItem;
+use crate::store::dynamodb::admin::{Look, RawItem, Standing};
 
 /// How the lock stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Lock {
     Free,
     /// A lease that has not ended by the service's clock.
-    Held(SeenItem),
+    Held(StoredItem),
     /// What a writer has left that did not release its lease; the next writer takes it over.
-    Expired(SeenItem),
+    Expired(StoredItem),
     /// An item that no lock client has written.
-    Malformed(StoredItem, StoreError),
+    Malformed(RawItem, StoreError),
     /// An item that the service does not show.
     Untold,
 }
@@ -50,7 +51,7 @@ impl Lock {
         }
     }
 
-    pub(super) fn seen(&self) -> Option<&SeenItem> {
+    pub(super) fn seen(&self) -> Option<&StoredItem> {
         match self {
             Self::Held(seen) | Self::Expired(seen) => Some(seen),
             Self::Free | Self::Malformed(..) | Self::Untold => None,
@@ -59,7 +60,7 @@ impl Lock {
 
     /// In one line.
     pub(super) fn summary(&self, now: f64) -> String {
-        let until = |seen: &SeenItem| seen.expires_at_seconds().unwrap_or_default();
+        let until = |seen: &StoredItem| seen.expires_at_seconds().unwrap_or_default();
         match self {
             Self::Free => "free: no item stands at the key".to_owned(),
             Self::Held(seen) => format!(
@@ -87,7 +88,7 @@ pub(super) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
         Lock::Held(seen) | Lock::Expired(seen) => {
             field("holder", name(seen));
             if let Some(since) = seen.acquired_at {
-                field("since", moment(since as f64, now));
+                field("since", moment(seconds(since), now));
             }
             let until = seen.expires_at_seconds().unwrap_or_default();
             field("until", moment(until, now));
@@ -105,18 +106,18 @@ pub(super) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
     fields
 }
 
-pub(super) fn json(seen: &SeenItem) -> Value {
+pub(super) fn json(seen: &StoredItem) -> Value {
     json!({
         "lock_id": seen.lock_id,
         "holder": seen.holder,
-        "since": seen.acquired_at,
+        "since": seen.acquired_at.map(unix_seconds),
         "until": seen.expires_at_seconds().ok(),
         "committed": seen.committed.map(|journal| journal.to_string()),
     })
 }
 
 /// The holder's name.
-pub(super) fn name(seen: &SeenItem) -> String {
+pub(super) fn name(seen: &StoredItem) -> String {
     match &seen.holder {
         Some(name) => format!("`{name}`"),
         None => "a holder without a name (the Python package writes none)".to_owned(),

@@ -12,7 +12,7 @@ use super::holder::{self, Lock, fields};
 use super::output::Output;
 use super::target::Target;
 use crate::error::LockName;
-use crate::store::SeenItem;
+use crate::store::StoredItem;
 
 /// The time between two looks.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -88,7 +88,7 @@ struct Sightings {
 /// One acquisition of the lock.
 #[derive(Debug)]
 struct Sighting {
-    item: SeenItem,
+    item: StoredItem,
     times: u32,
     ends: BTreeSet<String>,
 }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
+use crate::config::url::Database;
 use crate::config::{EfsConfig, Settings, StoreChoice};
 use crate::error::{ConfigError, LockName};
 use crate::store::DynamoDbLockStore;
-use crate::url::Database;
 use crate::vfs::inspect;
 
 /// A database file and the settings of a connection to it.

@@ -8,7 +8,7 @@ use super::holder::{self, Lock, fields};
 use super::output::Output;
 use super::target::Target;
 use crate::store::dynamodb::admin::{Deletion, Standing};
-use crate::store::{JournalId, SeenItem};
+use crate::store::{JournalId, StoredItem};
 use crate::vfs::inspect::{self, JournalState};
 use crate::vfs::netfs::network_file_system;
 
@@ -93,7 +93,7 @@ fn confirmed(state: &Lock, now: f64, output: &Output) -> Result<bool, Failure> {
 }
 
 fn question(state: &Lock, now: f64) -> String {
-    let ends = |seen: &SeenItem| (seen.expires_at_seconds().unwrap_or_default() - now).max(0.0);
+    let ends = |seen: &StoredItem| (seen.expires_at_seconds().unwrap_or_default() - now).max(0.0);
     match state {
         Lock::Held(seen) => format!(
             "The lease of {} has not ended: in {} s it does so by itself, unless the holder is at \

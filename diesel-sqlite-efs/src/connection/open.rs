@@ -13,10 +13,10 @@ use super::diagnosis::{diagnose, obstacle};
 use super::session::Session;
 use crate::client::DynamoDbLockClient;
 use crate::clock::FOREVER;
+use crate::config::url::Database;
 use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError};
-use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
-use crate::url::Database;
+use crate::store::{DynamoDbLockStore, LockStore, NoLock};
 use crate::vfs::gate::{Gate, GateSettings};
 use crate::vfs::netfs::{FileSystem, network_file_system};
 use crate::vfs::{Admission, open_admitted, shim_over};
@@ -165,7 +165,7 @@ fn read_check_for(network: Option<&str>) -> ReadCheck {
 fn store(choice: &StoreChoice) -> Arc<dyn LockStore> {
     type Stores = HashMap<String, Weak<DynamoDbLockStore>>;
     static BY_TABLE: LazyLock<Mutex<Stores>> = LazyLock::new(Mutex::default);
-    static LOCAL: LazyLock<Arc<LocalLockStore>> = LazyLock::new(|| Arc::new(LocalLockStore));
+    static LOCAL: LazyLock<Arc<NoLock>> = LazyLock::new(|| Arc::new(NoLock));
     match choice {
         StoreChoice::Custom(store) => store.clone(),
         StoreChoice::Local => LOCAL.clone(),

@@ -7,20 +7,23 @@ use thiserror::Error;
 
 use super::LockError;
 
-/// What is wrong with the settings or with the database file; trying again does not help.
+/// What is wrong with the settings or with the database file. Nothing was changed; trying again does
+/// not help until it is fixed.
 #[derive(Debug, Error, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The URL holds a parameter that is none of ours.
+    /// The URL holds a parameter that does not exist.
     #[error("unknown parameter `{name}` in the database URL{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
+    #[non_exhaustive]
     UnknownParameter {
         /// As written.
         name: String,
         /// The nearest one that exists, if any is near.
         suggestion: Option<String>,
     },
-    /// An environment variable that begins like ours is none of ours.
+    /// An environment variable begins with `SQLITE_LOCK_` and does not exist.
     #[error("unknown environment variable `{name}`{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
+    #[non_exhaustive]
     UnknownVariable {
         /// As set.
         name: String,
@@ -29,6 +32,7 @@ pub enum ConfigError {
     },
     /// A setting of an earlier version.
     #[error("{setting} is no longer a setting: {instead}")]
+    #[non_exhaustive]
     RemovedSetting {
         /// Its name and where it was given, such as "`lock_commit` in the database URL".
         setting: String,
@@ -37,6 +41,7 @@ pub enum ConfigError {
     },
     /// A value that the setting cannot take.
     #[error("invalid value `{value}` for {setting}: {problem}")]
+    #[non_exhaustive]
     InvalidValue {
         /// The setting and where the value came from, such as
         /// "`lock_timeout` in the database URL".
@@ -46,21 +51,23 @@ pub enum ConfigError {
         /// What would be valid.
         problem: String,
     },
-    /// No lock table was named.
+    /// No lock table is set.
     #[error(
         "no lock table is set: give `lock_table=NAME` in the URL, set SQLITE_LOCK_DYNAMODB_TABLE, or use `lock=local` if only this machine opens the database"
     )]
     NoTable,
     /// The URL is not one of a database file.
     #[error("invalid database URL `{url}`: {problem}")]
+    #[non_exhaustive]
     InvalidUrl {
         /// As given.
         url: String,
         /// What is wrong.
         problem: String,
     },
-    /// A SQLite URI parameter that would go round the lock.
+    /// A SQLite URI parameter that would bypass the lock.
     #[error("the URL parameter `{name}` is refused: {reason}")]
+    #[non_exhaustive]
     ForbiddenParameter {
         /// `vfs`, `nolock`, `immutable`, `cache`, ..
         name: String,
@@ -71,6 +78,7 @@ pub enum ConfigError {
     #[error(
         "`lock=local` is refused for {}: it is on a network file system ({file_system}), where SQLite's file locks alone do not protect the database; set a lock table", path.display()
     )]
+    #[non_exhaustive]
     LocalLockOnNetwork {
         /// The database.
         path: PathBuf,
@@ -83,6 +91,7 @@ pub enum ConfigError {
     #[error(
         "{} is protected by {recorded}, but {configured} is set, and who takes another lock is not kept out: set the same; or, to change the lock for all, or if this is a copy, delete {} while no process has the database open", path.display(), file.display()
     )]
+    #[non_exhaustive]
     OtherLock {
         /// The database.
         path: PathBuf,
@@ -93,8 +102,9 @@ pub enum ConfigError {
         /// The file that names the first.
         file: PathBuf,
     },
-    /// A statement that would go round the lock.
+    /// A statement that would bypass the lock.
     #[error("{statement} is refused: {reason}")]
+    #[non_exhaustive]
     ForbiddenStatement {
         /// What was asked for.
         statement: String,
@@ -103,6 +113,7 @@ pub enum ConfigError {
     },
     /// The database file cannot be used.
     #[error("cannot open {}: {problem}", path.display())]
+    #[non_exhaustive]
     Database {
         /// The database.
         path: PathBuf,
@@ -118,7 +129,8 @@ pub enum ConnectError {
     /// The settings or the database file are not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A hot journal had to be rolled back first and the lock was not to be had.
+    /// A hot journal had to be rolled back first, and the lock could not be acquired. See
+    /// [`LockError::is_retryable`].
     #[error(transparent)]
     Lock(#[from] LockError),
     /// Diesel or SQLite failed.

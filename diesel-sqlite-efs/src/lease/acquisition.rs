@@ -10,10 +10,10 @@ use super::backoff::Backoff;
 use super::hand_on::{Queue, Turn};
 use super::pace::{Pace, Refusal, Tuning};
 use super::{AtRelease, Desk, Held, ItemDraft, Lease, Sent, State};
-use crate::clock::Moment;
+use crate::clock::{Timestamp, from_unix_seconds, unix_seconds};
 use crate::error::{HolderInfo, LockError, StoreError};
 use crate::events::LockSpan;
-use crate::store::{JournalId, PutAnswer, PutCondition, SeenItem};
+use crate::store::{JournalId, PutAnswer, PutCondition, StoredItem};
 
 /// One acquisition, however many attempts it takes.
 ///
@@ -41,7 +41,7 @@ pub(crate) struct Acquisition {
     /// The last ask, if it was refused and no pause has followed it yet.
     refusal: Option<Refusal>,
     /// What stood in the way at the last attempt that was answered.
-    in_the_way: Option<SeenItem>,
+    in_the_way: Option<StoredItem>,
     /// Why the last attempt was not.
     last_failure: Option<StoreError>,
 }
@@ -297,7 +297,7 @@ impl Acquisition {
         now: f64,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
-        let condition = PutCondition::FreeOrExpired { now: now as u64 };
+        let condition = PutCondition::free_or_expired(from_unix_seconds(now as u64));
         let sent = self.put(None, condition, give_up_after)?;
         match &sent.answer {
             PutAnswer::Stored { previous, .. } => {
@@ -312,8 +312,8 @@ impl Acquisition {
         }
     }
 
-    fn was_refused(&mut self, asked: Instant, current: Option<SeenItem>) {
-        let holder = |item: &Option<SeenItem>| item.as_ref().map(|item| item.lock_id.clone());
+    fn was_refused(&mut self, asked: Instant, current: Option<StoredItem>) {
+        let holder = |item: &Option<StoredItem>| item.as_ref().map(|item| item.lock_id.clone());
         self.refusal = Some(Refusal {
             sent: asked,
             waited: current.as_ref().and_then(|item| item.waited),
@@ -324,7 +324,7 @@ impl Acquisition {
     }
 
     /// The time by the store's clock; later than it is by no more than the skew we allow for.
-    fn store_time(&self, received: Moment, date: Option<SystemTime>) -> f64 {
+    fn store_time(&self, received: Timestamp, date: Option<SystemTime>) -> f64 {
         /// Hosts' clocks are taken to agree to within this where the store's is not known.
         const ALLOWANCE_WITHOUT_DATE: f64 = 2.0;
         let estimate = self.desk.shared.server_clock.at(received);
@@ -367,7 +367,7 @@ impl Acquisition {
     fn granted(
         &mut self,
         sent: Sent,
-        taken_from: Option<SeenItem>,
+        taken_from: Option<StoredItem>,
         turn: Turn,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
@@ -376,13 +376,13 @@ impl Acquisition {
             span: self.desk.speaker().held_span(&self.caller),
             desk: self.desk.clone(),
             lock_id: self.lock_id.clone(),
-            acquired_at: sent.item.acquired_at,
+            acquired_at: unix_seconds(sent.item.acquired_at),
             waited: sent.item.waited,
             begun: sent.span.from,
             granted: sent.span.from,
             state: Mutex::new(State {
                 span: sent.span,
-                end: sent.item.expires_at,
+                end: unix_seconds(sent.item.expires_at),
                 recorded,
                 at_release: match recorded {
                     Some(_) => AtRelease::Retire,

@@ -65,7 +65,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::clock::Clock;
+    use crate::clock::{Clock, ManualClock};
     use crate::store::{InMemoryLockStore, JournalId};
     use crate::{DynamoDbLockClient, LockError};
 
@@ -74,20 +74,20 @@ mod tests {
 
     struct Process {
         store: Arc<InMemoryLockStore>,
-        clock: Clock,
+        clock: ManualClock,
     }
 
     impl Process {
         fn new() -> Self {
-            let clock = Clock::standing_still();
+            let clock = ManualClock::standing_still();
             Self {
-                store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
+                store: Arc::new(InMemoryLockStore::with_clock(clock.clock())),
                 clock,
             }
         }
 
         fn client(&self) -> DynamoDbLockClient {
-            DynamoDbLockClient::with_store(self.store.clone()).clock(self.clock.clone())
+            DynamoDbLockClient::with_store(self.store.clone()).clock(self.clock.clock())
         }
     }
 

@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::client::DynamoDbLockClient;
-    use crate::clock::Clock;
+    use crate::clock::ManualClock;
     use crate::store::hooked::{HookedStore, Put};
     use crate::store::{InMemoryLockStore, JournalId, PutCondition};
 
@@ -194,8 +194,8 @@ mod tests {
         const SHORT_LEASE: Duration = Duration::from_secs(3);
         let (came, renewal_came) = mpsc::channel();
         let (answer, may_answer) = mpsc::channel();
-        let clock = Clock::standing_still();
-        let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        let clock = ManualClock::standing_still();
+        let table = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
         let may_answer = Mutex::new(may_answer);
         // Tells when a renewal has come, and does not answer it before it may.
         let store = HookedStore::new(table, move |put: Put<'_>| {
@@ -208,7 +208,7 @@ mod tests {
         });
         let client = DynamoDbLockClient::with_store(store)
             .lease_duration(SHORT_LEASE)
-            .clock(clock.clone());
+            .clock(clock.clock());
         let lease = client.try_acquire("key").unwrap().expect("it is free");
         let duties = Arc::downgrade(&lease.held.desk.shared.keeper.duties);
         // The keeper looks at it after its renewal period at the latest.

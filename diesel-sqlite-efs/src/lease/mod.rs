@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use self::hand_on::Turn;
 use self::shared::Shared;
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Timestamp, from_unix_seconds, unix_seconds};
 use crate::error::{HolderInfo, LockError, LockName, StoreError, panic_message};
 use crate::events::{LockSpan, Speaker};
 use crate::stats::Counters;
 use crate::store::{
-    DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition, SeenItem,
+    DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition, StoredItem,
 };
 
 /// How leases are taken and held; the same for all leases of a client.
@@ -88,9 +88,9 @@ impl Desk {
         let item = LockItem {
             key: self.name.key.clone(),
             lock_id: draft.lock_id.to_owned(),
-            expires_at: expires_at as u64,
+            expires_at: from_unix_seconds(expires_at as u64),
             holder: self.terms.holder.clone(),
-            acquired_at: draft.acquired_at.unwrap_or(began as u64),
+            acquired_at: from_unix_seconds(draft.acquired_at.unwrap_or(began as u64)),
             committed: draft.committed,
             waited: draft.waited,
         };
@@ -149,7 +149,7 @@ struct Sent {
     span: Span,
     item: LockItem,
     round_trip: Duration,
-    received: Moment,
+    received: Timestamp,
     /// The item's `expires_at` was computed from a clock that turned out to be off by too much.
     clock_was_wrong: bool,
 }
@@ -164,19 +164,19 @@ impl Sent {
 /// For how long a put is good, counted from before it was sent.
 #[derive(Debug, Clone, Copy)]
 struct Span {
-    from: Moment,
+    from: Timestamp,
     /// The store's time then, in seconds of the Unix epoch.
     began: f64,
     good_for: Duration,
 }
 
 impl Span {
-    fn left(&self, now: Moment) -> Duration {
+    fn left(&self, now: Timestamp) -> Duration {
         self.good_for.saturating_sub(now.elapsed_since(self.from))
     }
 
     /// The store's time now at least: by the clock that is never set.
-    fn store_time(&self, now: Moment) -> f64 {
+    fn store_time(&self, now: Timestamp) -> f64 {
         let passed = now.monotonic.saturating_sub(self.from.monotonic);
         self.began + passed.as_secs_f64()
     }
@@ -202,9 +202,9 @@ pub(crate) struct Held {
     acquired_at: u64,
     /// What the item tells of the wait for the lease.
     waited: Option<Duration>,
-    begun: Moment,
+    begun: Timestamp,
     /// When the store granted it, to whichever connection of this process.
-    granted: Moment,
+    granted: Timestamp,
     state: Mutex<State>,
     /// One request at a time: an answer must not speak of a state that another one has changed.
     request: Mutex<()>,
@@ -417,7 +417,7 @@ impl Held {
     }
 
     /// Somebody else's item stands where ours did.
-    fn lose_to(&self, state: &mut State, current: Option<&SeenItem>) {
+    fn lose_to(&self, state: &mut State, current: Option<&StoredItem>) {
         let reason = match current {
             Some(item) => format!("it was taken over by {}", HolderInfo::from(item)),
             None => "its item is gone".to_owned(),
@@ -445,7 +445,7 @@ impl Held {
             return self.put_right(&sent.item, committed, give_up_after);
         }
         let mut state = self.state();
-        state.end = state.end.max(sent.item.expires_at);
+        state.end = state.end.max(unix_seconds(sent.item.expires_at));
         Ok(sent)
     }
 
@@ -488,9 +488,9 @@ impl Held {
             since: None,
             not_before: 0,
         };
-        let written = SeenItem::from(written);
+        let written = StoredItem::from(written);
         let sent = (self.desk).put(&draft, PutCondition::Unchanged(&written), give_up_after)?;
-        self.state().end = sent.item.expires_at;
+        self.state().end = unix_seconds(sent.item.expires_at);
         Ok(sent)
     }
 
@@ -688,9 +688,9 @@ impl Desk {
         let item = LockItem {
             key: self.name.key.clone(),
             lock_id: lock_id.to_owned(),
-            expires_at: LONG_EXPIRED,
+            expires_at: from_unix_seconds(LONG_EXPIRED),
             holder: self.terms.holder.clone(),
-            acquired_at,
+            acquired_at: from_unix_seconds(acquired_at),
             committed: recorded,
             // Nobody is in the way of the next.
             waited: None,
@@ -707,16 +707,6 @@ impl Desk {
         LockError::Store {
             lock: self.name.clone(),
             source,
-        }
-    }
-}
-
-impl From<&SeenItem> for HolderInfo {
-    fn from(item: &SeenItem) -> Self {
-        Self {
-            name: item.holder.clone(),
-            since: item.acquired_at,
-            until: item.expires_at_seconds().ok(),
         }
     }
 }

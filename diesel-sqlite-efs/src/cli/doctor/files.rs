@@ -8,9 +8,9 @@ use super::table::Holder;
 use crate::cli::holder;
 use crate::cli::output::Finding;
 use crate::cli::target::Target;
+use crate::config::url::{Database, OpenMode};
 use crate::connection::diagnosis::{leftover_log, obstacle};
 use crate::store::JournalId;
-use crate::url::{Database, OpenMode};
 use crate::vfs::inspect::{self, Content, Header, JournalState};
 use crate::vfs::netfs::network_file_system;
 

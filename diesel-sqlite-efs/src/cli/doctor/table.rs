@@ -9,7 +9,7 @@ use crate::cli::output::Finding;
 use crate::cli::target::Target;
 use crate::error::{LockName, StoreError};
 use crate::store::dynamodb::admin::{Look, TimeToLive, Way};
-use crate::store::{DynamoDbLockStore, SeenItem};
+use crate::store::{DynamoDbLockStore, StoredItem};
 
 /// How often the item is looked at, for the latency and the clock.
 const LOOKS: usize = 5;
@@ -21,9 +21,9 @@ pub(super) enum Holder<'a> {
     NoTable,
     /// The table does not answer.
     NotKnown,
-    Live(&'a SeenItem),
+    Live(&'a StoredItem),
     /// Nobody holds the lock; what the last one has left, if anything.
-    Gone(Option<&'a SeenItem>),
+    Gone(Option<&'a StoredItem>),
 }
 
 pub(super) fn examine(

@@ -12,9 +12,11 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType, TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
 };
 
-use super::{DynamoDbLockStore, FREE, deadline, seen_item};
+use super::attributes::stored_item;
+use super::put_request::FREE;
+use super::{DynamoDbLockStore, deadline};
 use crate::error::StoreError;
-use crate::store::SeenItem;
+use crate::store::StoredItem;
 
 /// What one request may take, its repetition on a new connection included.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,19 +26,19 @@ const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
 
 /// The lock item as it stands, whoever wrote it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct StoredItem(HashMap<String, AttributeValue>);
+pub(crate) struct RawItem(HashMap<String, AttributeValue>);
 
-impl StoredItem {
+impl RawItem {
     /// What the lock makes of it.
     ///
     /// # Errors
     /// [`StoreError::MalformedItem`], if no lock client has written it.
-    pub(crate) fn seen(&self) -> Result<SeenItem, StoreError> {
+    pub(crate) fn seen(&self) -> Result<StoredItem, StoreError> {
         let missing = || StoreError::MalformedItem {
             attribute: "pk",
             problem: "the item has no attributes".to_owned(),
         };
-        seen_item(&self.0).ok_or_else(missing)?
+        stored_item(&self.0).ok_or_else(missing)?
     }
 
     /// Its attributes as they are, sorted by name: for an item that nobody understands.
@@ -72,7 +74,7 @@ impl StoredItem {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Standing {
     Nothing,
-    Item(StoredItem),
+    Item(RawItem),
     /// There is an item, but the service does not return what it refused for.
     Untold,
 }
@@ -244,7 +246,7 @@ impl DynamoDbLockStore {
         })?;
         let standing = match answered.result {
             Ok(output) => match output.item {
-                Some(item) if !item.is_empty() => Standing::Item(StoredItem(item)),
+                Some(item) if !item.is_empty() => Standing::Item(RawItem(item)),
                 _ => Standing::Nothing,
             },
             Err(error) => {
@@ -259,11 +261,7 @@ impl DynamoDbLockStore {
     ///
     /// # Errors
     /// Any [`StoreError`]; trying again is safe.
-    pub(crate) fn delete_exactly(
-        &self,
-        key: &str,
-        item: &StoredItem,
-    ) -> Result<Deletion, StoreError> {
+    pub(crate) fn delete_exactly(&self, key: &str, item: &RawItem) -> Result<Deletion, StoreError> {
         let (condition, values) = item.unchanged();
         let values = Some(values).filter(|values| !values.is_empty());
         let (table, key) = (self.endpoint.table().to_owned(), text(key));
@@ -451,7 +449,7 @@ impl From<TableDescription> for TableFacts {
 /// What a refused condition tells of the item that stands there.
 fn standing(item: Option<&HashMap<String, AttributeValue>>) -> Standing {
     match item {
-        Some(item) if !item.is_empty() => Standing::Item(StoredItem(item.clone())),
+        Some(item) if !item.is_empty() => Standing::Item(RawItem(item.clone())),
         _ => Standing::Untold,
     }
 }
@@ -474,7 +472,7 @@ mod tests {
                 AttributeValue::N("1.50".to_owned()),
             ),
         ]);
-        let (condition, values) = StoredItem(attributes.clone()).unchanged();
+        let (condition, values) = RawItem(attributes.clone()).unchanged();
         assert_eq!(
             condition,
             "lock_id = :lock_id AND expires_at = :expires_at AND attribute_not_exists(committed)"
@@ -482,7 +480,7 @@ mod tests {
         assert_eq!(values[":expires_at"], AttributeValue::N("1.50".to_owned()));
         assert_eq!(values.len(), 2, "DynamoDB refuses values that are not used");
         attributes.insert("committed".to_owned(), text("01020304"));
-        let (condition, _) = StoredItem(attributes).unchanged();
+        let (condition, _) = RawItem(attributes).unchanged();
         assert!(condition.ends_with("AND committed = :committed"));
     }
 }

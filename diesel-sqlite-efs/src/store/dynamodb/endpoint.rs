@@ -21,7 +21,9 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
 };
-use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents, SharedHttpClient};
+use aws_sdk_dynamodb::config::{
+    Builder, ConfigBag, Intercept, RuntimeComponents, SharedHttpClient,
+};
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
@@ -49,12 +51,23 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take until a first request could be sent: region, then credentials.
 pub(super) const TOTAL_CONFIGURATION_TIME: Duration = Duration::from_secs(3);
 
-/// A table at DynamoDB, or at what the environment names in its place.
+/// What errors call the service.
+pub(super) const SERVICE: &str = "DynamoDB";
+
+/// A table at DynamoDB, or at what the configuration names in its place.
 pub(super) struct Endpoint {
     table: String,
-    /// Given by tests, in place of what the environment says.
-    config: Option<SdkConfig>,
+    configuration: Configuration,
     connected: OnceCell<Connected>,
+}
+
+/// Where region, credentials and endpoint come from.
+#[derive(Debug, Clone)]
+pub(super) enum Configuration {
+    /// From where the AWS SDK looks for them, at the first call.
+    Environment,
+    Sdk(SdkConfig),
+    Client(Client),
 }
 
 /// What the first call has found out.
@@ -83,10 +96,10 @@ pub(super) struct Answered<T, E> {
 }
 
 impl Endpoint {
-    pub(super) fn new(table: String, config: Option<SdkConfig>) -> Self {
+    pub(super) fn new(table: String, configuration: Configuration) -> Self {
         Self {
             table,
-            config,
+            configuration,
             connected: OnceCell::new(),
         }
     }
@@ -172,18 +185,19 @@ impl Endpoint {
     async fn connected(&self, deadline: Instant) -> Result<&Connected, StoreError> {
         let started = Instant::now();
         let connect = async {
-            let config = match &self.config {
-                Some(config) => config.clone(),
-                None => environment().await?,
+            let config = match &self.configuration {
+                Configuration::Environment => Builder::from(&environment().await?),
+                Configuration::Sdk(config) => Builder::from(config),
+                Configuration::Client(client) => client.config().to_builder(),
             };
-            let region = config.region().ok_or(StoreError::NoRegion)?.to_string();
             let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT);
-            let config = aws_sdk_dynamodb::config::Builder::from(&config)
+            let config = config
                 .http_client(https(None))
                 // One retry, on a new connection, is ours; the lock client does the rest.
                 .retry_config(RetryConfig::disabled())
                 .timeout_config(timeouts.build())
                 .build();
+            let region = config.region().ok_or(StoreError::NoRegion)?.to_string();
             Ok(Connected {
                 region,
                 current: Mutex::new(Generation {
@@ -195,13 +209,14 @@ impl Endpoint {
         let connected = self.connected.get_or_try_init(|| connect);
         match timeout(time_left(deadline), connected).await {
             Ok(connected) => connected,
-            Err(_) => Err(StoreError::Unreachable {
-                endpoint: "the configured endpoint".to_owned(),
-                message: format!(
+            Err(_) => Err(StoreError::unreachable(
+                SERVICE,
+                "the configured endpoint",
+                format!(
                     "the AWS configuration was not found within {} ms, nothing was sent",
                     started.elapsed().as_millis()
                 ),
-            }),
+            )),
         }
     }
 
@@ -262,8 +277,8 @@ impl Endpoint {
             | "ThrottlingException"
             | "ThrottledException"
             | "RequestLimitExceeded"
-            | "TooManyRequestsException" => StoreError::Throttled { message },
-            _ if status == 429 => StoreError::Throttled { message },
+            | "TooManyRequestsException" => StoreError::throttled(SERVICE, message),
+            _ if status == 429 => StoreError::throttled(SERVICE, message),
             _ => StoreError::Service {
                 status,
                 code: code.map(str::to_owned),
@@ -315,20 +330,22 @@ impl Connected {
             Failure::Misconfigured(message) => StoreError::Misconfigured { message },
             // The caller had no more patience, which says nothing of the endpoint.
             Failure::TimedOut if patience < CONNECT_TIMEOUT => {
-                StoreError::Timeout { endpoint, after }
+                StoreError::timeout(SERVICE, endpoint, after)
             }
-            Failure::TimedOut if !observer.was_sent() => StoreError::Unreachable {
+            Failure::TimedOut if !observer.was_sent() => StoreError::unreachable(
+                SERVICE,
                 endpoint,
-                message: format!(
+                format!(
                     "the request was not ready within {millis} ms (credentials?), nothing was sent"
                 ),
-            },
-            Failure::TimedOut if !observer.was_connected() => StoreError::Unreachable {
+            ),
+            Failure::TimedOut if !observer.was_connected() => StoreError::unreachable(
+                SERVICE,
                 endpoint,
-                message: format!("no connection within {millis} ms"),
-            },
-            Failure::TimedOut => StoreError::Timeout { endpoint, after },
-            Failure::Dispatched(message) => StoreError::Unreachable { endpoint, message },
+                format!("no connection within {millis} ms"),
+            ),
+            Failure::TimedOut => StoreError::timeout(SERVICE, endpoint, after),
+            Failure::Dispatched(message) => StoreError::unreachable(SERVICE, endpoint, message),
         }
     }
 }

@@ -10,6 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 
 use super::*;
+use crate::clock::from_unix_seconds;
+use crate::store::{JournalId, StoredItem};
 
 const DATE: &str = "Sun, 22 Nov 2026 08:25:00 GMT";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,7 +23,7 @@ fn date() -> SystemTime {
 // Put
 
 /// The condition of a renewal.
-const RENEWAL: PutCondition<'_> = PutCondition::Ours { recorded: None };
+const RENEWAL: PutCondition<'_> = PutCondition::ours(None);
 
 #[test]
 fn a_put_sends_the_item_and_the_condition() {
@@ -58,7 +60,7 @@ fn a_put_sends_the_item_and_the_condition() {
 fn each_condition_names_what_it_compares() {
     let server = Server::start(|_, _| Reply::ok("{}"));
     let store = server.store();
-    let seen = SeenItem {
+    let seen = StoredItem {
         lock_id: "them".to_owned(),
         expires_at: "1795335900.1234567890123456789012".to_owned(),
         holder: None,
@@ -66,7 +68,7 @@ fn each_condition_names_what_it_compares() {
         committed: None,
         waited: None,
     };
-    let committed = SeenItem {
+    let committed = StoredItem {
         committed: Some(JournalId([0xde, 0xad, 0xbe, 0xef])),
         ..seen.clone()
     };
@@ -78,11 +80,7 @@ fn each_condition_names_what_it_compares() {
             r#":"lock_id = :me AND attribute_not_exists(committed)""#.to_owned(),
             &[],
         ),
-        (
-            PutCondition::Ours { recorded: None },
-            format!(r#":"{ours}""#),
-            &[],
-        ),
+        (PutCondition::ours(None), format!(r#":"{ours}""#), &[]),
         (
             PutCondition::Ours {
                 recorded: Some(journal),
@@ -110,7 +108,7 @@ fn each_condition_names_what_it_compares() {
             &[r#"":seen":{"S":"deadbeef"}"#],
         ),
         (
-            PutCondition::FreeOrExpired { now: 1_795_335_901 },
+            PutCondition::free_or_expired(from_unix_seconds(1_795_335_901)),
             format!(r#":"attribute_not_exists(pk) OR expires_at < :now OR {ours}""#),
             &[r#"":now":{"N":"1795335901"}"#],
         ),
@@ -137,11 +135,11 @@ fn a_stored_item_tells_the_date_and_what_it_replaced() {
     let store = server.store();
     let (previous, date) = (None, Some(date()));
     assert_eq!(put(&store), Ok(PutAnswer::Stored { previous, date }));
-    let previous = Some(SeenItem {
+    let previous = Some(StoredItem {
         lock_id: "them".to_owned(),
         expires_at: "1795335905".to_owned(),
         holder: Some("worker 2".to_owned()),
-        acquired_at: Some(1_795_335_895),
+        acquired_at: Some(from_unix_seconds(1_795_335_895)),
         committed: Some(JournalId([0xde, 0xad, 0xbe, 0xef])),
         waited: Some(Duration::from_millis(875)),
     });
@@ -176,7 +174,7 @@ fn a_refusal_tells_the_date_and_who_stands_in_the_way() {
     });
     let store = server.store();
     let date = Some(date());
-    let current = Some(SeenItem {
+    let current = Some(StoredItem {
         lock_id: "them".to_owned(),
         expires_at: "1795335905.123456001281738281".to_owned(),
         holder: None,
@@ -369,7 +367,7 @@ fn errors_of_the_service_are_told_apart_and_not_repeated() {
         ),
         (
             Reply::error(400, "ProvisionedThroughputExceededException", "slow down"),
-            |e| matches!(e, StoreError::Throttled { message } if message == "slow down"),
+            |e| matches!(e, StoreError::Throttled { message, .. } if message == "slow down"),
         ),
         (Reply::error(400, "ThrottlingException", "slow down"), |e| {
             matches!(e, StoreError::Throttled { .. })
@@ -436,7 +434,9 @@ fn a_refused_connection_is_unreachable_and_names_the_url() {
     let address = SocketAddr::from(([127, 0, 0, 2], taken.local_addr().unwrap().port()));
     let error = put(&store_at(address)).unwrap_err();
     match &error {
-        StoreError::Unreachable { endpoint, message } => {
+        StoreError::Unreachable {
+            endpoint, message, ..
+        } => {
             assert_eq!(*endpoint, format!("http://{address}"));
             assert!(message.contains("refused"), "{message}");
         }
@@ -450,7 +450,9 @@ fn a_silent_endpoint_is_a_timeout_after_two_connections() {
     let server = Server::start(|_, _| Reply::Silence);
     let started = Instant::now();
     match put(&server.store()) {
-        Err(StoreError::Timeout { endpoint, after }) => {
+        Err(StoreError::Timeout {
+            endpoint, after, ..
+        }) => {
             assert_eq!(endpoint, format!("http://{}", server.address));
             assert!(after >= Duration::from_millis(1_900), "{after:?}");
         }
@@ -674,14 +676,18 @@ fn a_panic_in_the_sdk_is_an_error() {
     let config = SdkConfig::builder()
         .region(Region::new("eu-west-1"))
         .build();
-    let store = DynamoDbLockStore::from_parts("locks".to_owned(), Some(config));
+    let store = DynamoDbLockStore::builder("locks")
+        .sdk_config(&config)
+        .build();
     assert!(matches!(put(&store), Err(StoreError::Panicked { .. })));
 }
 
 #[test]
 fn no_region_is_reported() {
     let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest());
-    let store = DynamoDbLockStore::from_parts("locks".to_owned(), Some(config.build()));
+    let store = DynamoDbLockStore::builder("locks")
+        .sdk_config(&config.build())
+        .build();
     assert_eq!(put(&store), Err(StoreError::NoRegion));
     assert_eq!(store.warm_up(), Err(StoreError::NoRegion));
 }
@@ -711,7 +717,9 @@ fn an_endpoint_without_a_route_is_unreachable_and_not_late() {
     for patience in [Duration::from_millis(1_500), PATIENCE] {
         let error = store_at(address).put(&item(), RENEWAL, patience);
         match error {
-            Err(StoreError::Unreachable { endpoint, message }) => {
+            Err(StoreError::Unreachable {
+                endpoint, message, ..
+            }) => {
                 assert_eq!(endpoint, format!("http://{address}"));
                 assert!(message.contains("no connection within"), "{message}");
             }
@@ -871,9 +879,9 @@ fn item() -> LockItem {
     LockItem {
         key: "database#app.db".to_owned(),
         lock_id: "us".to_owned(),
-        expires_at: 1_795_335_910,
+        expires_at: from_unix_seconds(1_795_335_910),
         holder: "worker 1".to_owned(),
-        acquired_at: 1_795_335_900,
+        acquired_at: from_unix_seconds(1_795_335_900),
         committed: None,
         waited: Some(Duration::from_micros(1_250_900)),
     }
@@ -898,7 +906,9 @@ fn store_at_url(url: &str) -> DynamoDbLockStore {
         .region(Region::new("eu-west-1"))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .endpoint_url(url);
-    DynamoDbLockStore::from_parts("locks".to_owned(), Some(config.build()))
+    DynamoDbLockStore::builder("locks")
+        .sdk_config(&config.build())
+        .build()
 }
 
 /// A listener that never accepts, and the connections that fill its queue.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::tests::{FIRST_WRITE, KEY, LEASE, MINE, OLD, UPGRADE, World};
 use super::*;
-use crate::store::SeenItem;
+use crate::store::StoredItem;
 
 /// What happens next.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 const OTHER: &str = "another host";
 
-fn is_other(item: &SeenItem) -> bool {
+fn is_other(item: &StoredItem) -> bool {
     item.lock_id == OTHER
 }
 
@@ -85,7 +85,7 @@ fn happen(world: &World, gate: &Gate, event: Event, pins: &mut u32) {
                 .as_ref()
                 .is_none_or(|item| item.expires_at_seconds().unwrap() <= now());
             if is_free {
-                let item = SeenItem {
+                let item = StoredItem {
                     lock_id: OTHER.to_owned(),
                     expires_at: (now() as u64 + LEASE.as_secs()).to_string(),
                     holder: None,

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::*;
-use crate::clock::{Clock, Moment};
+use crate::clock::{ManualClock, Timestamp};
 use crate::store::hooked::{HookedStore, Put};
-use crate::store::{InMemoryLockStore, SeenItem};
+use crate::store::{InMemoryLockStore, StoredItem};
 use crate::vfs::netfs::FileSystem;
 
 pub(super) const KEY: &str = "database#test";
@@ -20,7 +20,7 @@ const NEW: FileVersion = FileVersion([2; 16]);
 
 /// A host: a gate of its own on a lock table that all share, with one clock for all.
 pub(super) struct World {
-    pub(super) clock: Clock,
+    pub(super) clock: ManualClock,
     pub(super) store: Arc<InMemoryLockStore>,
     database: PathBuf,
     journal: PathBuf,
@@ -37,15 +37,15 @@ type Meanwhile = Arc<Mutex<Option<fn(&Path)>>>;
 
 impl World {
     pub(super) fn new() -> Self {
-        let clock = Clock::manual(Moment {
-            monotonic: Duration::from_secs(100),
-            wall: Duration::from_secs(1_800_000_000),
-        });
+        let clock = ManualClock::new(Timestamp::new(
+            Duration::from_secs(100),
+            Duration::from_secs(1_800_000_000),
+        ));
         let directory = tempfile::tempdir().unwrap();
         let database = directory.path().join("db");
         fs::write(&database, b"").unwrap();
         Self {
-            store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
+            store: Arc::new(InMemoryLockStore::with_clock(clock.clock())),
             clock,
             database,
             journal: directory.path().join("db-journal"),
@@ -86,7 +86,7 @@ impl World {
         let client = DynamoDbLockClient::with_store(host)
             .lease_duration(LEASE)
             .max_hold(self.max_hold)
-            .clock(self.clock.clone());
+            .clock(self.clock.clock());
         let gate = Gate::new(client, key, settings);
         let journal = Journal::new(self.journal.clone(), self.file_system);
         gate.opened(journal, KeyFile::beside(&self.database));
@@ -97,11 +97,11 @@ impl World {
         self.gate_of(KEY, self.settings())
     }
 
-    pub(super) fn item(&self) -> Option<SeenItem> {
+    pub(super) fn item(&self) -> Option<StoredItem> {
         self.store.item(KEY)
     }
 
-    fn give_lease_to_a_successor(&self) -> SeenItem {
+    fn give_lease_to_a_successor(&self) -> StoredItem {
         let mut item = self.item().unwrap();
         item.lock_id = "the successor".to_owned();
         self.store.set_item(KEY, Some(item.clone()));
@@ -753,12 +753,12 @@ fn a_local_lock_writes_no_key_file_and_passes_by_none() {
 fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
     const ANSWER: Duration = Duration::from_millis(20);
     let world = World::new();
-    let table = Arc::new(InMemoryLockStore::with_clock(world.clock.clone()));
+    let table = Arc::new(InMemoryLockStore::with_clock(world.clock.clock()));
     let store = HookedStore::new(table, |put: Put<'_>| {
         thread::sleep(ANSWER);
         put.pass_on()
     });
-    let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
+    let client = DynamoDbLockClient::with_store(store).clock(world.clock.clock());
     let gate = Gate::new(client, KEY, world.settings());
     let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
 
@@ -799,7 +799,7 @@ fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
     assert_eq!(gate.take_waited(), None, "nobody else is known of");
     gate.unpin();
     // So long that the others' turn lasts beyond any delay of this test.
-    let others = SeenItem {
+    let others = StoredItem {
         lock_id: "another's".to_owned(),
         expires_at: u32::MAX.to_string(),
         holder: None,
