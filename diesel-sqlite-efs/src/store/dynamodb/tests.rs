@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 
 use super::*;
@@ -479,6 +481,62 @@ fn a_call_ends_with_its_own_patience() {
 }
 
 #[test]
+fn a_given_configuration_keeps_neither_its_retries_nor_its_timeouts() {
+    let eager = RetryConfig::standard().with_max_attempts(9);
+    let patient = (TimeoutConfig::builder())
+        .operation_attempt_timeout(Duration::from_secs(60))
+        .read_timeout(Duration::from_secs(60))
+        .build();
+    let stores = |server: &Server| {
+        let sdk = sdk_config(&format!("http://{}", server.address))
+            .into_builder()
+            .retry_config(eager.clone())
+            .timeout_config(patient.clone())
+            .build();
+        [
+            DynamoDbLockStore::builder("locks").sdk_config(&sdk),
+            DynamoDbLockStore::builder("locks").client(&Client::new(&sdk)),
+        ]
+        .map(DynamoDbLockStoreBuilder::build)
+    };
+
+    let failing = Server::start(|_, _| Reply::error(500, "InternalServerError", "oops"));
+    for store in stores(&failing) {
+        let before = failing.requests().len();
+        let error = put(&store).unwrap_err();
+        assert!(matches!(error, StoreError::Service { .. }), "{error}");
+        assert_eq!(failing.requests().len(), before + 1, "sent once");
+    }
+
+    let silent = Server::start(|_, _| Reply::Silence);
+    for store in stores(&silent) {
+        let before = silent.requests().len();
+        let started = Instant::now();
+        let error = put(&store).unwrap_err();
+        assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
+        assert!(started.elapsed() < PATIENCE + Duration::from_secs(5));
+        let sent = &silent.connections_of_requests()[before..];
+        assert_eq!(sent.len(), 2, "once more, on a new connection");
+        assert_ne!(sent[0], sent[1]);
+
+        let started = Instant::now();
+        let give_up_after = Duration::from_millis(300);
+        let error = store.put(&item(), RENEWAL, give_up_after).unwrap_err();
+        assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_client_without_a_region_is_reported() {
+    let config = aws_sdk_dynamodb::Config::builder().behavior_version(BehaviorVersion::latest());
+    let store = DynamoDbLockStore::builder("locks")
+        .client(&Client::from_conf(config.build()))
+        .build();
+    assert_eq!(put(&store), Err(StoreError::NoRegion));
+}
+
+#[test]
 fn who_stood_still_before_anything_was_sent_may_try_again() {
     let server = Server::start(|_, _| Reply::ok("{}"));
     let deadline = Instant::now() + Duration::from_millis(500);
@@ -900,14 +958,18 @@ fn store_at(address: SocketAddr) -> DynamoDbLockStore {
 }
 
 fn store_at_url(url: &str) -> DynamoDbLockStore {
+    DynamoDbLockStore::builder("locks")
+        .sdk_config(&sdk_config(url))
+        .build()
+}
+
+fn sdk_config(url: &str) -> SdkConfig {
     let credentials = Credentials::new("AKIDEXAMPLE", "secret", None, None, "test");
-    let config = SdkConfig::builder()
+    SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .endpoint_url(url);
-    DynamoDbLockStore::builder("locks")
-        .sdk_config(&config.build())
+        .endpoint_url(url)
         .build()
 }
 
