@@ -27,7 +27,9 @@
 //! - [`EfsConfig`]: all settings, their URL parameters, environment variables and defaults.
 //! - [`EfsSqliteConnection`]: transactions, errors, threads and runtimes.
 //! - [`LockError`]: what can go wrong, and whether trying again is safe.
-//! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made.
+//! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made,
+//!   [an AWS configuration of your own](DynamoDbLockStoreBuilder).
+//! - [`LockStore`]: how to keep the lock elsewhere than in DynamoDB.
 //! - [`DynamoDbLockClient`]: the lock alone, for other work that only one process may do at a time.
 //! - [`InMemoryLockStore`]: for the tests of applications.
 //! - The README: guarantees and the windows that remain, limits, and how to set up the table.

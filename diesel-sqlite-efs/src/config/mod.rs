@@ -131,7 +131,7 @@ impl EfsConfig {
     /// - [`ConfigError::UnknownParameter`]: with the nearest one that exists;
     ///   [`ConfigError::RemovedSetting`] for one that existed once.
     /// - [`ConfigError::ForbiddenParameter`]: `vfs`, `nolock`, `immutable`, `cache=shared` and
-    ///   `modeof`, which would go round the lock or break what it protects.
+    ///   `modeof`, which would bypass the lock or break what it protects.
     /// - [`ConfigError::InvalidValue`]: for SQLite's own parameters. Ours are checked when a
     ///   connection is opened, because a method may still override them.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
@@ -222,7 +222,7 @@ impl EfsConfig {
         self
     }
 
-    /// Who we are, for people who look at the lock item or at a busy error: 1 to 1024 bytes
+    /// Display name of this process, shown in the lock item and in a busy error: 1 to 1024 bytes
     /// without control characters. Nothing is decided by it.
     ///
     /// By default, on Lambda, the function's name and its sandbox (the
@@ -239,7 +239,7 @@ impl EfsConfig {
     /// [Lambda function](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
     /// can run, or the lease if that is longer.
     ///
-    /// It keeps a transaction that was forgotten open from blocking all other writers for good.
+    /// It keeps a transaction that was forgotten open from blocking all other writers forever.
     pub fn lock_max_hold(mut self, max_hold: Duration) -> Self {
         self.given.max_hold = Some(max_hold);
         self

@@ -10,7 +10,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// Two renewal periods of a second, the time that one request may take; of longer leases two
 /// periods are two thirds.
-pub(crate) const SHORTEST_LEASE: Duration = Duration::from_secs(2);
+pub(super) const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
 /// All that can be given in a URL or a variable.
 pub(super) const NAMES: [Names; 12] = [

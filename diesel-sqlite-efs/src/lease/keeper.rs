@@ -172,6 +172,14 @@ mod tests {
     use crate::store::{InMemoryLockStore, JournalId, PutCondition};
 
     #[test]
+    fn every_lease_that_settings_accept_lasts_two_renewal_periods() {
+        for milliseconds in (2_000..5_000).chain([10_000, 86_400_000]) {
+            let lease = Duration::from_millis(milliseconds);
+            assert!(lease >= 2 * renewal_period(lease), "{lease:?}");
+        }
+    }
+
+    #[test]
     fn a_lease_that_was_released_is_not_renewed_any_more() {
         let store = Arc::new(InMemoryLockStore::new());
         let client = DynamoDbLockClient::with_store(store.clone());

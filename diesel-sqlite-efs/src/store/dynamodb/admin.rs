@@ -1,4 +1,4 @@
-//! Requests that the lock protocol does not need: for people who set up, examine or mend a lock.
+//! Requests that the lock protocol does not need: to set up, examine or repair a lock.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};

@@ -121,7 +121,7 @@ impl Endpoint {
         send: impl Fn(Client, Observer) -> F,
     ) -> Result<Answered<T, E>, StoreError>
     where
-        E: Error + 'static,
+        E: Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let started = Instant::now();
@@ -164,7 +164,7 @@ impl Endpoint {
         send: impl Fn(Client, Observer) -> F,
     ) -> Result<(), StoreError>
     where
-        E: Error + 'static,
+        E: Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let started = Instant::now();
@@ -209,14 +209,15 @@ impl Endpoint {
         let connected = self.connected.get_or_try_init(|| connect);
         match timeout(time_left(deadline), connected).await {
             Ok(connected) => connected,
-            Err(_) => Err(StoreError::unreachable(
-                SERVICE,
-                "the configured endpoint",
-                format!(
+            Err(_) => Err(StoreError::Unreachable {
+                service: SERVICE.into(),
+                endpoint: "the configured endpoint".to_owned(),
+                message: format!(
                     "the AWS configuration was not found within {} ms, nothing was sent",
                     started.elapsed().as_millis()
                 ),
-            )),
+                source: None,
+            }),
         }
     }
 
@@ -249,6 +250,11 @@ impl Endpoint {
                 excerpt(answer.body().bytes().unwrap_or_default())
             ),
         };
+        let throttled = |message| StoreError::Throttled {
+            service: SERVICE.into(),
+            message,
+            source: None,
+        };
         match code.unwrap_or_default() {
             "AccessDeniedException" | "AccessDenied" => {
                 StoreError::AccessDenied { action, message }
@@ -277,8 +283,8 @@ impl Endpoint {
             | "ThrottlingException"
             | "ThrottledException"
             | "RequestLimitExceeded"
-            | "TooManyRequestsException" => StoreError::throttled(SERVICE, message),
-            _ if status == 429 => StoreError::throttled(SERVICE, message),
+            | "TooManyRequestsException" => throttled(message),
+            _ if status == 429 => throttled(message),
             _ => StoreError::Service {
                 status,
                 code: code.map(str::to_owned),
@@ -324,6 +330,12 @@ impl Connected {
         let endpoint =
             (seen.sent_to.clone()).unwrap_or_else(|| format!("its endpoint in {}", self.region));
         drop(seen);
+        let unreachable = |message, source| StoreError::Unreachable {
+            service: SERVICE.into(),
+            endpoint: endpoint.clone(),
+            message,
+            source,
+        };
         let millis = after.as_millis();
         match failure {
             Failure::NoCredentials(message) => StoreError::Credentials { message },
@@ -332,20 +344,17 @@ impl Connected {
             Failure::TimedOut if patience < CONNECT_TIMEOUT => {
                 StoreError::timeout(SERVICE, endpoint, after)
             }
-            Failure::TimedOut if !observer.was_sent() => StoreError::unreachable(
-                SERVICE,
-                endpoint,
+            Failure::TimedOut if !observer.was_sent() => unreachable(
                 format!(
                     "the request was not ready within {millis} ms (credentials?), nothing was sent"
                 ),
+                None,
             ),
-            Failure::TimedOut if !observer.was_connected() => StoreError::unreachable(
-                SERVICE,
-                endpoint,
-                format!("no connection within {millis} ms"),
-            ),
+            Failure::TimedOut if !observer.was_connected() => {
+                unreachable(format!("no connection within {millis} ms"), None)
+            }
             Failure::TimedOut => StoreError::timeout(SERVICE, endpoint, after),
-            Failure::Dispatched(message) => StoreError::unreachable(SERVICE, endpoint, message),
+            Failure::Dispatched(message, cause) => unreachable(message, Some(cause.into())),
         }
     }
 }
@@ -355,13 +364,13 @@ enum Failure {
     NoCredentials(String),
     /// The endpoint is not a URL, or the SDK finds fault with another setting.
     Misconfigured(String),
-    /// No connection, or it broke.
-    Dispatched(String),
+    /// No connection, or it broke: why, and the SDK's error.
+    Dispatched(String, BoxError),
     TimedOut,
 }
 
 /// One request, bounded in time.
-async fn attempt<T, E: Error + 'static>(
+async fn attempt<T, E: Error + Send + Sync + 'static>(
     request: impl Future<Output = Result<T, SdkError<E>>>,
     observer: &Observer,
     deadline: Instant,
@@ -385,29 +394,28 @@ async fn attempt<T, E: Error + 'static>(
         }
         Err(_) => return Err(Failure::TimedOut),
     };
-    let Err(error) = &result else {
-        return Ok(result);
+    let error = match result {
+        Ok(_) => return Ok(result),
+        Err(error) => error,
     };
-    match error {
-        SdkError::ConstructionFailure(_) => Ok(result),
+    let message = match &error {
         SdkError::DispatchFailure(failure) => {
             let is_timeout = failure.is_timeout();
             // The connector's own text only says of which kind the cause is.
             let cause = failure.as_connector_error().and_then(|e| e.source());
-            let cause = cause.unwrap_or(error);
-            Err(match observer.was_sent() {
-                true if is_timeout => Failure::TimedOut,
-                true => Failure::Dispatched(chain(cause)),
-                false => unready(cause),
-            })
+            let cause = cause.unwrap_or(&error);
+            match observer.was_sent() {
+                true if is_timeout => return Err(Failure::TimedOut),
+                true => chain(cause),
+                false => return Err(unready(cause)),
+            }
         }
-        SdkError::TimeoutError(_) => Err(Failure::TimedOut),
+        SdkError::TimeoutError(_) => return Err(Failure::TimedOut),
         // The connection broke inside the answer, so it was never read as a whole.
-        SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => {
-            Err(Failure::Dispatched(chain(error)))
-        }
-        _ => Ok(result),
-    }
+        SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => chain(&error),
+        _ => return Ok(Err(error)),
+    };
+    Err(Failure::Dispatched(message, error.into()))
 }
 
 /// Before the sending the SDK looks for credentials, then for the endpoint; it has no public types

@@ -108,7 +108,7 @@ impl DynamoDbLockStore {
     ) -> Result<Answered<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Error + Send + 'static,
+        E: Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E>>> + Send + 'static,
     {
         let endpoint = self.endpoint.clone();
