@@ -19,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::config::url::{Database, OpenMode};
 use crate::config::{EfsConfig, StoreChoice};
 use crate::connection::diagnosis;
 use crate::error::{ConfigError, LockName, Problem, Utc};
@@ -27,7 +28,6 @@ pub use crate::files::inspect::{JournalStatus, check_lock_key_file, journal_stat
 pub use crate::store::dynamodb::lock_table::{
     Deletion, ItemLookup, LockTable, Probe, ProbeMethod, RawItem, TableSummary, TimeToLive,
 };
-use crate::url::{Database, OpenMode};
 
 /// The settings that a connection would be opened with, as far as tools need them.
 ///

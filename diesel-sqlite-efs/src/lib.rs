@@ -27,7 +27,9 @@
 //! - [`EfsConfig`]: all settings, their URL parameters, environment variables and defaults.
 //! - [`EfsSqliteConnection`]: transactions, errors, threads and runtimes.
 //! - [`LockError`]: what can go wrong, and whether trying again is safe.
-//! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made.
+//! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made,
+//!   [an AWS configuration of your own](DynamoDbLockStoreBuilder).
+//! - [`LockStore`]: how to keep the lock elsewhere than in DynamoDB.
 //! - [`LockClient`]: the lock alone, for other work that only one process may do at a time.
 //! - [`InMemoryLockStore`]: for the tests of applications.
 //! - [`admin`]: for tools that examine a database and its lock. The program `efs-sqlite`, a package of
@@ -71,21 +73,22 @@ mod stats;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod url;
 mod vfs;
 mod write_lock;
 
-pub use clock::{Clock, Moment};
+pub use clock::{Clock, ManualClock, Timestamp};
 pub use config::{EfsConfig, ReadCheck, Synchronous};
 #[cfg(feature = "r2d2")]
 pub use connection::EfsConnectionManager;
 pub use connection::{EfsCursor, EfsSqliteConnection, EfsTransactionManager, TransactionState};
-pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, Problem, StoreError};
+pub use error::{
+    ConfigError, ConnectError, HolderInfo, LockError, LockName, Problem, SharedError, StoreError,
+};
 pub use lease::{Lease, LockClient, LockClientBuilder};
 pub use stats::{LockStats, process_lock_stats};
 pub use store::{
-    DeleteAnswer, DynamoDbLockStore, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer,
-    PutCondition, SeenItem,
+    DeleteAnswer, DynamoDbLockStore, DynamoDbLockStoreBuilder, InMemoryLockStore, JournalId,
+    LockItem, LockStore, PutAnswer, PutCondition, StoredItem,
 };
 
 // The README's examples are compiled and run with the tests of the documentation.

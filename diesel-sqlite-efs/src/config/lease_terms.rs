@@ -31,16 +31,12 @@ impl LeaseTerms {
         (self.expiration / 4).min(Duration::from_secs(2))
     }
 
-    /// When a renewal is due, counted from the last grant.
+    /// When a renewal is due, counted from the last grant: after a third of the lease, so that one
+    /// renewal may fail, and no sooner than a slow request takes.
     pub(crate) fn renewal_period(&self) -> Duration {
-        renewal_period(self.expiration)
+        const SLOW_REQUEST: Duration = Duration::from_secs(1);
+        (self.expiration / 3).max(SLOW_REQUEST)
     }
-}
-
-/// A third of the lease, so that one renewal may fail, and no less than a slow request takes.
-pub(super) fn renewal_period(expiration: Duration) -> Duration {
-    const SLOW_REQUEST: Duration = Duration::from_secs(1);
-    (expiration / 3).max(SLOW_REQUEST)
 }
 
 /// What was set of them by methods.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lease_terms::LeaseTerms;
+use super::url::Database;
 use super::values::{ReadCheck, Synchronous};
 use crate::clock::Clock;
 use crate::store::LockStore;
-use crate::url::Database;
 
 /// All settings of a connection, checked.
 #[derive(Debug, Clone)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
+use super::url::parameter_in_url;
 use crate::error::ConfigError;
-use crate::url::parameter_in_url;
 
 /// What all variables of ours begin with; others that do are taken for misspelt ones.
 const VARIABLE_PREFIX: &str = "SQLITE_LOCK_";
@@ -72,7 +72,8 @@ pub(super) struct Names {
 
 /// A setting that is no longer there.
 pub(super) struct Removed {
-    pub(super) names: Names,
+    pub(super) parameter: Option<&'static str>,
+    pub(super) variable: &'static str,
     /// For the error: what became of it.
     pub(super) instead: &'static str,
 }
@@ -110,7 +111,7 @@ impl<'a> Sources<'a> {
         let known: Vec<_> = known.iter().filter_map(|names| names.variable).collect();
         for name in environment.keys() {
             let name = name.to_string_lossy();
-            let is_removed = |setting: &&Removed| setting.names.variable == Some(&*name);
+            let is_removed = |setting: &&Removed| *setting.variable == *name;
             if let Some(removed) = removed.iter().find(is_removed) {
                 return Err(ConfigError::RemovedSetting {
                     setting: format!("environment variable {name}"),

@@ -15,12 +15,12 @@ use diesel::sqlite::SqliteConnection;
 use super::diagnosis::{diagnose, obstacle};
 use super::state::ConnectionState;
 use crate::clock::FOREVER;
+use crate::config::url::Database;
 use crate::config::{EfsConfig, LeaseTerms, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError, Problem};
 use crate::files::fs_kind::{FileSystem, network_file_system};
 use crate::lease::LockClient;
-use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
-use crate::url::Database;
+use crate::store::{DynamoDbLockStore, LockStore, NoLock};
 use crate::vfs::{Admission, open_admitted, shim_over};
 use crate::write_lock::{WriteLock, WriteLockSettings};
 
@@ -196,7 +196,7 @@ fn read_check_for(network: Option<&str>) -> ReadCheck {
 fn store(choice: &StoreChoice) -> Arc<dyn LockStore> {
     type Stores = HashMap<String, Weak<DynamoDbLockStore>>;
     static BY_TABLE: LazyLock<Mutex<Stores>> = LazyLock::new(Mutex::default);
-    static LOCAL: LazyLock<Arc<LocalLockStore>> = LazyLock::new(|| Arc::new(LocalLockStore));
+    static LOCAL: LazyLock<Arc<NoLock>> = LazyLock::new(|| Arc::new(NoLock));
     match choice {
         StoreChoice::Custom(store) => store.clone(),
         StoreChoice::Local => LOCAL.clone(),

@@ -11,10 +11,10 @@ use super::lease::{Lease, LeaseInner, LocalQueue, Turn};
 use super::registry::Registry;
 use super::requests::{ItemDraft, LeaseContext, PutOutcome};
 use super::wait_policy::{Refusal, Tuning, WaitPolicy};
-use crate::clock::Moment;
+use crate::clock::{Timestamp, from_unix_seconds};
 use crate::error::{HolderInfo, LockError, StoreError};
 use crate::events::LockSpan;
-use crate::store::{JournalId, PutAnswer, PutCondition, SeenItem};
+use crate::store::{JournalId, PutAnswer, PutCondition, StoredItem};
 
 /// One acquisition, however many attempts it takes.
 ///
@@ -42,7 +42,7 @@ pub(crate) struct Acquisition {
     /// The last ask, if it was refused and no pause has followed it yet.
     refusal: Option<Refusal>,
     /// The item that the last attempt was refused for.
-    current_holder: Option<SeenItem>,
+    current_holder: Option<StoredItem>,
     /// Why the last attempt was not answered.
     last_failure: Option<StoreError>,
 }
@@ -310,7 +310,7 @@ impl Acquisition {
         now: f64,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
-        let condition = PutCondition::FreeOrExpired { now: now as u64 };
+        let condition = PutCondition::free_or_expired(from_unix_seconds(now as u64));
         let outcome = self.put(None, condition, give_up_after)?;
         match &outcome.answer {
             PutAnswer::Stored { previous, .. } => {
@@ -325,8 +325,8 @@ impl Acquisition {
         }
     }
 
-    fn was_refused(&mut self, asked: Instant, current: Option<SeenItem>) {
-        let holder = |item: &Option<SeenItem>| item.as_ref().map(|item| item.lock_id.clone());
+    fn was_refused(&mut self, asked: Instant, current: Option<StoredItem>) {
+        let holder = |item: &Option<StoredItem>| item.as_ref().map(|item| item.lock_id.clone());
         self.refusal = Some(Refusal {
             sent: asked,
             waited: current.as_ref().and_then(|item| item.waited),
@@ -337,7 +337,7 @@ impl Acquisition {
     }
 
     /// The time by the store's clock; later than it is by no more than the skew we allow for.
-    fn store_time(&self, received: Moment, date: Option<SystemTime>) -> f64 {
+    fn store_time(&self, received: Timestamp, date: Option<SystemTime>) -> f64 {
         /// Hosts' clocks are taken to agree to within this where the store's is not known.
         const ALLOWANCE_WITHOUT_DATE: f64 = 2.0;
         let estimate = self.context.times.server_clock.at(received);
@@ -379,7 +379,7 @@ impl Acquisition {
     fn granted(
         &mut self,
         outcome: PutOutcome,
-        taken_from: Option<SeenItem>,
+        taken_from: Option<StoredItem>,
         turn: Turn,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {

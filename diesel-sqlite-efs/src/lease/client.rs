@@ -396,6 +396,7 @@ impl fmt::Debug for LockClient {
 mod tests {
     use super::*;
     use crate::EfsConfig;
+    use crate::clock::ManualClock;
     use crate::store::InMemoryLockStore;
 
     #[test]
@@ -439,14 +440,14 @@ mod tests {
     /// As with `lock=local`.
     #[test]
     fn the_longest_lease_that_is_never_renewed_is_valid() {
-        let clock = Clock::standing_still();
-        let store = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        let clock = ManualClock::standing_still();
+        let store = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
         let terms = LeaseTerms {
             expiration: FOREVER,
             max_hold: Duration::ZERO,
             holder: "a test".to_owned(),
         };
-        let client = LockClient::new(store.clone(), terms, clock);
+        let client = LockClient::new(store.clone(), terms, clock.clock());
         let lease = client.acquire("key", Duration::ZERO).unwrap();
         assert!(lease.is_valid());
         lease.renew().unwrap();

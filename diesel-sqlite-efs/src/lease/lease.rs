@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::local_queue;
 use super::phase::{AtRelease, LeaseState, Loss, Validity};
 use super::requests::{ItemDraft, LeaseContext, PutOutcome, RequestSlot, SlotGuard};
-use crate::clock::Moment;
+use crate::clock::{Timestamp, unix_seconds};
 use crate::error::{HolderInfo, LockError, StoreError};
 use crate::events::LockSpan;
-use crate::store::{DeleteAnswer, JournalId, LockItem, PutAnswer, PutCondition, SeenItem};
+use crate::store::{DeleteAnswer, JournalId, LockItem, PutAnswer, PutCondition, StoredItem};
 
 /// A write lease: while it is valid, no other process holds the lock.
 ///
@@ -63,9 +63,9 @@ pub(crate) struct LeaseInner {
     acquired_at: u64,
     /// What the item tells of the wait for the lease.
     waited: Option<Duration>,
-    begun: Moment,
+    begun: Timestamp,
     /// When the store granted it, to whichever connection of this process.
-    granted: Moment,
+    granted: Timestamp,
     /// Not locked while the store is asked.
     state: Mutex<LeaseState>,
     slot: RequestSlot,
@@ -256,11 +256,15 @@ impl LeaseInner {
             span: context.events().held_span(caller),
             context,
             lock_id: item.lock_id.clone(),
-            acquired_at: item.acquired_at,
+            acquired_at: unix_seconds(item.acquired_at),
             waited: item.waited,
             begun: validity.from,
             granted: validity.from,
-            state: Mutex::new(LeaseState::granted(*validity, item.expires_at, record)),
+            state: Mutex::new(LeaseState::granted(
+                *validity,
+                unix_seconds(item.expires_at),
+                record,
+            )),
             slot: RequestSlot::default(),
         }
     }
@@ -345,7 +349,7 @@ impl LeaseInner {
     }
 
     /// A put was refused: the table has another item than ours, or none.
-    fn lost_to_successor(&self, state: &mut LeaseState, current: Option<&SeenItem>) {
+    fn lost_to_successor(&self, state: &mut LeaseState, current: Option<&StoredItem>) {
         let loss = current.map_or(Loss::ItemGone, |item| {
             Loss::TakenOver(HolderInfo::from(item))
         });
@@ -558,7 +562,8 @@ impl LeaseInner {
         if outcome.stored_a_wrong_end() {
             return self.correct_end(&outcome.item, committed, give_up_after, slot);
         }
-        self.state().asked_until(outcome.item.expires_at);
+        self.state()
+            .asked_until(unix_seconds(outcome.item.expires_at));
         Ok(outcome)
     }
 
@@ -612,10 +617,11 @@ impl LeaseInner {
         committed: Option<JournalId>,
         give_up_after: Duration,
     ) -> Result<PutOutcome, StoreError> {
-        let written = SeenItem::from(written);
+        let written = StoredItem::from(written);
         let condition = PutCondition::Unchanged(&written);
         let outcome = (self.context).put(&self.draft(committed), condition, give_up_after)?;
-        self.state().end_corrected(outcome.item.expires_at);
+        self.state()
+            .end_corrected(unix_seconds(outcome.item.expires_at));
         Ok(outcome)
     }
 
@@ -627,16 +633,6 @@ impl LeaseInner {
             waited: self.waited,
             since: None,
             not_before: 0,
-        }
-    }
-}
-
-impl From<&SeenItem> for HolderInfo {
-    fn from(item: &SeenItem) -> Self {
-        Self {
-            name: item.holder.clone(),
-            since: item.acquired_at,
-            until: item.expires_at_seconds().ok(),
         }
     }
 }

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::error::HolderInfo;
 use crate::store::JournalId;
 
@@ -59,7 +59,7 @@ pub(crate) enum Loss {
 /// For how long a put is good, counted from before it was sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Validity {
-    pub(crate) from: Moment,
+    pub(crate) from: Timestamp,
     /// The store's time then, in seconds of the Unix epoch.
     pub(crate) began: f64,
     pub(crate) good_for: Duration,
@@ -142,7 +142,7 @@ impl LeaseState {
     }
 
     /// In what time a renewal is due, counted in periods from the last grant; `None`: never.
-    pub(crate) fn renewal_due_in(&self, now: Moment, period: Duration) -> Option<Duration> {
+    pub(crate) fn renewal_due_in(&self, now: Timestamp, period: Duration) -> Option<Duration> {
         // Of the shortest leases whole seconds and the margin may leave less than that period.
         let period = period.min(self.validity.good_for / 2);
         (self.phase == Phase::Held)
@@ -150,7 +150,7 @@ impl LeaseState {
     }
 
     /// The clocks show `now`: the lease is lost if its time is up. Whether that is news.
-    pub(crate) fn expire(&mut self, now: Moment) -> bool {
+    pub(crate) fn expire(&mut self, now: Timestamp) -> bool {
         self.validity.left(now).is_zero() && self.lose(Loss::NotRenewedInTime)
     }
 
@@ -214,12 +214,12 @@ impl LeaseState {
 
 impl Validity {
     /// What is left of it, by the faster of both clocks.
-    pub(crate) fn left(&self, now: Moment) -> Duration {
+    pub(crate) fn left(&self, now: Timestamp) -> Duration {
         self.good_for.saturating_sub(now.elapsed_since(self.from))
     }
 
     /// The store's time now at least: by the clock that is never set.
-    pub(crate) fn store_time(&self, now: Moment) -> f64 {
+    pub(crate) fn store_time(&self, now: Timestamp) -> f64 {
         let passed = now.monotonic.saturating_sub(self.from.monotonic);
         self.began + passed.as_secs_f64()
     }
@@ -251,8 +251,8 @@ mod tests {
     const MINE: JournalId = JournalId([1; 4]);
     const PREDECESSORS: JournalId = JournalId([2; 4]);
 
-    fn at(seconds: u64) -> Moment {
-        Moment {
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp {
             monotonic: Duration::from_secs(seconds),
             wall: Duration::from_secs(1_000_000 + seconds),
         }
@@ -283,11 +283,11 @@ mod tests {
     #[test]
     fn either_clock_ends_a_lease() {
         for now in [
-            Moment {
+            Timestamp {
                 wall: at(8).wall,
                 ..at(0)
             },
-            Moment {
+            Timestamp {
                 monotonic: at(8).monotonic,
                 ..at(0)
             },

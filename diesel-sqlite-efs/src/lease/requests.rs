@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::phase::Validity;
 use super::server_clock::ServerClock;
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Timestamp, from_unix_seconds};
 use crate::config::LeaseTerms;
 use crate::error::{LockError, LockName, StoreError, panic_message};
 use crate::events::Events;
@@ -54,7 +54,7 @@ pub(crate) struct PutOutcome {
     pub(crate) validity: Validity,
     pub(crate) item: LockItem,
     pub(crate) round_trip: Duration,
-    pub(crate) received: Moment,
+    pub(crate) received: Timestamp,
     /// The item's `expires_at` was computed from a clock that turned out to be off by too much.
     pub(crate) clock_was_wrong: bool,
 }
@@ -91,9 +91,9 @@ impl LeaseContext {
         let item = LockItem {
             key: self.name.key.clone(),
             lock_id: draft.lock_id.to_owned(),
-            expires_at: expires_at as u64,
+            expires_at: from_unix_seconds(expires_at as u64),
             holder: self.terms.holder.clone(),
-            acquired_at: draft.acquired_at.unwrap_or(began as u64),
+            acquired_at: from_unix_seconds(draft.acquired_at.unwrap_or(began as u64)),
             committed: draft.committed,
             waited: draft.waited,
         };
@@ -133,9 +133,9 @@ impl LeaseContext {
         let item = LockItem {
             key: self.name.key.clone(),
             lock_id: lock_id.to_owned(),
-            expires_at: LONG_EXPIRED,
+            expires_at: from_unix_seconds(LONG_EXPIRED),
             holder: self.terms.holder.clone(),
-            acquired_at,
+            acquired_at: from_unix_seconds(acquired_at),
             committed: Some(record),
             // Nobody is in the way of the next.
             waited: None,

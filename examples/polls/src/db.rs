@@ -156,7 +156,7 @@ mod tests {
     use std::time::Instant;
 
     use axum::http::StatusCode;
-    use diesel_sqlite_efs::{InMemoryLockStore, LockClient, SeenItem};
+    use diesel_sqlite_efs::{InMemoryLockStore, LockClient, StoredItem};
     use tempfile::TempDir;
 
     use super::*;
@@ -224,14 +224,7 @@ mod tests {
     async fn waiting_for_the_lock_ends_at_the_deadline_and_not_at_the_lock_timeout() {
         let stage = stage();
         let (database, store) = (&stage.database, &stage.store);
-        let item = SeenItem {
-            lock_id: "somebody".to_owned(),
-            expires_at: "4000000000".to_owned(),
-            holder: None,
-            acquired_at: None,
-            committed: None,
-            waited: None,
-        };
+        let item = StoredItem::new("somebody", "4000000000");
         store.set_item(KEY, Some(item));
         let begun = Instant::now();
         let refused = database.write(Deadline::after(Duration::from_millis(300)), insert);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel_sqlite_efs::testing::{Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, InMemoryLockStore, Lease, LockClient, LockError, Moment, PutAnswer, StoreError,
+    InMemoryLockStore, Lease, LockClient, LockError, ManualClock, PutAnswer, StoreError, Timestamp,
 };
 use integration::emulator::Emulator;
 
@@ -263,18 +263,18 @@ fn forget(lease: Lease, world: &World) {
 /// The lock table, which knows the true time.
 struct World {
     table: Arc<InMemoryLockStore>,
-    time: Clock,
+    time: ManualClock,
 }
 
 impl World {
     fn new() -> Self {
-        let time = Clock::manual(Moment {
-            monotonic: Duration::ZERO,
+        let time = ManualClock::new(Timestamp::new(
+            Duration::ZERO,
             // In the middle of a second.
-            wall: Duration::from_millis(1_800_000_000_500),
-        });
+            Duration::from_millis(1_800_000_000_500),
+        ));
         Self {
-            table: Arc::new(InMemoryLockStore::with_clock(time.clone())),
+            table: Arc::new(InMemoryLockStore::with_clock(time.clock())),
             time,
         }
     }
@@ -298,10 +298,10 @@ impl World {
 
     /// A host whose wall clock is off by so many seconds.
     fn host(&self, skew: i64) -> Host {
-        let clock = Clock::manual(Moment {
-            monotonic: Duration::from_secs(100),
-            wall: shifted(self.now(), skew),
-        });
+        let clock = ManualClock::new(Timestamp::new(
+            Duration::from_secs(100),
+            shifted(self.now(), skew),
+        ));
         let way = Way {
             clock: clock.clone(),
             event: Mutex::default(),
@@ -314,7 +314,7 @@ impl World {
                 .lock_expiration(LEASE)
                 // No renewal but those that the test asks for.
                 .without_renewal()
-                .clock(clock.clone())
+                .clock(clock.clock())
                 .build()
                 .expect("a client"),
             clock,
@@ -325,7 +325,7 @@ impl World {
 
 struct Host {
     client: LockClient,
-    clock: Clock,
+    clock: ManualClock,
     way: Arc<HookedStore<Way>>,
 }
 
@@ -337,10 +337,10 @@ impl Host {
     /// Lets so much time go by on each clock.
     fn shift(&self, monotonic: u64, wall: i64) {
         let now = self.clock.now();
-        self.clock.set(Moment {
-            monotonic: now.monotonic + Duration::from_secs(monotonic),
-            wall: shifted(now.wall, wall),
-        });
+        self.clock.set(Timestamp::new(
+            now.monotonic + Duration::from_secs(monotonic),
+            shifted(now.wall, wall),
+        ));
     }
 
     /// Steps the wall clock in the next put.
@@ -356,7 +356,7 @@ impl Host {
 
 /// A host's way to the table.
 struct Way {
-    clock: Clock,
+    clock: ManualClock,
     event: Mutex<Option<(Happens, i64)>>,
     lie: Mutex<(u32, i64)>,
 }
@@ -384,12 +384,9 @@ impl Way {
     }
 }
 
-fn step(clock: &Clock, seconds: i64) {
+fn step(clock: &ManualClock, seconds: i64) {
     let now = clock.now();
-    clock.set(Moment {
-        wall: shifted(now.wall, seconds),
-        ..now
-    });
+    clock.set(Timestamp::new(now.monotonic, shifted(now.wall, seconds)));
 }
 
 fn shifted(time: Duration, seconds: i64) -> Duration {
@@ -402,15 +399,10 @@ impl Hook for Way {
         self.happens(Happens::BeforePut);
         let answer = put.pass_on()?;
         self.happens(Happens::AfterPut);
-        Ok(match answer {
-            PutAnswer::Stored { previous, date } => PutAnswer::Stored {
-                previous,
-                date: self.date(date),
-            },
-            PutAnswer::Refused { current, date } => PutAnswer::Refused {
-                current,
-                date: self.date(date),
-            },
-        })
+        let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer else {
+            unreachable!("{answer:?}");
+        };
+        let date = self.date(*date);
+        Ok(answer.with_date(date))
     }
 }

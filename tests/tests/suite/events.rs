@@ -13,8 +13,8 @@ use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockClient, LockError,
-    Moment, PutAnswer, SeenItem, StoreError,
+    DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockClient, LockError,
+    ManualClock, PutAnswer, StoreError, StoredItem, Timestamp,
 };
 use integration::process::wait_until;
 use integration::scratch::Scratch;
@@ -163,11 +163,11 @@ fn names(events: &[Fields]) -> Vec<&str> {
     events.iter().map(|event| event["event"].as_str()).collect()
 }
 
-fn clock() -> Clock {
-    Clock::manual(Moment {
-        monotonic: Duration::from_secs(1_000),
-        wall: Duration::from_secs(1_800_000_000),
-    })
+fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::new(
+        Duration::from_secs(1_000),
+        Duration::from_secs(1_800_000_000),
+    ))
 }
 
 #[test]
@@ -204,12 +204,12 @@ fn a_write_is_seen_from_the_lease_to_its_release_without_its_values() -> TestRes
 fn waiting_taking_over_and_losing_are_told_with_who_held_it() -> TestResult {
     recorder();
     let (clock, key) = (clock(), "events-of-a-takeover");
-    let store = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+    let store = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
     let client = |holder: &str, store: &Arc<InMemoryLockStore>| {
         LockClient::builder()
             .lock_store(store.clone())
             .lock_holder(holder)
-            .clock(clock.clone())
+            .clock(clock.clock())
             .build()
             .expect("a client")
     };
@@ -221,14 +221,8 @@ fn waiting_taking_over_and_losing_are_told_with_who_held_it() -> TestResult {
     assert!(!lost.is_valid());
     // Still in line behind the first, which has not let go.
     drop(lost.release());
-    let item = diesel_sqlite_efs::SeenItem {
-        lock_id: "somebody".to_owned(),
-        expires_at: "1799999999".to_owned(),
-        holder: Some("the python package".to_owned()),
-        acquired_at: None,
-        committed: None,
-        waited: None,
-    };
+    let item = diesel_sqlite_efs::StoredItem::new("somebody", "1799999999")
+        .with_holder("the python package");
     store.set_item(key, Some(item));
     second.acquire(key, Duration::ZERO)?.release()?;
 
@@ -330,10 +324,11 @@ impl Failing {
     fn check(&self) -> Result<(), StoreError> {
         match self.fails.load(Ordering::SeqCst) {
             false => Ok(()),
-            true => Err(StoreError::Timeout {
-                endpoint: "nowhere".to_owned(),
-                after: Duration::from_millis(1),
-            }),
+            true => Err(StoreError::timeout(
+                "test",
+                "nowhere",
+                Duration::from_millis(1),
+            )),
         }
     }
 }
@@ -367,14 +362,7 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
     assert!(conn.run_migrations(MIGRATIONS).is_err(), "the table exists");
 
     let client = LockClient::builder().lock_store(store.clone()).build()?;
-    let expired = SeenItem {
-        lock_id: "somebody".to_owned(),
-        expires_at: "2".to_owned(),
-        holder: None,
-        acquired_at: None,
-        committed: None,
-        waited: None,
-    };
+    let expired = StoredItem::new("somebody", "2");
     store.table.set_item(key, Some(expired));
     let lease = client.acquire(key, Duration::ZERO)?;
     assert!(client.acquire(key, Duration::from_millis(1)).is_err());

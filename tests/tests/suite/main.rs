@@ -5,6 +5,7 @@ mod async_runtimes;
 mod clocks;
 mod command_line;
 mod counts;
+mod custom_stores;
 mod deadlines;
 mod diesel_traits;
 mod driver;

@@ -243,7 +243,7 @@ fn is_given_out_again_in_test(pool: &EfsPool) -> bool {
 
 #[test]
 fn a_connection_that_lost_its_lease_is_not_given_out_again() {
-    let ways_to_lose: [fn(&Site, &diesel_sqlite_efs::Clock); 3] = [
+    let ways_to_lose: [fn(&Site, &diesel_sqlite_efs::ManualClock); 3] = [
         |_, clock| clock.advance(LEASE),
         |site, _| site.remove_item(),
         |site, _| site.give_lease_to_another(),
@@ -251,7 +251,7 @@ fn a_connection_that_lost_its_lease_is_not_given_out_again() {
     for lose in ways_to_lose {
         for rolls_back in [false, true] {
             let (site, clock) = (Site::with_table(), manual_clock());
-            let pool = pool_of(&site.host().config().clock(clock.clone()), 1);
+            let pool = pool_of(&site.host().config().clock(clock.clock()), 1);
             let again = is_given_out_again(&pool, |conn| {
                 let result = conn.transaction(|conn| {
                     insert(conn, 1)?;
@@ -277,7 +277,7 @@ fn a_connection_that_lost_its_lease_is_not_given_out_again() {
 #[test]
 fn a_connection_whose_loss_was_seen_by_the_inner_one_alone_is_not_given_out_again() {
     let (site, clock) = (Site::with_table(), manual_clock());
-    let pool = pool_of(&site.host().config().clock(clock.clone()), 1);
+    let pool = pool_of(&site.host().config().clock(clock.clock()), 1);
     let again = is_given_out_again(&pool, |conn| {
         let result = conn.sqlite_mut().transaction(|conn| {
             conn.batch_execute("INSERT INTO t (n) VALUES (1)")?;

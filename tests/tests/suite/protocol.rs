@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use diesel_sqlite_efs::testing::{HookedStore, Put};
 use diesel_sqlite_efs::{
-    InMemoryLockStore, LockClient, LockError, PutAnswer, SeenItem, StoreError,
+    InMemoryLockStore, LockClient, LockError, PutAnswer, StoreError, StoredItem,
 };
 use integration::dynamodb::{AttributeValue, LockTable};
 use integration::emulator::Emulator;
@@ -369,23 +369,12 @@ fn a_last_attempt_without_time_for_an_answer_does_not_hide_who_holds_the_lease()
     // Refuses once, and then is too slow for the time it is given.
     let store = HookedStore::new(Arc::default(), move |put: Put<'_>| {
         if count.fetch_add(1, Ordering::SeqCst) == 0 {
-            return Ok(PutAnswer::Refused {
-                current: Some(SeenItem {
-                    lock_id: "another".to_owned(),
-                    expires_at: "9999999999".to_owned(),
-                    holder: Some("the-holder".to_owned()),
-                    acquired_at: None,
-                    committed: None,
-                    waited: None,
-                }),
-                date: None,
-            });
+            return Ok(PutAnswer::refused(Some(
+                StoredItem::new("another", "9999999999").with_holder("the-holder"),
+            )));
         }
         thread::sleep(put.give_up_after);
-        Err(StoreError::Timeout {
-            endpoint: "here".to_owned(),
-            after: put.give_up_after,
-        })
+        Err(StoreError::timeout("test", "here", put.give_up_after))
     });
     let client = LockClient::builder().lock_store(store).build();
     let client = client.expect("a client");

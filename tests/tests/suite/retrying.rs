@@ -144,14 +144,14 @@ fn what_only_reads_takes_no_lock_however_often_it_is_run() {
 
 #[test]
 fn a_transaction_that_lost_its_lease_is_run_again_and_happens_once() {
-    let ways_to_lose: [fn(&Site, &diesel_sqlite_efs::Clock); 2] = [
+    let ways_to_lose: [fn(&Site, &diesel_sqlite_efs::ManualClock); 2] = [
         |_, clock| clock.advance(LEASE),
         |site, _| site.remove_item(),
     ];
     for lose in ways_to_lose {
         for swallow in [false, true] {
             let (site, clock) = (Site::with_table(), manual_clock());
-            let config = site.host().config().clock(clock.clone());
+            let config = site.host().config().clock(clock.clock());
             let mut conn = patient(config);
             let mut runs = 0;
             let result = conn.retrying_transaction(|conn| {
@@ -644,7 +644,7 @@ fn migrations_inside_a_transaction_belong_to_it() {
 #[test]
 fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
     let (site, clock) = (Site::with_table(), manual_clock());
-    let config = site.host().config().clock(clock.clone());
+    let config = site.host().config().clock(clock.clock());
     let mut conn = patient(config);
     let mut runs = 0;
     let result = conn.with_write_lock(|conn| {

@@ -14,8 +14,8 @@ use diesel::sql_types::BigInt;
 use diesel::sqlite::Sqlite;
 use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment, PutAnswer,
-    PutCondition, SeenItem, StoreError,
+    DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, ManualClock, PutAnswer,
+    PutCondition, StoreError, StoredItem, Timestamp,
 };
 use integration::scratch::Scratch;
 
@@ -59,7 +59,7 @@ impl Site {
     }
 
     /// The item that grants the lease on the database, if there is one.
-    pub(crate) fn item(&self) -> Option<SeenItem> {
+    pub(crate) fn item(&self) -> Option<StoredItem> {
         self.table.item(&self.key())
     }
 
@@ -233,6 +233,7 @@ impl Hook for Recording {
             PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => Call::Acquire,
             PutCondition::Unchanged(_) => Call::TakeOver,
             PutCondition::Ours { .. } | PutCondition::Ended => Call::Confirm,
+            other => unreachable!("{other:?}"),
         });
         put.pass_on()
     }
@@ -244,24 +245,16 @@ impl Hook for Recording {
 }
 
 /// An item of somebody who holds the lease for another minute.
-fn foreign_item() -> SeenItem {
+fn foreign_item() -> StoredItem {
     let now = since_epoch();
-    SeenItem {
-        lock_id: "of-another".to_owned(),
-        expires_at: (now + LEASE).as_secs().to_string(),
-        holder: Some("another host".to_owned()),
-        acquired_at: Some(now.as_secs()),
-        committed: None,
-        waited: None,
-    }
+    StoredItem::new("of-another", (now + LEASE).as_secs().to_string())
+        .with_holder("another host")
+        .with_acquired_at(UNIX_EPOCH + now)
 }
 
 /// A clock that shows the true time until the test moves it.
-pub(crate) fn manual_clock() -> Clock {
-    Clock::manual(Moment {
-        monotonic: Duration::from_secs(1),
-        wall: since_epoch(),
-    })
+pub(crate) fn manual_clock() -> ManualClock {
+    ManualClock::new(Timestamp::new(Duration::from_secs(1), since_epoch()))
 }
 
 fn since_epoch() -> Duration {

@@ -323,9 +323,7 @@ fn the_client_by_itself_waits_out_what_passes_too() -> TestResult {
         if asked.swap(true, Ordering::SeqCst) {
             return put.pass_on();
         }
-        Err(StoreError::Throttled {
-            message: "slow down".to_owned(),
-        })
+        Err(StoreError::throttled("test", "slow down"))
     });
     let client = LockClient::builder().lock_store(store).build()?;
     client

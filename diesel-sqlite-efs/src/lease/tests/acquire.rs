@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{KEY, client};
 use crate::error::StoreError;
 use crate::lease::acquire::{AcquireLimits, Attempt};
-use crate::store::{InMemoryLockStore, JournalId, PutAnswer, PutCondition, SeenItem};
+use crate::store::{InMemoryLockStore, JournalId, PutAnswer, PutCondition, StoredItem};
 use crate::testing::{Hook, HookedStore, Put};
 
 const RECORD: Option<JournalId> = Some(JournalId([1, 2, 3, 4]));
@@ -16,7 +16,7 @@ const RECORD: Option<JournalId> = Some(JournalId([1, 2, 3, 4]));
 /// has expired and bears a record.
 fn losing_takeovers(times: u32) -> Arc<HookedStore<impl Hook>> {
     let table = Arc::new(InMemoryLockStore::new());
-    let item = SeenItem {
+    let item = StoredItem {
         lock_id: "predecessor".to_owned(),
         expires_at: "1".to_owned(),
         holder: None,
@@ -33,10 +33,7 @@ fn losing_takeovers(times: u32) -> Arc<HookedStore<impl Hook>> {
         // From the first on, all answers are lost.
         if now_left > 0 && (is_takeover || now_left != times) {
             left.store(now_left - 1, Ordering::SeqCst);
-            return Err(StoreError::Timeout {
-                endpoint: "here".to_owned(),
-                after: put.give_up_after,
-            });
+            return Err(StoreError::timeout("test", "here", put.give_up_after));
         }
         Ok(answer)
     })
@@ -92,7 +89,7 @@ impl Hook for Contended {
             return put.pass_on();
         }
         self.refused_still.store(left - 1, Ordering::SeqCst);
-        let current = SeenItem {
+        let current = StoredItem {
             lock_id: format!("another {left}"),
             expires_at: "9999999999".to_owned(),
             holder: None,

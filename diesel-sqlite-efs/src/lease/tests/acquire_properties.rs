@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{KEY, client};
 use crate::error::LockError;
 use crate::lease::acquire::AcquireLimits;
-use crate::store::{InMemoryLockStore, SeenItem};
+use crate::store::{InMemoryLockStore, StoredItem};
 use crate::testing::{HookedStore, Put};
 
 proptest! {
@@ -21,7 +21,7 @@ proptest! {
     ) {
         // Its item is another's for good.
         let table = Arc::new(InMemoryLockStore::new());
-        table.set_item(KEY, Some(SeenItem {
+        table.set_item(KEY, Some(StoredItem {
             lock_id: "another".to_owned(),
             expires_at: "9999999999".to_owned(),
             holder: None,

@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::{KEY, client_with_clock};
-use crate::clock::Clock;
+use crate::clock::{Clock, ManualClock};
 use crate::error::LockError;
 use crate::lease::lease::LeaseInner;
 use crate::lease::registry::Registry;
@@ -16,20 +16,20 @@ const LONG: Duration = Duration::from_secs(60);
 
 struct Process {
     store: Arc<InMemoryLockStore>,
-    clock: Clock,
+    clock: ManualClock,
 }
 
 impl Process {
     fn new() -> Self {
-        let clock = Clock::standing_still();
+        let clock = ManualClock::standing_still();
         Self {
-            store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
+            store: Arc::new(InMemoryLockStore::with_clock(clock.clock())),
             clock,
         }
     }
 
     fn client(&self) -> LockClient {
-        client_with_clock(self.store.clone(), self.clock.clone())
+        client_with_clock(self.store.clone(), self.clock.clock())
     }
 
     /// Another connection asks for the lease, and is in the queue for it when this returns.

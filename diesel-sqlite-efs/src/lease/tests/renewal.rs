@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{KEY, client};
-use crate::clock::Clock;
+use crate::clock::ManualClock;
 use crate::lease::LockClient;
 use crate::store::{InMemoryLockStore, JournalId, PutCondition};
 use crate::testing::{HookedStore, Put};
@@ -36,8 +36,8 @@ fn a_lease_that_outlives_its_client_is_renewed_and_released_after_a_renewal_unde
     const EXPIRATION: Duration = Duration::from_secs(3);
     let (came, renewal_came) = mpsc::channel();
     let (answer, may_answer) = mpsc::channel();
-    let clock = Clock::standing_still();
-    let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+    let clock = ManualClock::standing_still();
+    let table = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
     let may_answer = Mutex::new(may_answer);
     // Says when a renewal has come, and does not answer it before it may.
     let store = HookedStore::new(table.clone(), move |put: Put<'_>| {
@@ -52,7 +52,7 @@ fn a_lease_that_outlives_its_client_is_renewed_and_released_after_a_renewal_unde
     let client = LockClient::builder()
         .lock_store(store)
         .lock_expiration(EXPIRATION)
-        .clock(clock.clone())
+        .clock(clock.clock())
         .build()
         .unwrap();
     let lease = client.try_acquire(KEY).unwrap().expect("it is free");

@@ -12,8 +12,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment,
-    PutAnswer, PutCondition, ReadCheck, SeenItem, StoreError,
+    ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, ManualClock,
+    PutAnswer, PutCondition, ReadCheck, StoreError, StoredItem, Timestamp,
 };
 use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
 use integration::scratch::Scratch;
@@ -32,7 +32,7 @@ pub(super) const KEY: &str = "database#every-point";
 pub(super) struct Template {
     database: Vec<u8>,
     journal: Option<Vec<u8>>,
-    item: Option<SeenItem>,
+    item: Option<StoredItem>,
 }
 
 impl Template {
@@ -60,7 +60,7 @@ pub(super) struct World {
     scratch: Scratch,
     table: Arc<InMemoryLockStore>,
     /// Of the store, and of all hosts but a frozen one.
-    clock: Clock,
+    clock: ManualClock,
     mode: Mode,
     /// It begins with an empty database.
     pub(super) new: bool,
@@ -79,7 +79,7 @@ impl World {
             fs::write(scratch.journal(), journal).expect("a journal");
         }
         let clock = clock();
-        let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        let table = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
         table.set_item(KEY, template.item.clone());
         Arc::new(Self {
             scratch,
@@ -129,7 +129,7 @@ impl World {
         self.host(OTHER, self.clock.clone(), None)
     }
 
-    fn host(&self, vfs: &str, clock: Clock, recorder: Option<Arc<Recorder>>) -> Host {
+    fn host(&self, vfs: &str, clock: ManualClock, recorder: Option<Arc<Recorder>>) -> Host {
         let numbered = Numbered {
             recorder: recorder.clone(),
         };
@@ -141,7 +141,7 @@ impl World {
             .lock_max_hold(LEASE)
             .lock_timeout(Duration::from_secs(20))
             .lock_read_check(ReadCheck::Counter)
-            .clock(clock)
+            .clock(clock.clock())
             .base_vfs(vfs);
         let config = match self.mode {
             Mode::Network => config.assume_network_file_system(true),
@@ -167,11 +167,8 @@ impl World {
     }
 }
 
-fn clock() -> Clock {
-    Clock::manual(Moment {
-        monotonic: Duration::from_secs(1),
-        wall: START,
-    })
+fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::new(Duration::from_secs(1), START))
 }
 
 /// A process, and what it does to its files.
@@ -214,9 +211,7 @@ impl Numbered {
         let Some(recorder) = &self.recorder else {
             return request();
         };
-        let gone = || StoreError::Misconfigured {
-            message: "the process is gone".into(),
-        };
+        let gone = || StoreError::rejected("the process is gone");
         if thread::current().name() == Some(RENEWER) {
             return match recorder.crashed() {
                 true => Err(gone()),
@@ -239,6 +234,7 @@ impl Hook for Numbered {
             PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => ("acquire", true),
             PutCondition::Unchanged(_) => ("take over", true),
             PutCondition::Ended => ("retire", false),
+            other => unreachable!("{other:?}"),
         };
         self.numbered(
             name,

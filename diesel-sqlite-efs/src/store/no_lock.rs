@@ -7,19 +7,16 @@ use crate::error::StoreError;
 
 /// Grants every lease (`lock=local`): what keeps writers apart is SQLite's RESERVED lock.
 #[derive(Debug)]
-pub(crate) struct LocalLockStore;
+pub(crate) struct NoLock;
 
-impl LockStore for LocalLockStore {
+impl LockStore for NoLock {
     fn put(
         &self,
         _item: &LockItem,
         _condition: PutCondition<'_>,
         _give_up_after: Duration,
     ) -> Result<PutAnswer, StoreError> {
-        Ok(PutAnswer::Stored {
-            previous: None,
-            date: None,
-        })
+        Ok(PutAnswer::stored(None))
     }
 
     fn delete(

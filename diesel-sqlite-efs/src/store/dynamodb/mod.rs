@@ -1,7 +1,9 @@
 //! The lock table in DynamoDB: `PutItem` and `DeleteItem`, each with a condition.
 
+mod attributes;
 mod endpoint;
 pub(crate) mod lock_table;
+mod put_request;
 mod worker;
 
 #[cfg(test)]
@@ -22,15 +24,20 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure as ReturnOnRefusal,
 };
 
-use self::endpoint::{Answered, Endpoint, Observer, TOTAL_CONFIGURATION_TIME};
+use self::attributes::stored_item;
+use self::endpoint::{
+    Answered, Configuration, Endpoint, Observer, SERVICE, TOTAL_CONFIGURATION_TIME,
+};
+use self::put_request::{OURS, PutRequest};
 use self::worker::Worker;
-use super::{DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition, SeenItem};
+use super::{DeleteAnswer, LockItem, LockStore, PutAnswer, PutCondition};
 use crate::error::StoreError;
 
 /// A lock table in DynamoDB, with the primary key `pk` (S) and no sort key.
 ///
 /// The permissions `dynamodb:PutItem` and `dynamodb:DeleteItem` on the table suffice. Endpoint,
-/// region and credentials come from where the AWS SDK looks for them: `AWS_REGION`,
+/// region and credentials come from where the AWS SDK looks for them, or from a configuration given to
+/// the [`builder`](Self::builder): `AWS_REGION`,
 /// `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ACCESS_KEY_ID`, profiles, the roles of Lambda, ECS and EC2
 /// (<https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>). They are read
 /// at the first call, not by [`new`](Self::new).
@@ -75,18 +82,20 @@ pub struct DynamoDbLockStore {
 }
 
 impl DynamoDbLockStore {
-    /// A store on the table of this name or ARN.
+    /// A store on the table of this name or ARN, in the account, region and endpoint of the
+    /// environment.
     ///
     /// Costs nothing: no thread is started, nothing is read from the environment, and whether the
     /// table exists shows at the first call. See [`warm_up`](LockStore::warm_up).
     pub fn new(table: impl Into<String>) -> Self {
-        Self::from_parts(table.into(), None)
+        Self::builder(table).build()
     }
 
-    fn from_parts(table: String, config: Option<SdkConfig>) -> Self {
-        Self {
-            endpoint: Arc::new(Endpoint::new(table, config)),
-            worker: Worker::default(),
+    /// A store on the table of this name or ARN, with an AWS configuration of your own.
+    pub fn builder(table: impl Into<String>) -> DynamoDbLockStoreBuilder {
+        DynamoDbLockStoreBuilder {
+            table: table.into(),
+            configuration: Configuration::Environment,
         }
     }
 
@@ -98,7 +107,7 @@ impl DynamoDbLockStore {
     ) -> Result<Answered<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Error + Send + 'static,
+        E: Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E>>> + Send + 'static,
     {
         let endpoint = self.endpoint.clone();
@@ -115,10 +124,80 @@ impl DynamoDbLockStore {
         match self.worker.run(deadline, request) {
             Ok(answer) => answer,
             Err(worker::Lost::Panicked(message)) => Err(StoreError::Panicked { message }),
-            Err(worker::Lost::Silent) => Err(StoreError::Timeout {
-                endpoint: "the configured endpoint (the client's own thread is stuck)".to_owned(),
-                after: started.elapsed(),
-            }),
+            Err(worker::Lost::Silent) => Err(StoreError::timeout(
+                SERVICE,
+                "the configured endpoint (the client's own thread is stuck)",
+                started.elapsed(),
+            )),
+        }
+    }
+}
+
+/// Builds a [`DynamoDbLockStore`] with an AWS configuration of your own: an assumed role, another
+/// account or region, credentials that the application has already loaded.
+///
+/// Of the configuration, the store uses the region, the credentials with their cache, the endpoint
+/// and the interceptors. It replaces three things, on which its promises about
+/// [time](DynamoDbLockStore#time) rest:
+/// - The retry settings: the store sends a request at most twice and leaves the rest to its caller,
+///   who knows how much time is left.
+/// - The timeouts: 1 s to connect, 1 s to answer, and never longer than the caller allows.
+/// - The HTTP client: connections belong to the runtime that opened them, and the application's may
+///   be blocked by the very call that waits for the store. So the store opens its own, with the
+///   root certificates of the operating system.
+///
+/// A custom HTTP client (a proxy, certificates of your own) is therefore not used. Credentials that
+/// are loaded through the application's runtime, by a provider that needs its tasks to run, time out
+/// if that runtime is blocked by the store's caller: call from `spawn_blocking`.
+///
+/// The last call of [`sdk_config`](Self::sdk_config) and [`client`](Self::client) wins; without
+/// either, the environment decides, as with [`DynamoDbLockStore::new`].
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use aws_config::BehaviorVersion;
+/// use aws_config::sts::AssumeRoleProvider;
+/// use diesel_sqlite_efs::{DynamoDbLockStore, EfsConfig, EfsSqliteConnection};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// // The lock table is in another account.
+/// let role = AssumeRoleProvider::builder("arn:aws:iam::111122223333:role/lock-writer");
+/// let config = aws_config::defaults(BehaviorVersion::latest())
+///     .credentials_provider(role.build().await)
+///     .load()
+///     .await;
+/// let store = DynamoDbLockStore::builder("app-locks").sdk_config(&config).build();
+/// let config = EfsConfig::new("/mnt/efs/app.db").lock_store(Arc::new(store));
+/// let conn = tokio::task::spawn_blocking(move || EfsSqliteConnection::connect(&config)).await??;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "call `build` to get the store"]
+pub struct DynamoDbLockStoreBuilder {
+    table: String,
+    configuration: Configuration,
+}
+
+impl DynamoDbLockStoreBuilder {
+    /// Takes region, credentials and endpoint from `config`, not from the environment.
+    pub fn sdk_config(mut self, config: &SdkConfig) -> Self {
+        self.configuration = Configuration::Sdk(config.clone());
+        self
+    }
+
+    /// Takes region, credentials, endpoint and interceptors from the configuration of `client`, not
+    /// from the environment. Its connections are not shared.
+    pub fn client(mut self, client: &Client) -> Self {
+        self.configuration = Configuration::Client(client.clone());
+        self
+    }
+
+    /// The store. Costs nothing; an unusable configuration shows at the first call.
+    pub fn build(self) -> DynamoDbLockStore {
+        DynamoDbLockStore {
+            endpoint: Arc::new(Endpoint::new(self.table, self.configuration)),
+            worker: Worker::default(),
         }
     }
 }
@@ -155,8 +234,12 @@ impl LockStore for DynamoDbLockStore {
         let date = answered.date;
         let error = match answered.result {
             Ok(output) => {
-                let previous = output.attributes.as_ref().and_then(seen_item).transpose()?;
-                return Ok(PutAnswer::Stored { previous, date });
+                let previous = output
+                    .attributes
+                    .as_ref()
+                    .and_then(stored_item)
+                    .transpose()?;
+                return Ok(PutAnswer::stored(previous).with_date(date));
             }
             Err(error) => error,
         };
@@ -169,10 +252,10 @@ impl LockStore for DynamoDbLockStore {
         };
         match answered.lost {
             Some(lost) if renews => Err(lost),
-            _ => Ok(PutAnswer::Refused {
-                current: refused.item().and_then(seen_item).transpose()?,
-                date,
-            }),
+            _ => {
+                let current = refused.item().and_then(stored_item).transpose()?;
+                Ok(PutAnswer::refused(current).with_date(date))
+            }
         }
     }
 
@@ -229,7 +312,7 @@ impl LockStore for DynamoDbLockStore {
     /// # Errors
     /// [`StoreError::NoRegion`], [`StoreError::Credentials`] (both within about 2 s, as metadata
     /// services get half a second to answer), and [`StoreError::Misconfigured`] for an endpoint
-    /// that is not a URL. Trying again is safe, and of use once the cause is mended.
+    /// that is not a URL. Trying again is safe, and helps once the cause is fixed.
     fn warm_up(&self) -> Result<(), StoreError> {
         let endpoint = self.endpoint.clone();
         let deadline = Instant::now() + TOTAL_CONFIGURATION_TIME;
@@ -252,179 +335,4 @@ impl LockStore for DynamoDbLockStore {
 fn deadline(give_up_after: Duration) -> Instant {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     Instant::now() + give_up_after.min(DAY)
-}
-
-// The conditions' parts. `:me` is the new item's `lock_id`; the names are none of DynamoDB's
-// reserved words (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ReservedWords.html).
-
-/// There is no item.
-const FREE: &str = "attribute_not_exists(pk)";
-/// The item bears our `lock_id`; the condition of every deletion.
-const OURS: &str = "lock_id = :me";
-/// Our lease, and it ends no later than the new item's.
-const OURS_UNTIL: &str = "lock_id = :me AND expires_at <= :expires_at";
-/// The item has expired, as the Python package judges it.
-const EXPIRED: &str = "expires_at < :now";
-/// The item is the one that was seen, its commit record apart.
-const UNCHANGED: &str = "lock_id = :seen_lock_id AND expires_at = :seen_expires_at";
-
-/// A `PutItem`, in DynamoDB's terms.
-struct PutRequest {
-    item: HashMap<String, AttributeValue>,
-    condition: String,
-    values: HashMap<String, AttributeValue>,
-    /// A refusal after a lost answer does not tell whether the first request was applied.
-    renews: bool,
-}
-
-impl PutRequest {
-    fn new(item: &LockItem, condition: PutCondition<'_>) -> Self {
-        let text = |value: &str| AttributeValue::S(value.to_owned());
-        let number = |value: u64| AttributeValue::N(value.to_string());
-
-        let mut attributes = HashMap::from([
-            ("pk".to_owned(), text(&item.key)),
-            ("lock_id".to_owned(), text(&item.lock_id)),
-            ("expires_at".to_owned(), number(item.expires_at)),
-            ("holder".to_owned(), text(&item.holder)),
-            ("acquired_at".to_owned(), number(item.acquired_at)),
-        ]);
-        if let Some(journal) = item.committed {
-            attributes.insert("committed".to_owned(), text(&journal.to_string()));
-        }
-
-        if let Some(waited) = item.waited {
-            let milliseconds = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-            attributes.insert("waited".to_owned(), number(milliseconds));
-        }
-
-        let mut values = HashMap::from([(":me".to_owned(), text(&item.lock_id))]);
-        let renews = matches!(condition, PutCondition::Ours { .. } | PutCondition::Ended);
-        // The literal forms: `committed = :committed`, or `attribute_not_exists(committed)`.
-        let mut record_is = |name: &str, record: Option<JournalId>| match record {
-            Some(journal) => {
-                values.insert(name.to_owned(), text(&journal.to_string()));
-                format!("committed = {name}")
-            }
-            None => "attribute_not_exists(committed)".to_owned(),
-        };
-        // `lock_id = :me AND expires_at <= :expires_at AND committed = :committed`
-        let has_new_record = record_is(":committed", item.committed);
-        let ours = format!("({OURS_UNTIL} AND {has_new_record})");
-        let condition = match condition {
-            // `lock_id = :me AND committed = :committed`
-            PutCondition::Ended => format!("{OURS} AND {has_new_record}"),
-            // `attribute_not_exists(pk) OR (lock_id = :me AND ..)`
-            PutCondition::FreeOrOurs => format!("{FREE} OR {ours}"),
-            PutCondition::Ours { recorded } if recorded == item.committed => ours,
-            // `(lock_id = :me AND ..) OR (lock_id = :me AND .. AND committed = :recorded)`
-            PutCondition::Ours { recorded } => {
-                format!(
-                    "{ours} OR ({OURS_UNTIL} AND {})",
-                    record_is(":recorded", recorded)
-                )
-            }
-            // `(lock_id = :seen_lock_id AND expires_at = :seen_expires_at AND ..) OR (lock_id = :me AND ..)`
-            PutCondition::Unchanged(seen) => {
-                let unchanged = format!("({UNCHANGED} AND {})", record_is(":seen", seen.committed));
-                // The digits as they were read: a parsed and printed number could differ.
-                let expires_at = AttributeValue::N(seen.expires_at.clone());
-                values.insert(":seen_lock_id".to_owned(), text(&seen.lock_id));
-                values.insert(":seen_expires_at".to_owned(), expires_at);
-                format!("{unchanged} OR {ours}")
-            }
-            // `attribute_not_exists(pk) OR expires_at < :now OR (lock_id = :me AND ..)`
-            PutCondition::FreeOrExpired { now } => {
-                values.insert(":now".to_owned(), number(now));
-                format!("{FREE} OR {EXPIRED} OR {ours}")
-            }
-        };
-        if condition.contains(":expires_at") {
-            // DynamoDB refuses values that no condition uses.
-            values.insert(":expires_at".to_owned(), number(item.expires_at));
-        }
-        Self {
-            item: attributes,
-            condition,
-            values,
-            renews,
-        }
-    }
-}
-
-/// The item that an answer carries; `None` where it carries none, as a store that does not know
-/// `ReturnValuesOnConditionCheckFailure` does, or a put that replaced nothing.
-fn seen_item(attributes: &HashMap<String, AttributeValue>) -> Option<Result<SeenItem, StoreError>> {
-    if attributes.is_empty() {
-        return None;
-    }
-    let parse = || {
-        Ok(SeenItem {
-            lock_id: required("lock_id", text(attributes, "lock_id")?)?,
-            expires_at: required("expires_at", number(attributes, "expires_at")?)?,
-            holder: text(attributes, "holder")?,
-            acquired_at: (number(attributes, "acquired_at")?)
-                .map(|digits| {
-                    (digits.parse()).map_err(|_| {
-                        malformed("acquired_at", format!("`{digits}` is not in whole seconds"))
-                    })
-                })
-                .transpose()?,
-            committed: (text(attributes, "committed")?)
-                .map(|hex| {
-                    // Another spelling of the same number would fail the condition that names it.
-                    (hex.parse().ok())
-                        .filter(|journal: &JournalId| journal.to_string() == hex)
-                        .ok_or_else(|| {
-                            malformed(
-                                "committed",
-                                format!("`{hex}` is not 8 lower-case hex digits"),
-                            )
-                        })
-                })
-                .transpose()?,
-            waited: waited(attributes),
-        })
-    };
-    Some(parse())
-}
-
-/// A hint when to ask again: one that cannot be read must not keep anybody from the lease.
-fn waited(attributes: &HashMap<String, AttributeValue>) -> Option<Duration> {
-    let digits = attributes.get("waited")?.as_n().ok()?;
-    digits.parse().ok().map(Duration::from_millis)
-}
-
-fn text(
-    attributes: &HashMap<String, AttributeValue>,
-    name: &'static str,
-) -> Result<Option<String>, StoreError> {
-    match attributes.get(name) {
-        None => Ok(None),
-        Some(AttributeValue::S(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(wrong_type(name, "a string (S)", other)),
-    }
-}
-
-fn number(
-    attributes: &HashMap<String, AttributeValue>,
-    name: &'static str,
-) -> Result<Option<String>, StoreError> {
-    match attributes.get(name) {
-        None => Ok(None),
-        Some(AttributeValue::N(digits)) => Ok(Some(digits.clone())),
-        Some(other) => Err(wrong_type(name, "a number (N)", other)),
-    }
-}
-
-fn required<T>(attribute: &'static str, value: Option<T>) -> Result<T, StoreError> {
-    value.ok_or_else(|| malformed(attribute, "it is missing".to_owned()))
-}
-
-fn wrong_type(attribute: &'static str, expected: &str, value: &AttributeValue) -> StoreError {
-    malformed(attribute, format!("expected {expected}, found {value:?}"))
-}
-
-fn malformed(attribute: &'static str, problem: String) -> StoreError {
-    StoreError::MalformedItem { attribute, problem }
 }

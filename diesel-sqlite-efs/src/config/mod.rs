@@ -4,6 +4,7 @@ mod lease_terms;
 mod names;
 mod resolved;
 mod sources;
+pub(crate) mod url;
 mod values;
 
 use std::ffi::OsString;
@@ -19,12 +20,12 @@ use self::names::{
 };
 pub(crate) use self::resolved::{CacheSize, Settings, StoreChoice};
 use self::sources::{Keyword, Place, Sources, nearest};
+use self::url::{Database, DatabaseUrl};
 use self::values::StoreKind;
 pub use self::values::{ReadCheck, Synchronous};
 use crate::clock::Clock;
 use crate::error::ConfigError;
 use crate::store::LockStore;
-use crate::url::{self, Database, DatabaseUrl};
 
 /// Which database to open, and how its write lock behaves.
 ///
@@ -44,7 +45,7 @@ use crate::url::{self, Database, DatabaseUrl};
 /// | [`lock_holder`](Self::lock_holder) | `SQLITE_LOCK_HOLDER` | function and sandbox, or host and process |
 /// | [`lock_max_hold`](Self::lock_max_hold) | `SQLITE_LOCK_MAX_HOLD` | 900 s, or the lease if that is longer |
 /// | [`lock_read_check`](Self::lock_read_check) | `SQLITE_LOCK_READ_CHECK` | `counter` on NFS, `reopen` on other network file systems, else `off` |
-/// | [`lock_local`](Self::lock_local), `lock=local` | `SQLITE_LOCK_STORE` | `dynamodb` |
+/// | [`lock_local`](Self::lock_local), `lock=local` | `SQLITE_LOCK` | `dynamodb` |
 /// | [`synchronous`](Self::synchronous) | | `extra` |
 /// | [`cache_size_bytes`](Self::cache_size_bytes) | | 67108864 (64 MiB) |
 /// | [`cache_size_pages`](Self::cache_size_pages) | | |
@@ -56,7 +57,7 @@ use crate::url::{self, Database, DatabaseUrl};
 /// The first place that names a lock table or a kind of lock decides: methods (of
 /// [`lock_table`](Self::lock_table), [`lock_local`](Self::lock_local) and
 /// [`lock_store`](Self::lock_store) the last call), then the URL, then the environment. So
-/// `lock_table=` in the URL overrides `SQLITE_LOCK_STORE=local`, and `lock=local` in the URL
+/// `lock_table=` in the URL overrides `SQLITE_LOCK=local`, and `lock=local` in the URL
 /// overrides a table named in the environment. `lock=dynamodb` without a table takes the table of
 /// the next place. `lock=local` *and* a table in one place contradict each other and are refused.
 ///
@@ -131,7 +132,7 @@ impl EfsConfig {
     /// - [`ConfigError::UnknownParameter`]: with the nearest one that exists;
     ///   [`ConfigError::RemovedSetting`] for one that existed once.
     /// - [`ConfigError::ForbiddenParameter`]: `vfs`, `nolock`, `immutable`, `cache=shared` and
-    ///   `modeof`, which would go round the lock or break what it protects.
+    ///   `modeof`, which would bypass the lock or break what it protects.
     /// - [`ConfigError::InvalidValue`]: for SQLite's own parameters. Ours are checked when a
     ///   connection is opened, because a method may still override them.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
@@ -141,7 +142,7 @@ impl EfsConfig {
         } = DatabaseUrl::parse(url)?;
         let known = || NAMES.iter().map(|names| names.parameter);
         for (name, _) in &parameters {
-            if let Some(removed) = REMOVED.iter().find(|r| r.names.parameter == name) {
+            if let Some(removed) = REMOVED.iter().find(|r| r.parameter == Some(name)) {
                 return Err(ConfigError::RemovedSetting {
                     setting: url::parameter_in_url(name),
                     instead: removed.instead,
@@ -222,7 +223,7 @@ impl EfsConfig {
         self
     }
 
-    /// Who we are, for people who look at the lock item or at a busy error: 1 to 1024 bytes
+    /// Display name of this process, shown in the lock item and in a busy error: 1 to 1024 bytes
     /// without control characters. Nothing is decided by it.
     ///
     /// By default, on Lambda, the function's name and its sandbox (the
@@ -239,7 +240,7 @@ impl EfsConfig {
     /// [Lambda function](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
     /// can run, or the lease if that is longer.
     ///
-    /// It keeps a transaction that was forgotten open from blocking all other writers for good.
+    /// It keeps a transaction that was forgotten open from blocking all other writers forever.
     pub fn lock_max_hold(mut self, max_hold: Duration) -> Self {
         self.given.terms.max_hold = Some(max_hold);
         self
@@ -489,7 +490,7 @@ struct Given {
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_CACHE_SIZE: CacheSize = CacheSize::Bytes(64 << 20);
 const DEFAULT_BASE_VFS: &str = "unix";
-/// One for the process: moments of two clocks, which count from different points, do not compare.
+/// One for the process: times of two clocks, which count from different points, do not compare.
 static SYSTEM_CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
 
 #[cfg(test)]

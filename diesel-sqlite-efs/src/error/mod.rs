@@ -11,7 +11,7 @@ pub(crate) use self::lock::Utc;
 pub use self::lock::{HolderInfo, LockError, LockName};
 pub use self::open::{ConfigError, ConnectError};
 pub use self::problem::Problem;
-pub use self::store::StoreError;
+pub use self::store::{SharedError, StoreError};
 
 /// The message of a panic, whatever its payload.
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
@@ -34,6 +34,15 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
     }
     text
 }
+
+// Errors cross threads, and `Box<dyn Error + Send + Sync>` takes them.
+const _: () = {
+    const fn is_error<T: StdError + Send + Sync + 'static>() {}
+    is_error::<ConfigError>();
+    is_error::<ConnectError>();
+    is_error::<LockError>();
+    is_error::<StoreError>();
+};
 
 #[cfg(test)]
 mod tests {
