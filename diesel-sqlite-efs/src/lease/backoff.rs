@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The pauses between attempts: at SQLite's file locks, at transactions that are run again, and at
-/// the store when an answer was lost or tells nothing of the others ([`wait_policy`](super::wait_policy) otherwise).
+/// the store when an answer was lost or tells nothing of the others ([`WaitPolicy`](super::wait_policy::WaitPolicy) otherwise).
 ///
 /// The bound starts at about one round trip, as the store cannot change faster than we can see it,
 /// doubles with each refusal, and is capped; each pause is drawn evenly between zero and the bound
