@@ -66,11 +66,10 @@ mod clock;
 mod config;
 mod connection;
 mod error;
-mod events;
 mod files;
 mod lease;
-mod stats;
 mod store;
+mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod vfs;
@@ -85,11 +84,11 @@ pub use error::{
     ConfigError, ConnectError, HolderInfo, LockError, LockName, Problem, SharedError, StoreError,
 };
 pub use lease::{Lease, LockClient, LockClientBuilder};
-pub use stats::{LockStats, process_lock_stats};
 pub use store::{
     DeleteAnswer, DynamoDbLockStore, DynamoDbLockStoreBuilder, InMemoryLockStore, JournalId,
     LockItem, LockStore, PutAnswer, PutCondition, StoredItem,
 };
+pub use telemetry::stats::{LockStats, process_lock_stats};
 
 // The README's examples are compiled and run with the tests of the documentation.
 #[cfg(doctest)]

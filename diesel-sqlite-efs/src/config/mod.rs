@@ -145,7 +145,8 @@ impl EfsConfig {
             if let Some(removed) = REMOVED.iter().find(|r| r.parameter == Some(name)) {
                 return Err(ConfigError::RemovedSetting {
                     setting: url::parameter_in_url(name),
-                    instead: removed.instead,
+                    became: removed.became,
+                    remedy: removed.remedy,
                 });
             }
         }

@@ -33,17 +33,20 @@ pub(super) const REMOVED: [Removed; 3] = [
     Removed {
         parameter: None,
         variable: "SQLITE_LOCK_STORE",
-        instead: "set SQLITE_LOCK to the same value instead",
+        became: "it is called SQLITE_LOCK now",
+        remedy: "set that one to the same value",
     },
     Removed {
         parameter: Some("lock_commit"),
         variable: "SQLITE_LOCK_COMMIT",
-        instead: "the lock table confirms every commit",
+        became: "the lock table confirms every commit",
+        remedy: "remove it",
     },
     Removed {
         parameter: Some("lock_release"),
         variable: "SQLITE_LOCK_RELEASE",
-        instead: "the lock is released before a commit returns",
+        became: "the lock is released before a commit returns",
+        remedy: "remove it",
     },
 ];
 

@@ -75,7 +75,9 @@ pub(super) struct Removed {
     pub(super) parameter: Option<&'static str>,
     pub(super) variable: &'static str,
     /// For the error: what became of it.
-    pub(super) instead: &'static str,
+    pub(super) became: &'static str,
+    /// For the error: what to do.
+    pub(super) remedy: &'static str,
 }
 
 /// Where a value was given; the earlier one wins.
@@ -115,7 +117,8 @@ impl<'a> Sources<'a> {
             if let Some(removed) = removed.iter().find(is_removed) {
                 return Err(ConfigError::RemovedSetting {
                     setting: format!("environment variable {name}"),
-                    instead: removed.instead,
+                    became: removed.became,
+                    remedy: removed.remedy,
                 });
             }
             if name.starts_with(VARIABLE_PREFIX) && !known.contains(&&*name) {

@@ -298,7 +298,8 @@ fn a_setting_that_is_gone_is_refused_with_what_became_of_it() {
         {
             let error = result.expect_err(place).to_string();
             assert!(error.contains(place), "{error}");
-            assert!(error.ends_with(removed.instead), "{error}");
+            let advice = format!(": {}; {}", removed.became, removed.remedy);
+            assert!(error.ends_with(&advice), "{error}");
         }
     }
 }

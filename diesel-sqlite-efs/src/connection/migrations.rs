@@ -11,7 +11,7 @@ use diesel_migrations::MigrationHarness;
 use super::EfsSqliteConnection;
 use super::state::Pin;
 use super::transaction_state::is_retryable;
-use crate::events::MigrationEvents;
+use crate::telemetry::events::MigrationEvents;
 
 /// Migrations, each call under one lease. The page docs/migrations.md shows them at work.
 ///

@@ -35,7 +35,9 @@ pub enum ConfigError {
         /// Its name and where it was given, such as "`lock_commit` in the database URL".
         setting: String,
         /// What became of it.
-        instead: &'static str,
+        became: &'static str,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A value that the setting cannot take.
     #[non_exhaustive]
@@ -126,10 +128,12 @@ impl ConfigError {
                 format!("unknown environment variable `{name}`"),
                 suggestion.as_deref(),
             ),
-            Self::RemovedSetting { setting, instead } => {
-                Problem::new(format!("{setting} is no longer a setting: {instead}"))
-                    .with_remedy("remove it")
-            }
+            Self::RemovedSetting {
+                setting,
+                became,
+                remedy,
+            } => Problem::new(format!("{setting} is no longer a setting: {became}"))
+                .with_remedy(*remedy),
             Self::InvalidValue {
                 setting,
                 value,

@@ -13,8 +13,8 @@ use super::requests::{ItemDraft, LeaseContext, PutOutcome};
 use super::wait_policy::{Refusal, Tuning, WaitPolicy};
 use crate::clock::{Timestamp, from_unix_seconds};
 use crate::error::{HolderInfo, LockError, StoreError};
-use crate::events::LockSpan;
 use crate::store::{JournalId, PutAnswer, PutCondition, StoredItem};
+use crate::telemetry::events::LockSpan;
 
 /// One acquisition, however many attempts it takes.
 ///

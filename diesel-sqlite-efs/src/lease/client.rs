@@ -12,9 +12,9 @@ use super::requests::LeaseContext;
 use crate::clock::{Clock, FOREVER};
 use crate::config::{GivenTerms, LeaseTerms, client_table};
 use crate::error::{ConfigError, LockError, LockName, StoreError};
-use crate::events::Events;
-use crate::stats::{Counters, LockStats};
 use crate::store::{DynamoDbLockStore, LockStore};
+use crate::telemetry::events::Events;
+use crate::telemetry::stats::{Counters, LockStats};
 
 /// A client of a lock table: acquires leases, each for a key, and keeps them renewed.
 ///

@@ -10,8 +10,8 @@ use super::phase::{AtRelease, LeaseState, Loss, Validity};
 use super::requests::{ItemDraft, LeaseContext, PutOutcome, RequestSlot, SlotGuard};
 use crate::clock::{Timestamp, unix_seconds};
 use crate::error::{HolderInfo, LockError, StoreError};
-use crate::events::LockSpan;
 use crate::store::{DeleteAnswer, JournalId, LockItem, PutAnswer, PutCondition, StoredItem};
+use crate::telemetry::events::LockSpan;
 
 /// A write lease: while it is valid, no other process holds the lock.
 ///

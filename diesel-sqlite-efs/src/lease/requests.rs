@@ -9,9 +9,9 @@ use super::server_clock::ServerClock;
 use crate::clock::{Clock, Timestamp, from_unix_seconds};
 use crate::config::LeaseTerms;
 use crate::error::{LockError, LockName, StoreError, panic_message};
-use crate::events::Events;
-use crate::stats::Counters;
 use crate::store::{DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition};
+use crate::telemetry::events::Events;
+use crate::telemetry::stats::Counters;
 
 /// The longest that one request of a release may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -15,6 +15,7 @@ mod files;
 mod hand_off;
 mod harness;
 mod kills;
+mod layers;
 mod lock_keys;
 mod migrations;
 mod nfs;
