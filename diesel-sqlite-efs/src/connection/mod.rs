@@ -7,7 +7,7 @@ mod migrations;
 mod open;
 mod passed_on;
 #[cfg(feature = "r2d2")]
-mod pool;
+pub(crate) mod pool;
 mod retry;
 mod state;
 mod transaction_manager;
@@ -34,8 +34,6 @@ use diesel::sqlite::{Sqlite, SqliteConnection};
 
 pub use self::cursor::EfsCursor;
 use self::open::{Opener, establishing};
-#[cfg(feature = "r2d2")]
-pub use self::pool::EfsConnectionManager;
 use self::state::ConnectionState;
 pub use self::transaction_manager::EfsTransactionManager;
 pub use self::transaction_state::TransactionState;

@@ -21,7 +21,7 @@ use crate::error::{ConfigError, ConnectError, LockError, Problem};
 use crate::files::fs_kind::{FileSystem, network_file_system};
 use crate::lease::LockClient;
 use crate::store::{DynamoDbLockStore, LockStore, NoLock};
-use crate::vfs::{Admission, open_admitted, shim_over};
+use crate::vfs::{self, OpenParams, shim_over};
 use crate::write_lock::{WriteLock, WriteLockSettings};
 
 /// Opens a connection with `open`, and tells Diesel's default instrumentation so, with the URL that
@@ -98,14 +98,14 @@ fn open_file(
         },
     ));
     let read_check = (settings.read_check).unwrap_or_else(|| read_check_for(network.as_deref()));
-    let admission = Admission {
+    let params = OpenParams {
         lock: lock.clone(),
         read_check,
         normal_sync_allowed: settings.synchronous == Synchronous::Normal,
         file_system: file_system(network.as_deref(), read_check),
     };
     let uri = settings.sqlite_uri(shim);
-    let opened = open_admitted(admission, &uri);
+    let opened = vfs::open(params, &uri);
     let mut connection = match opened {
         Ok(Some(connection)) => connection,
         Ok(None) => {

@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind};
 use thiserror::Error;
 
-use super::{ConfigError, Problem, StoreError};
+use super::config::ConfigError;
+use super::problem::Problem;
+use super::store::StoreError;
 use crate::clock::unix_seconds;
 
 /// Which lock an error is about.

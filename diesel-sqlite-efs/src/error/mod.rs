@@ -1,39 +1,21 @@
 //! What can go wrong, layer by layer: with the store, with the lease, with the settings.
 
+mod chain;
+mod config;
+mod connect;
 mod lock;
-mod open;
 mod problem;
 mod store;
 
 use std::error::Error as StdError;
 
+pub(crate) use self::chain::{chain, panic_message};
+pub use self::config::ConfigError;
+pub use self::connect::ConnectError;
 pub(crate) use self::lock::Utc;
 pub use self::lock::{HolderInfo, LockError, LockName};
-pub use self::open::{ConfigError, ConnectError};
 pub use self::problem::Problem;
 pub use self::store::{SharedError, StoreError};
-
-/// The message of a panic, whatever its payload.
-pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    (payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
-}
-
-/// An error and everything below it in one line, as the SDK hides causes in `source`.
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
 
 // Errors cross threads, and `Box<dyn Error + Send + Sync>` takes them.
 const _: () = {

@@ -7,7 +7,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Problem, chain};
+use super::chain::chain;
+use super::problem::Problem;
 
 /// Why a [`LockStore`](crate::LockStore) could not answer.
 ///

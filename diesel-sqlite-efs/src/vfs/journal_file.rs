@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::ffi::BaseFile;
 use super::file_failure::remember_failure;
-use super::io_methods::{IoMethods, ReadExtent};
+use super::io_methods::IoMethods;
+use super::io_values::ReadExtent;
 use super::main_file::MainFile;
 use super::sqlite_error::SqliteError;
 use crate::files::rollback_journal::{Journal, JournalStatus, journal_id};

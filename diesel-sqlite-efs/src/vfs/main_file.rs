@@ -5,11 +5,12 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Admission;
 use super::ffi::{BaseFile, Connection};
 use super::file_failure::remember_failure;
-use super::io_methods::{IoMethods, LockLevel, PragmaAnswer, ReadExtent};
+use super::io_methods::{IoMethods, PragmaAnswer};
+use super::io_values::{LockLevel, ReadExtent};
 use super::journal_names::JournalName;
+use super::open_params::OpenParams;
 use super::pragma::{self, Verdict};
 use super::snapshot::Snapshot;
 use super::sqlite_error::SqliteError;
@@ -38,17 +39,17 @@ impl MainFile {
     /// `base` is the database at `path`. Its journal has the name `journal`, at `journal_address`.
     pub(super) fn new(
         base: BaseFile,
-        admission: Admission,
+        params: OpenParams,
         path: &Path,
         journal: &Path,
         journal_address: usize,
     ) -> Result<Self, SqliteError> {
-        let file_system = admission.file_system;
+        let file_system = params.file_system;
         let cache_bypass = (file_system.is_network())
             .then(|| CacheBypass::new(path, file_system))
             .transpose()
             .map_err(|_| SqliteError::CANTOPEN)?;
-        let lock = admission.lock;
+        let lock = params.lock;
         lock.opened(
             Journal::new(journal.to_owned(), file_system),
             KeyFile::beside(path),
@@ -57,8 +58,8 @@ impl MainFile {
             base,
             journal_name: JournalName::register(journal_address, lock.clone()),
             lock,
-            read_check: admission.read_check,
-            normal_sync_allowed: admission.normal_sync_allowed,
+            read_check: params.read_check,
+            normal_sync_allowed: params.normal_sync_allowed,
             snapshot: Snapshot::default(),
             level: LockLevel::None,
             cache_bypass,

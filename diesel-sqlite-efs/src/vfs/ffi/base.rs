@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use libsqlite3_sys as ffi;
 use rustix::io::Errno;
 
-use crate::vfs::io_methods::{LockLevel, ReadExtent};
+use crate::vfs::io_values::{LockLevel, ReadExtent};
 use crate::vfs::sqlite_error::SqliteError;
 
 /// The VFS below a shim: registered, and so valid until it is unregistered, which nobody does here.

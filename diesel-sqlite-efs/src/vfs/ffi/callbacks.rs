@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use libsqlite3_sys as ffi;
 
-use super::{guarded, text};
+use super::guard::{guarded, text};
 use crate::vfs::authorizer;
 use crate::write_lock::WriteLock;
 

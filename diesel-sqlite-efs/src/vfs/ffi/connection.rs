@@ -9,11 +9,11 @@ use diesel::sqlite::SqliteConnection;
 use libsqlite3_sys as ffi;
 
 use super::callbacks;
-use crate::vfs::Admission;
+use crate::vfs::open_params::OpenParams;
 
 thread_local! {
     /// Set while a connection is being opened on this thread: its main file takes it.
-    static ADMISSION: RefCell<Option<Admission>> = const { RefCell::new(None) };
+    static PARAMS: RefCell<Option<OpenParams>> = const { RefCell::new(None) };
     /// The connection whose main file has taken it, once SQLite has told.
     static OPENED: Cell<Option<NonNull<ffi::sqlite3>>> = const { Cell::new(None) };
 }
@@ -42,26 +42,26 @@ impl Connection {
 }
 
 /// What the main file that is opened now, on this thread, is ruled by.
-pub(super) fn take_admission() -> Option<Admission> {
-    ADMISSION.take()
+pub(super) fn take_params() -> Option<OpenParams> {
+    PARAMS.take()
 }
 
-/// Opens Diesel's connection with a main file ruled by `admission`, and installs the callbacks.
+/// Opens Diesel's connection with a main file ruled by `params`, and installs the callbacks.
 /// `None`: the main file was not opened through the shim, and must not be used.
-pub(in crate::vfs) fn open_admitted(
-    admission: Admission,
+pub(in crate::vfs) fn open(
+    params: OpenParams,
     uri: &str,
 ) -> ConnectionResult<Option<SqliteConnection>> {
     /// Disarms the thread on every way out.
     struct Armed;
     impl Drop for Armed {
         fn drop(&mut self) {
-            ADMISSION.take();
+            PARAMS.take();
             OPENED.take();
         }
     }
-    let lock = admission.lock.clone();
-    ADMISSION.set(Some(admission));
+    let lock = params.lock.clone();
+    PARAMS.set(Some(params));
     OPENED.set(None);
     let armed = Armed;
     let connection = SqliteConnection::establish(uri)?;
@@ -70,7 +70,7 @@ pub(in crate::vfs) fn open_admitted(
     let Some(database) = database else {
         return Ok(None);
     };
-    // SAFETY: only a main file that has taken the admission reports its connection, and that was
+    // SAFETY: only a main file that has taken the params reports its connection, and that was
     // opened for `connection`, which is open and in this thread's hands.
     let installed = unsafe { callbacks::install(database, lock) };
     Ok(installed.then_some(connection))

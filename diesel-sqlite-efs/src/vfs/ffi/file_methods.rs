@@ -10,8 +10,9 @@ use std::{ptr, slice};
 use libsqlite3_sys as ffi;
 
 use super::connection::Connection;
-use super::{guarded, guarded_result, text};
-use crate::vfs::io_methods::{IoMethods, LockLevel, PragmaAnswer, ReadExtent};
+use super::guard::{guarded, guarded_result, text};
+use crate::vfs::io_methods::{IoMethods, PragmaAnswer};
+use crate::vfs::io_values::{LockLevel, ReadExtent};
 use crate::vfs::sqlite_error::SqliteError;
 
 /// A file that SQLite has open: `file` decides what its methods do.

@@ -12,13 +12,13 @@ use std::ptr;
 use libsqlite3_sys as ffi;
 
 use super::base::BaseVfs;
-use super::connection::take_admission;
+use super::connection::take_params;
 use super::file_methods::ShimFile;
-use super::{guarded, guarded_result, text};
-use crate::vfs::Admission;
+use super::guard::{guarded, guarded_result, text};
 use crate::vfs::journal_file::{self, Created, TransactionJournal};
 use crate::vfs::journal_names::lock_of_journal;
 use crate::vfs::main_file::MainFile;
+use crate::vfs::open_params::OpenParams;
 use crate::vfs::sqlite_error::SqliteError;
 use crate::vfs::unguarded;
 
@@ -37,10 +37,10 @@ pub(super) unsafe extern "C" fn open_trampoline(
         // SAFETY: the module's contract.
         let base = unsafe { BaseVfs::below(vfs) };
         if flags & ffi::SQLITE_OPEN_MAIN_DB != 0
-            && let Some(admission) = take_admission()
+            && let Some(params) = take_params()
         {
             // SAFETY: the arguments are `xOpen`'s for a main file.
-            let (main, opened_flags) = unsafe { open_main(base, admission, name, flags) }?;
+            let (main, opened_flags) = unsafe { open_main(base, params, name, flags) }?;
             // SAFETY: the memory is `xOpen`'s and holds nothing yet.
             unsafe { ShimFile::install(file, main) };
             // SAFETY: `xOpen`'s out-parameter.
@@ -83,7 +83,7 @@ pub(super) unsafe extern "C" fn open_trampoline(
 /// `name` and `flags` are those of `xOpen` for a main database file.
 unsafe fn open_main(
     base: BaseVfs,
-    admission: Admission,
+    params: OpenParams,
     name: *const c_char,
     flags: c_int,
 ) -> Result<(MainFile, c_int), SqliteError> {
@@ -96,7 +96,7 @@ unsafe fn open_main(
     // SAFETY: as above.
     let journal = unsafe { text(journal_name) }.ok_or(SqliteError::CANTOPEN)?;
     let (path, journal) = (as_path(path), as_path(journal));
-    let main = MainFile::new(file, admission, path, journal, journal_name.addr())?;
+    let main = MainFile::new(file, params, path, journal, journal_name.addr())?;
     Ok((main, opened_flags))
 }
 

@@ -1,12 +1,9 @@
-//! A connection cannot be opened: its settings, its file, its lock.
+//! What is wrong with the settings, or with the database file.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use diesel::result::ConnectionError;
-use thiserror::Error;
-
-use super::{LockError, Problem};
+use super::problem::Problem;
 
 /// What is wrong with the settings or with the database file. Nothing was changed; trying again does
 /// not help until it is fixed.
@@ -209,29 +206,3 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
-
-/// Why a connection could not be opened.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The settings or the database file are not usable.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A hot journal had to be rolled back first, and the lock could not be acquired. See
-    /// [`LockError::is_retryable`].
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// Diesel or SQLite failed.
-    #[error(transparent)]
-    Diesel(#[from] ConnectionError),
-}
-
-impl From<ConnectError> for ConnectionError {
-    fn from(error: ConnectError) -> Self {
-        match error {
-            ConnectError::Config(error) => Self::BadConnection(error.to_string()),
-            ConnectError::Lock(error) => Self::CouldntSetupConfiguration(error.into()),
-            ConnectError::Diesel(error) => error,
-        }
-    }
-}
