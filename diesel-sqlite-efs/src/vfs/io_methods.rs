@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use libsqlite3_sys as ffi;
 
-use super::ffi::{BaseFile, Connection};
+use super::ffi::{BaseFile, Connection, ReadBuffer};
 use super::io_values::{LockLevel, ReadExtent};
 use super::sqlite_error::SqliteError;
 
@@ -17,11 +17,12 @@ pub(super) trait IoMethods: Send {
     /// Called once; whatever it returns, the file is closed.
     fn close(self) -> Result<(), SqliteError>;
 
-    /// `data` is zeroed, as a short read has to leave what it does not fill: "If xRead() returns
-    /// SQLITE_IOERR_SHORT_READ it must also fill in the unread portions of the buffer with zeros. A
-    /// VFS that fails to zero-fill short reads might seem to work. However, failure to zero-fill
-    /// short reads will eventually lead to database corruption."
-    fn read(&mut self, data: &mut [u8], offset: i64) -> Result<ReadExtent, SqliteError>;
+    /// Fills the buffer: "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the
+    /// unread portions of the buffer with zeros. A VFS that fails to zero-fill short reads might
+    /// seem to work. However, failure to zero-fill short reads will eventually lead to database
+    /// corruption."
+    fn read(&mut self, buffer: &mut ReadBuffer<'_>, offset: i64)
+    -> Result<ReadExtent, SqliteError>;
 
     fn write(&mut self, data: &[u8], offset: i64) -> Result<(), SqliteError>;
 

@@ -4,7 +4,7 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use super::ffi::BaseFile;
+use super::ffi::{BaseFile, ReadBuffer};
 use super::file_failure::remember_failure;
 use super::io_methods::IoMethods;
 use super::io_values::ReadExtent;
@@ -71,8 +71,12 @@ impl IoMethods for TransactionJournal {
         self.base.close()
     }
 
-    fn read(&mut self, data: &mut [u8], offset: i64) -> Result<ReadExtent, SqliteError> {
-        (self.base.read(data, offset))
+    fn read(
+        &mut self,
+        buffer: &mut ReadBuffer<'_>,
+        offset: i64,
+    ) -> Result<ReadExtent, SqliteError> {
+        (self.base.read(buffer, offset))
             .map_err(|error| self.failed("reading the rollback journal", error))
     }
 

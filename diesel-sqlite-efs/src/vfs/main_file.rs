@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::ffi::{BaseFile, Connection};
+use super::ffi::{BaseFile, Connection, ReadBuffer};
 use super::file_failure::remember_failure;
 use super::io_methods::{IoMethods, PragmaAnswer};
 use super::io_values::{LockLevel, ReadExtent};
@@ -92,13 +92,18 @@ impl IoMethods for MainFile {
         result
     }
 
-    fn read(&mut self, data: &mut [u8], offset: i64) -> Result<ReadExtent, SqliteError> {
+    fn read(
+        &mut self,
+        buffer: &mut ReadBuffer<'_>,
+        offset: i64,
+    ) -> Result<ReadExtent, SqliteError> {
         let read = if self.reads_past_caches() {
-            self.read_past_caches(data, offset)
+            self.read_past_caches(buffer.bytes(), offset)
         } else {
-            self.base.read(data, offset)
+            self.base.read(buffer, offset)
         };
         let extent = read.map_err(|error| self.failed("reading the database", error))?;
+        let data = buffer.bytes();
         if offset == 0 {
             self.lock.saw_header(data);
         }
@@ -342,7 +347,7 @@ impl MainFile {
     }
 
     fn cached_version(&self) -> Result<FileVersion, SqliteError> {
-        read_version(|data, offset| self.base.read(data, offset))
+        read_version(|data, offset| self.base.read(&mut ReadBuffer::of(data), offset))
     }
 
     /// As [`read`](IoMethods::read).

@@ -1,7 +1,7 @@
 //! While the transaction writes: its fence, its journal, and the commit point.
 
 use super::lock::{Refused, WriteLock};
-use super::state::{OwnJournal, State};
+use super::state::OwnJournal;
 use crate::error::LockError;
 use crate::files::file_version::FileVersion;
 use crate::lease::{Confirmed, Unconfirmed};
@@ -76,7 +76,7 @@ impl WriteLock {
         if self.fence().is_err() {
             return EndOfJournal::Refuse;
         }
-        let journal = self.update(|state| state.own_journal.id());
+        let journal = self.look(|state| state.own_journal.id());
         match self.ask_store(journal) {
             Ok(Confirmed::InTime) => EndOfJournal::Remove,
             Ok(Confirmed::TooLate) => {
@@ -128,6 +128,6 @@ impl WriteLock {
     /// Whether this transaction's journal has ended: a file lock that cannot be given up changes
     /// nothing about the outcome.
     pub(crate) fn has_ended(&self) -> bool {
-        self.update(|state: &mut State| state.own_journal == OwnJournal::Ended)
+        self.look(|state| state.own_journal == OwnJournal::Ended)
     }
 }

@@ -98,7 +98,12 @@ impl WriteLock {
 
 /// The state, and the lease in it.
 impl WriteLock {
-    /// Looks at the state or changes it. Nothing that may block is done in `change`: what it takes
+    /// Looks at the state. Nothing that may block is done in `look`.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the state. Nothing that may block is done in `change`: what it takes
     /// out of the state is dropped afterwards.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +127,7 @@ impl WriteLock {
 
     /// Asks the lease in hand.
     pub(super) fn with_lease<T>(&self, ask: impl FnOnce(&Lease) -> T) -> Option<T> {
-        let lease = self.update(|state| state.lease())?;
+        let lease = self.look(State::lease)?;
         Some(ask(&lease))
     }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::lock::WriteLock;
-use super::state::{HoldState, Waited};
+use super::state::{HoldState, State, Waited};
 use super::transaction::RolledBackBy;
 use crate::clock::FOREVER;
 use crate::error::{ConfigError, LockError};
@@ -52,7 +52,7 @@ impl WriteLock {
     }
 
     #[inline]
-    fn take<T>(&self, take: impl FnOnce(&mut super::state::State) -> Option<T>) -> Option<T> {
+    fn take<T>(&self, take: impl FnOnce(&mut State) -> Option<T>) -> Option<T> {
         self.needs_attention().then(|| self.update(take)).flatten()
     }
 
@@ -90,8 +90,7 @@ impl WriteLock {
 impl WriteLock {
     /// Whether a transaction that writes is under way.
     pub(crate) fn is_writing(&self) -> bool {
-        !self.is_at_rest()
-            && self.update(|state| state.hold_state()) == Some(HoldState::Transaction)
+        !self.is_at_rest() && self.look(State::hold_state) == Some(HoldState::Transaction)
     }
 
     /// SQLite has ended a transaction by a rollback.
@@ -124,7 +123,7 @@ impl WriteLock {
     /// as is known without asking SQLite.
     #[cfg(feature = "r2d2")]
     pub(crate) fn may_have_begun(&self) -> bool {
-        self.update(|state| state.transaction.is_unknown())
+        self.look(|state| state.transaction.is_unknown())
     }
 
     /// SQLite was asked: no transaction is open.
@@ -139,20 +138,19 @@ impl WriteLock {
     /// Whether the connection has lost a lease or met a failure of the file system.
     #[cfg(feature = "r2d2")]
     pub(crate) fn is_broken(&self) -> bool {
-        self.update(|state| state.is_broken())
+        self.look(State::is_broken)
     }
 
     /// Whether a lease is in hand, be it pinned or a transaction's.
     #[cfg(feature = "r2d2")]
     pub(crate) fn is_holding(&self) -> bool {
-        self.update(|state| state.hold_state()).is_some()
+        self.look(State::hold_state).is_some()
     }
 
     /// Whether the lease that somebody further up has pinned is lost: nothing can be written until
     /// the pin is gone.
     pub(crate) fn has_lost_its_pin(&self) -> bool {
-        self.update(|state| state.is_pinned())
-            && self.with_lease(|lease| lease.loss()).flatten().is_some()
+        self.look(State::is_pinned) && self.with_lease(|lease| lease.loss()).flatten().is_some()
     }
 
     /// The beginning of the database was read.
@@ -164,12 +162,12 @@ impl WriteLock {
 
     /// What the beginning of the database says; `None` if it is empty or was not read.
     pub(crate) fn file_format(&self) -> Option<FileFormat> {
-        self.update(|state| state.format)
+        self.look(|state| state.format)
     }
 
     /// The longest that a statement waits for locks.
     pub(crate) fn timeout(&self) -> Duration {
-        self.update(|state| state.timeout)
+        self.look(|state| state.timeout)
     }
 
     pub(crate) fn set_timeout(&self, timeout: Duration) {

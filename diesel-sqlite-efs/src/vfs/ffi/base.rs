@@ -6,6 +6,7 @@ use std::ptr::{self, NonNull};
 use libsqlite3_sys as ffi;
 use rustix::io::Errno;
 
+use super::read_buffer::ReadBuffer;
 use crate::vfs::io_values::{LockLevel, ReadExtent};
 use crate::vfs::sqlite_error::SqliteError;
 
@@ -142,20 +143,25 @@ impl BaseFile {
         SqliteError::check(result)
     }
 
-    /// Fills `data`, where the file is too short with zeros.
+    /// Fills the buffer, where the file is too short with zeros.
     pub(in crate::vfs) fn read(
         &self,
-        data: &mut [u8],
+        buffer: &mut ReadBuffer<'_>,
         offset: i64,
     ) -> Result<ReadExtent, SqliteError> {
         let read = self.method(|methods| methods.xRead);
-        let (start, size) = (data.as_mut_ptr().cast(), length(data));
+        let size = c_int::try_from(buffer.len()).unwrap_or(c_int::MAX);
         // SAFETY: the file is open; the buffer has so many bytes.
-        match SqliteError::check(unsafe { read(self.as_ptr(), start, size, offset) }) {
-            Ok(()) => Ok(ReadExtent::Full),
-            Err(SqliteError::IOERR_SHORT_READ) => Ok(ReadExtent::Short),
-            Err(error) => Err(error),
-        }
+        let result = unsafe { read(self.as_ptr(), buffer.start(), size, offset) };
+        let extent = match SqliteError::check(result) {
+            Ok(()) => ReadExtent::Full,
+            Err(SqliteError::IOERR_SHORT_READ) => ReadExtent::Short,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the unread
+        // portions of the buffer with zeros" (<https://sqlite.org/c3ref/io_methods.html>).
+        unsafe { buffer.filled() };
+        Ok(extent)
     }
 
     pub(in crate::vfs) fn write(&self, data: &[u8], offset: i64) -> Result<(), SqliteError> {

@@ -11,6 +11,7 @@ use libsqlite3_sys as ffi;
 
 use super::connection::Connection;
 use super::guard::{guarded, guarded_result, text};
+use super::read_buffer::ReadBuffer;
 use crate::vfs::io_methods::{IoMethods, PragmaAnswer};
 use crate::vfs::io_values::{LockLevel, ReadExtent};
 use crate::vfs::sqlite_error::SqliteError;
@@ -109,12 +110,9 @@ unsafe extern "C" fn read_trampoline<F: IoMethods>(
     guarded_result(SqliteError::IOERR_READ, || {
         // SAFETY: the module's contract.
         let file = unsafe { ShimFile::<F>::file(file) };
-        let (start, size) = (buffer.cast::<u8>(), size(amount));
-        // SAFETY: SQLite's buffer of `amount` bytes, which may not be set yet.
-        unsafe { ptr::write_bytes(start, 0, size) };
-        // SAFETY: the same buffer; it is set now.
-        let data = unsafe { slice::from_raw_parts_mut(start, size) };
-        match file.read(data, offset)? {
+        // SAFETY: SQLite's buffer of `amount` bytes.
+        let mut buffer = unsafe { ReadBuffer::new(buffer, amount) };
+        match file.read(&mut buffer, offset)? {
             ReadExtent::Full => Ok(()),
             ReadExtent::Short => Err(SqliteError::IOERR_SHORT_READ),
         }

@@ -7,6 +7,7 @@
 //! | `file_methods.rs` | the methods of the files that it opens |
 //! | `connection.rs` | a connection and its main file find each other while it is opened |
 //! | `callbacks.rs` | busy handler, rollback hook and authorizer of a connection |
+//! | `read_buffer.rs` | memory of SQLite's that a read fills |
 //! | `guard.rs` | no panic crosses into C |
 //! | `base.rs` | the base VFS and its files, as owners with safe methods |
 //!
@@ -20,9 +21,11 @@ mod callbacks;
 mod connection;
 mod file_methods;
 mod guard;
+mod read_buffer;
 mod registration;
 mod vfs_methods;
 
 pub(super) use self::base::BaseFile;
 pub(super) use self::connection::{Connection, open};
+pub(super) use self::read_buffer::ReadBuffer;
 pub(super) use self::registration::shim_over;
