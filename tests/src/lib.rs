@@ -16,6 +16,7 @@ pub mod dynamodb;
 pub mod emulator;
 pub mod http;
 pub mod lambda;
+pub mod options;
 #[cfg(doctest)]
 mod pages;
 pub mod process;

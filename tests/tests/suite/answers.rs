@@ -1,14 +1,14 @@
 //! Every request of a write, and every fault that can befall it or its answer: what the caller is told
 //! agrees with the file, and nobody is locked out.
 //!
-//! `EFS_ANSWERS=long` repeats each fault, and goes without file locks and without confirmation.
+//! `EFS_TESTS=long` repeats each fault, and goes without file locks and without confirmation.
 
-use std::env;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use integration::options::is_long;
 use integration::process::wait_until;
 use integration::proxy::{Action, Answer, Date, Proxy, Purpose, Rule};
 use serde_json::json;
@@ -139,10 +139,6 @@ fn when_dynamodb_goes_away_in_mid_transaction_reads_in_it_go_on_and_it_commits_o
     assert_eq!(process.answer(), Ok("committed".to_owned()));
     assert_eq!(stage.open("").ok("query SELECT text FROM note"), "kept");
     stage.assert_whole();
-}
-
-fn is_long() -> bool {
-    env::var_os("EFS_ANSWERS").is_some_and(|value| value == "long")
 }
 
 /// A request of a transaction that writes.

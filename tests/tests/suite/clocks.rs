@@ -1,9 +1,8 @@
 //! Clocks that are wrong, step or stand still: never two holders, never a live lease taken over, an
 //! expired one always.
 //!
-//! The hosts' clocks and the table's are moved by the test. `EFS_CLOCKS=long` tries more.
+//! The hosts' clocks and the table's are moved by the test. `EFS_TESTS=long` has a longer load.
 
-use std::env;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +10,7 @@ use diesel_sqlite_efs::{
     Clock, DynamoDbLockClient, InMemoryLockStore, Lease, LockError, Moment, PutAnswer, StoreError,
 };
 use integration::emulator::Emulator;
+use integration::options::load_seconds;
 use integration::store::{Hook, HookedStore, Put};
 
 use crate::worker::Stage;
@@ -138,7 +138,7 @@ fn either_clock_alone_ends_a_lease_while_the_other_stands_still() {
 fn processes_whose_clocks_are_ahead_behind_and_stepping_lose_no_update() {
     let stage = Stage::without_file_locks("clocks-processes");
     stage.open("").ok("create-ledger");
-    let seconds = if is_long() { "60" } else { "3" };
+    let seconds = load_seconds(3);
     let clocks = [
         "clock=system",
         "clock=ahead",
@@ -170,10 +170,6 @@ fn processes_whose_clocks_are_ahead_behind_and_stepping_lose_no_update() {
     );
     assert_eq!(state, format!("{acknowledged}|{acknowledged}|8000"));
     assert_eq!(auditor.ok("query PRAGMA integrity_check"), "ok");
-}
-
-fn is_long() -> bool {
-    env::var_os("EFS_CLOCKS").is_some_and(|value| value == "long")
 }
 
 /// A holder's request.

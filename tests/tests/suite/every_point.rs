@@ -4,14 +4,13 @@
 //! visits each. Afterwards acknowledged data is there, other data is there whole or not at all, and
 //! the connection goes on. A further pass does so on what is taken for a network file system.
 //!
-//! Each run tries a sample of the cases, by a seed that is printed; `EVERY_POINT_SEED=<seed>` repeats
-//! it. `EVERY_POINT=long cargo test -p integration every_point` tries all there is;
-//! `EVERY_POINT_CASE="<case>"` beside it repeats the case that a failure has named.
+//! Each run tries a sample of the cases, by a seed that is printed; `EFS_TESTS_SEED=<seed>` repeats
+//! it. `EFS_TESTS=long cargo test -p integration every_point` tries all there is;
+//! `EFS_TESTS_CASE="<case>"` beside it repeats the case that a failure has named.
 
 mod world;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
@@ -21,6 +20,7 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel::sql_types::Text;
 use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager};
+use integration::options;
 use integration::recording::{Crash, Fault, Late, On, Operation, Plan, Then};
 
 use self::world::{
@@ -290,9 +290,9 @@ const LATER: [Then; 4] = [
 
 /// Which cases are tried in the short form: the same for all tests of a run.
 fn sample() -> usize {
-    static SAMPLE: LazyLock<usize> = LazyLock::new(|| match env::var("EVERY_POINT_SEED") {
-        Ok(seed) => seed.parse().expect("EVERY_POINT_SEED is a number"),
-        Err(_) => fastrand::usize(..1000),
+    static SAMPLE: LazyLock<usize> = LazyLock::new(|| match options::seed() {
+        Some(seed) => usize::try_from(seed).expect("a seed that was printed"),
+        None => fastrand::usize(..1000),
     });
     *SAMPLE
 }
@@ -344,7 +344,7 @@ impl Scenario {
     /// All modes at once: most of the time is spent waiting.
     #[track_caller]
     fn explore(&self) {
-        let long = env::var("EVERY_POINT").is_ok_and(|form| form == "long");
+        let long = options::is_long();
         let sample = (!long).then(sample);
         let modes: &[Mode] = if long || self.in_all_modes {
             &Mode::ALL
@@ -364,7 +364,7 @@ impl Scenario {
         });
         assert!(
             failures.is_empty(),
-            "{} cases failed; repeat one with EVERY_POINT=long EVERY_POINT_CASE='<the text before the operation>':\n{}",
+            "{} cases failed; repeat one with EFS_TESTS=long EFS_TESTS_CASE='<the text before the operation>':\n{}",
             failures.len(),
             failures[..failures.len().min(30)].join("\n")
         );
@@ -372,7 +372,7 @@ impl Scenario {
 
     /// Both passes; what failed.
     fn explore_in_its_mode(&self, sample: Option<usize>) -> Vec<String> {
-        let only = env::var("EVERY_POINT_CASE").ok();
+        let only = options::case();
         let course = self.count();
         let mut tally = Tally {
             points: course.operations.len(),

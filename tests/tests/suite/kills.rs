@@ -2,13 +2,12 @@
 //! points and at random ones: what was acknowledged is there, the rest is there whole or not at all,
 //! and the lock is free one poll after the lease's end.
 //!
-//! `EFS_KILLS=long cargo test -p integration --test suite kills -- --nocapture` tries many seeds;
-//! `EFS_KILLS_SEED=<seed>` beside it repeats the one that a failure has named. A seed fixes what
+//! `EFS_TESTS=long cargo test -p integration --test suite kills -- --nocapture` tries many seeds;
+//! `EFS_TESTS_SEED=<seed>` repeats the one that a failure has named. A seed fixes what
 //! happens and the delay before it, not what the process is just doing then.
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::env;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
+use integration::options;
 use integration::process::wait_until;
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule, RuleHandle};
 
@@ -545,10 +545,9 @@ fn over_seeds<T: Send>(
     case: fn(u64) -> Result<T, String>,
 ) -> Vec<T> {
     const AT_A_TIME: usize = 4;
-    let number = |variable| env::var(variable).ok().and_then(|text| text.parse().ok());
-    let seeds = match number("EFS_KILLS_SEED") {
+    let seeds = match options::seed() {
         Some(seed) => seed..seed + 1,
-        None if env::var("EFS_KILLS").is_ok_and(|form| form == "long") => 0..long,
+        None if options::is_long() => 0..long,
         None => 0..short,
     };
     let next = AtomicU64::new(seeds.start);
@@ -569,7 +568,7 @@ fn over_seeds<T: Send>(
                         Err(error) => failures
                             .lock()
                             .expect("no panic")
-                            .push(format!("{name}, EFS_KILLS_SEED={seed}: {error}")),
+                            .push(format!("{name}, EFS_TESTS_SEED={seed}: {error}")),
                     }
                 }
             });

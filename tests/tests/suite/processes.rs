@@ -1,6 +1,6 @@
 //! Many processes on one database: nothing is lost, nothing is torn, nothing stays behind.
 
-use std::env;
+use integration::options::load_seconds;
 
 use crate::worker::{Process, Stage, assert_ledger, number_before};
 
@@ -10,19 +10,18 @@ const READERS: usize = 3;
 
 /// File locks do nothing here, so that only the lease keeps the writers apart.
 ///
-/// Runs for 4 s, or for as many seconds as `EFS_TEST_SECONDS` says: a longer run meets more of the
-/// rare interleavings.
+/// A longer run (`EFS_TESTS=long`) meets more of the rare interleavings.
 #[test]
 fn without_file_locks_no_update_is_lost_and_no_read_is_torn() {
     let stage = Stage::without_file_locks("processes-none");
-    all_is_kept(&stage, "", seconds(4.0));
+    all_is_kept(&stage, "", load_seconds(4));
 }
 
-/// The same with file locks as well; see there for `EFS_TEST_SECONDS`.
+/// The same with file locks as well.
 #[test]
 fn with_file_locks_no_update_is_lost_and_no_read_is_torn() {
     let stage = Stage::new("processes-unix");
-    all_is_kept(&stage, "", seconds(3.0));
+    all_is_kept(&stage, "", load_seconds(3));
 }
 
 #[test]
@@ -65,14 +64,7 @@ fn a_transaction_that_has_read_an_old_state_may_not_write_over_the_new_one() {
     stage.assert_whole();
 }
 
-fn seconds(by_default: f64) -> f64 {
-    let wanted = env::var("EFS_TEST_SECONDS").ok();
-    wanted.map_or(by_default, |seconds| {
-        seconds.parse().expect("EFS_TEST_SECONDS is a number")
-    })
-}
-
-fn all_is_kept(stage: &Stage, parameters: &str, seconds: f64) {
+fn all_is_kept(stage: &Stage, parameters: &str, seconds: u32) {
     stage.open(parameters).ok("create-ledger");
     let open = |_| stage.open(&format!("lock_timeout=20&{parameters}"));
     let mut writers: Vec<Process> = (0..WRITERS).map(open).collect();

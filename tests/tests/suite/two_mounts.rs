@@ -2,7 +2,7 @@
 //! name spaces, at the same path. File locks do not cross, and each side's caches are only
 //! close-to-open.
 //!
-//! What plain SQLite makes of the same is told on standard error. `EFS_TEST_SECONDS` makes the loads
+//! What plain SQLite makes of the same is told on standard error. `EFS_TESTS=long` makes the loads
 //! last longer. Skipped, saying why, where not root, without `/dev/fuse` or without bindfs
 //! (`tests/install-packages.sh`); never where `CI=true`.
 
@@ -14,6 +14,7 @@ use std::process::Command;
 
 use integration::dynamodb::LockTable;
 use integration::emulator::Emulator;
+use integration::options::load_seconds;
 use integration::process::Worker;
 use integration::proxy::{Action, Proxy, Purpose, Rule};
 use integration::scratch::Scratch;
@@ -164,14 +165,14 @@ fn a_journal_is_created_although_its_name_is_remembered_for_one_that_is_gone() {
 #[test]
 fn nothing_is_lost_or_torn_where_caches_are_close_to_open() {
     if let Some(mounts) = Mounts::new("two-mounts-close-to-open", CLOSE_TO_OPEN) {
-        mounts.all_is_kept(4.0);
+        mounts.all_is_kept(4);
     }
 }
 
 #[test]
 fn nothing_is_lost_or_torn_where_caches_lie_for_a_second() {
     if let Some(mounts) = Mounts::new("two-mounts-second", A_SECOND) {
-        mounts.all_is_kept(4.0);
+        mounts.all_is_kept(4);
     }
 }
 
@@ -279,7 +280,7 @@ impl Mounts {
     /// Writers and readers of plain SQLite on both sides; in words, what became of it.
     fn plain_load(&mut self) -> String {
         self.open(&self.sides[0], "").ok("create-ledger");
-        let (written, read) = self.work(|side| self.plain(side), seconds(2.0));
+        let (written, read) = self.work(|side| self.plain(side), load_seconds(2));
         let mut auditor = Process::start(
             Emulator::shared().endpoint(),
             &[
@@ -303,7 +304,7 @@ impl Mounts {
     }
 
     /// Lets writers and readers work on both sides at once; what they answer.
-    fn work(&self, open: impl Fn(&Side) -> Process, seconds: f64) -> (Vec<String>, Vec<String>) {
+    fn work(&self, open: impl Fn(&Side) -> Process, seconds: u32) -> (Vec<String>, Vec<String>) {
         let on_both = |count: usize| -> Vec<Process> {
             let sides = self.sides.iter().cycle().take(2 * count);
             sides.map(&open).collect()
@@ -322,9 +323,9 @@ impl Mounts {
         (answers(writers), answers(readers))
     }
 
-    fn all_is_kept(&self, by_default: f64) {
+    fn all_is_kept(&self, short_seconds: u32) {
         self.open(&self.sides[0], "").ok("create-ledger");
-        let (written, read) = self.work(|side| self.open(side, ""), seconds(by_default));
+        let (written, read) = self.work(|side| self.open(side, ""), load_seconds(short_seconds));
         tell(&format!("two mounts: {written:?}, {read:?}"));
         for answer in &read {
             assert_eq!(number_before(answer, "torn"), 0, "{answer}");
@@ -414,13 +415,6 @@ fn obstacle() -> Option<String> {
 fn tell(line: &str) {
     // Nobody to tell is no failure.
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn seconds(by_default: f64) -> f64 {
-    let wanted = env::var("EFS_TEST_SECONDS").ok();
-    wanted.map_or(by_default, |seconds| {
-        seconds.parse().expect("EFS_TEST_SECONDS is a number")
-    })
 }
 
 fn sum(answers: &[String], word: &str) -> u64 {

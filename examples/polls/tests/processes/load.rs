@@ -1,13 +1,13 @@
 //! Many clients at once, against several servers on one file.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use integration::http::Client;
+use integration::options::load_seconds;
 use integration::process::Worker;
 
 use crate::site::{CHOICES, POLL, Site};
@@ -32,16 +32,12 @@ struct Seen {
 
 #[test]
 fn under_load_nothing_fails_but_by_503_and_every_acknowledged_vote_is_counted() {
-    let seconds = match env::var("POLLS_LOAD").as_deref() {
-        Ok("long") => 60,
-        _ => 4,
-    };
     let site = Site::new();
     let servers: Vec<_> = (0..SERVERS)
         .map(|number| Server::start(&site, number))
         .collect();
     let begun = Instant::now();
-    let end = begun + Duration::from_secs(seconds);
+    let end = begun + Duration::from_secs(load_seconds(4).into());
     let seen: Vec<Seen> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {

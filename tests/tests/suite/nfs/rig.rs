@@ -1,7 +1,6 @@
 //! One database on the rig's mount, the hosts that share it, and what may befall them.
 
 use std::cell::Cell;
-use std::env;
 use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::OnceLock;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration::dynamodb::{AttributeValue, LockTable, env_for};
 use integration::emulator::Emulator;
+use integration::options;
 use integration::process::wait_until;
 use integration::proxy::Proxy;
 
@@ -75,13 +75,13 @@ impl Site {
     }
 
     pub(super) fn on(mount: Mount) -> Self {
-        let rig = env::var_os("EFS_NFS_RIG").expect("EFS_NFS_RIG names the rig's program");
+        let rig = options::nfs_rig().expect("EFS_TESTS_NFS_RIG names the rig's program");
         let number = SITES.replace(SITES.get() + 1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("later");
         let name = format!("nfs-{}-{number}", now.as_millis());
         let endpoint = Emulator::shared().endpoint();
         let site = Self {
-            rig: rig.into(),
+            rig,
             table: LockTable::create(endpoint, &name).expect("a lock table"),
             name,
             mount,
