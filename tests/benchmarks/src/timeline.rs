@@ -17,7 +17,7 @@ use benchmarks::figures::percentile;
 
 use crate::contention::Peer;
 use crate::contention::worker::counter;
-use crate::world::{Outcome, TABLE, World};
+use crate::fixture::{Bench, Outcome, TABLE};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -81,22 +81,22 @@ impl Timeline {
 }
 
 /// Has a process record transactions of each kind.
-pub(crate) fn run(world: &World, transactions: usize) -> Outcome<Vec<Timeline>> {
+pub(crate) fn run(bench: &Bench, transactions: usize) -> Outcome<Vec<Timeline>> {
     let peers = [Peer::Confirmed, Peer::Clock, Peer::ClockBackground];
     peers
-        .map(|peer| record(world, peer, transactions))
+        .map(|peer| record(bench, peer, transactions))
         .into_iter()
         .collect()
 }
 
-fn record(world: &World, peer: Peer, transactions: usize) -> Outcome<Timeline> {
-    let site = world.site()?;
+fn record(bench: &Bench, peer: Peer, transactions: usize) -> Outcome<Timeline> {
+    let fixture = bench.fixture()?;
     let parameters = peer
         .parameters()
         .ok_or("the other package is not recorded")?;
-    let url = site.url(parameters);
+    let url = fixture.url(parameters);
     let worker =
-        Worker::spawn(&mut site.worker(&["timeline-of", &url, &transactions.to_string()]))?;
+        Worker::spawn(&mut fixture.worker(&["timeline-of", &url, &transactions.to_string()]))?;
     let mut recorded: Vec<Transaction> = serde_json::from_str(&worker.line(PATIENCE)?)?;
     if recorded.is_empty() {
         return Err("no transaction was recorded".into());

@@ -25,7 +25,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_core::span::Current;
 
-use crate::worker::LONG;
+use crate::fixtures::workers::LONG;
 
 type TestResult = Result<(), Box<dyn Error + Send + Sync>>;
 

@@ -8,7 +8,7 @@
 //! it. `EFS_TESTS=long cargo test -p integration every_point` tries all there is;
 //! `EFS_TESTS_CASE="<case>"` beside it repeats the case that a failure has named.
 
-mod world;
+mod fixture;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -23,14 +23,15 @@ use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager};
 use integration::options;
 use integration::recording::{Crash, Fault, Late, On, Operation, Plan, Then};
 
-use self::world::{
-    Conduct, Host, Mode, Outcome, Seen, Successor, Template, World, furnished, left_by_a_crash, log,
+use self::fixture::{
+    Conduct, Mode, Outcome, RecordedFixture, RecordedHost, Seen, Successor, Template, furnished,
+    left_by_a_crash, log,
 };
-use crate::support::execute;
+use crate::fixtures::hosts::execute;
 
 #[test]
 fn every_point_of_a_small_transaction() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
         execute(conn, "UPDATE t SET n = n + 100 WHERE id = 3").map(drop)
     };
     Scenario::new("small", furnished(), run)
@@ -40,7 +41,7 @@ fn every_point_of_a_small_transaction() {
 
 #[test]
 fn every_point_of_a_large_transaction() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             execute(
@@ -55,7 +56,7 @@ fn every_point_of_a_large_transaction() {
 
 #[test]
 fn every_point_of_a_rollback() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
         let result = conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             Err::<(), _>(Error::RollbackTransaction)
@@ -72,7 +73,7 @@ fn every_point_of_a_rollback() {
 
 #[test]
 fn every_point_of_a_transaction_with_a_savepoint() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100 WHERE id < 5")?;
             let inner = conn.transaction(|conn| {
@@ -93,7 +94,7 @@ fn every_point_of_a_transaction_with_a_savepoint() {
 
 #[test]
 fn every_point_of_ddl() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
         conn.transaction(|conn| {
             conn.batch_execute(
                 "CREATE TABLE u (id INTEGER PRIMARY KEY, v TEXT); \
@@ -108,13 +109,13 @@ fn every_point_of_ddl() {
 
 #[test]
 fn every_point_of_a_vacuum() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| conn.batch_execute("VACUUM");
+    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| conn.batch_execute("VACUUM");
     Scenario::new("vacuum", furnished(), run).explore();
 }
 
 #[test]
 fn every_point_of_the_first_transaction_of_an_empty_database() {
-    let run = |conn: &mut EfsSqliteConnection, _: &Host| {
+    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
         conn.transaction(|conn| {
             conn.batch_execute("CREATE TABLE first (v); INSERT INTO first VALUES (zeroblob(5000))")
         })
@@ -123,7 +124,7 @@ fn every_point_of_the_first_transaction_of_an_empty_database() {
 }
 
 /// Reads, which recovers, and writes.
-fn read_and_write(conn: &mut EfsSqliteConnection, host: &Host) -> QueryResult<()> {
+fn read_and_write(conn: &mut EfsSqliteConnection, host: &RecordedHost) -> QueryResult<()> {
     Seen::by(conn, false)?;
     host.settle();
     execute(conn, "UPDATE t SET n = n + 100 WHERE id > 8").map(drop)
@@ -173,12 +174,12 @@ fn every_point_of_an_open_with_a_journal_that_the_item_says_is_finished() {
 
 /// The operations of a successor's commit.
 fn count_commit() -> Vec<Operation> {
-    let world = World::new(&furnished());
-    let host = world.successor();
+    let fixture = RecordedFixture::new(&furnished());
+    let host = fixture.successor();
     let mut conn = host.connect().expect("a connection");
     let recorder = host.recorder();
     let result = conn.transaction(|conn| {
-        world::write_as_successor(conn, world.new)?;
+        fixture::write_as_successor(conn, fixture.new)?;
         recorder.plan(Plan::Watch);
         QueryResult::Ok(())
     });
@@ -186,7 +187,7 @@ fn count_commit() -> Vec<Operation> {
     recorder.operations()
 }
 
-type Run = fn(&mut EfsSqliteConnection, &Host) -> QueryResult<()>;
+type Run = fn(&mut EfsSqliteConnection, &RecordedHost) -> QueryResult<()>;
 
 /// A transaction and what it begins with.
 struct Scenario {
@@ -402,18 +403,18 @@ impl Scenario {
 
     /// The first pass: an undisturbed run.
     fn count(&self) -> Course {
-        let before = self.world();
+        let before = self.fixture();
         let mut conn = before.bystander().connect().expect("a connection");
         let old = Seen::by(&mut conn, before.new).expect("a readable database");
         assert_eq!(old.successors, Ok(self.successors));
         drop(conn);
-        let world = self.world();
-        let host = world.holder(false);
+        let fixture = self.fixture();
+        let host = fixture.holder(false);
         let (conn, result) = self.run_to_its_end(&host, Plan::Watch);
         result.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let operations = host.recorder().operations();
         let new =
-            Seen::by(&mut conn.expect("a connection"), world.new).expect("a readable database");
+            Seen::by(&mut conn.expect("a connection"), fixture.new).expect("a readable database");
         Course {
             decisions: self.decisions(&operations),
             operations,
@@ -422,8 +423,8 @@ impl Scenario {
         }
     }
 
-    fn world(&self) -> Arc<World> {
-        World::in_mode(&self.template, self.mode)
+    fn fixture(&self) -> Arc<RecordedFixture> {
+        RecordedFixture::in_mode(&self.template, self.mode)
     }
 
     /// How many of these operations are of the kind that decides about a commit: the record of it.
@@ -532,7 +533,7 @@ impl Scenario {
 
     fn run_to_its_end(
         &self,
-        host: &Host,
+        host: &RecordedHost,
         plan: Plan,
     ) -> (Option<EfsSqliteConnection>, Result<(), String>) {
         let mut conn = (!self.opens).then(|| host.connect().expect("a connection"));
@@ -577,8 +578,8 @@ impl Scenario {
         tally: &mut Tally,
     ) -> Result<(), String> {
         tally.crashes += 1;
-        let world = self.world();
-        let host = world.holder(false);
+        let fixture = self.fixture();
+        let host = fixture.holder(false);
         let (conn, result) = self.run_to_its_end(&host, Plan::Crash { at: point, leaves });
         let recorder = host.recorder();
         if recorder.reached() != course.operations.get(point).copied() {
@@ -590,8 +591,8 @@ impl Scenario {
         }
         drop(conn);
         let outcome = self.outcome_of_a_crash(course, &recorder.operations()[..point]);
-        world.let_leases_end();
-        self.check(course, &world, outcome, self.successors, 0)
+        fixture.let_leases_end();
+        self.check(course, &fixture, outcome, self.successors, 0)
             .map_err(|wrong| wrong.text)
     }
 
@@ -617,15 +618,15 @@ impl Scenario {
             conduct,
             then,
         } = pause;
-        let world = self.world();
-        let host = world.holder(frozen).impatient();
+        let fixture = self.fixture();
+        let host = fixture.holder(frozen).impatient();
         let successor = Arc::new(Mutex::new(None));
         let meanwhile = {
-            let (world, successor) = (world.clone(), successor.clone());
+            let (fixture, successor) = (fixture.clone(), successor.clone());
             Box::new(move || {
-                world.let_leases_end();
-                let started = Successor::start(&world, conduct);
-                *successor.lock().expect("no panic") = Some((started, world.journal()));
+                fixture.let_leases_end();
+                let started = Successor::start(&fixture, conduct);
+                *successor.lock().expect("no panic") = Some((started, fixture.journal()));
             })
         };
         let plan = Plan::Pause {
@@ -657,7 +658,7 @@ impl Scenario {
         *tally.outcomes.entry(told).or_default() += 1;
         let successor = successor.lock().expect("no panic").take();
         let (successor, its_journal) = successor.ok_or("the holder was not paused")?;
-        let removed = conduct.leaves_a_journal() && world.journal() != its_journal;
+        let removed = conduct.leaves_a_journal() && fixture.journal() != its_journal;
         let applied = match successor.map(Successor::finish) {
             Some(Ok(())) => 1,
             Some(Err(error)) if conduct.crashes() => {
@@ -672,7 +673,7 @@ impl Scenario {
             None => 0,
         };
         if let Err(error) = &result
-            && !error.contains(world::KEY)
+            && !error.contains(fixture::KEY)
             && failed.is_none()
             && !crashed
         {
@@ -683,7 +684,7 @@ impl Scenario {
         if wrote_late && told == Outcome::Applied {
             return Err("acknowledged after a late write".to_owned());
         }
-        world.let_leases_end();
+        fixture.let_leases_end();
         recorder.plan(Plan::Watch);
         let goes_on = if crashed {
             drop(conn);
@@ -692,7 +693,7 @@ impl Scenario {
             self.go_on(conn, &host, tally)
         };
         let checked = goes_on
-            .and_then(|again| self.check(course, &world, told, self.successors + applied, again));
+            .and_then(|again| self.check(course, &fixture, told, self.successors + applied, again));
         let told = |wrong: Wrong| Wrong {
             text: format!("{}; the holder was told: {result:?}", wrong.text),
             ..wrong
@@ -713,8 +714,8 @@ impl Scenario {
         same_first: bool,
         tally: &mut Tally,
     ) -> Result<(), String> {
-        let world = self.world();
-        let host = world.holder(false).impatient();
+        let fixture = self.fixture();
+        let host = fixture.holder(false).impatient();
         let plan = Plan::Fail {
             at: point,
             fault,
@@ -730,15 +731,15 @@ impl Scenario {
         let told_text = format!("; the holder was told: {result:?}");
         let result = if same_first {
             self.go_on(conn, &host, tally).and_then(|again| {
-                world.let_leases_end();
-                self.check(course, &world, told, self.successors, again)
+                fixture.let_leases_end();
+                self.check(course, &fixture, told, self.successors, again)
             })
         } else {
-            world.let_leases_end();
-            self.check(course, &world, told, self.successors, 0)
+            fixture.let_leases_end();
+            self.check(course, &fixture, told, self.successors, 0)
                 .and_then(|()| {
                     let again = self.go_on(conn, &host, tally)?;
-                    self.check(course, &world, told, self.successors, again)
+                    self.check(course, &fixture, told, self.successors, again)
                 })
         };
         result.map_err(|wrong| wrong.text + &told_text)
@@ -748,7 +749,7 @@ impl Scenario {
     fn go_on(
         &self,
         conn: Option<EfsSqliteConnection>,
-        host: &Host,
+        host: &RecordedHost,
         tally: &mut Tally,
     ) -> Result<i64, Wrong> {
         let mut conn = match conn {
@@ -773,21 +774,21 @@ impl Scenario {
     fn check(
         &self,
         course: &Course,
-        world: &World,
+        fixture: &RecordedFixture,
         outcome: Outcome,
         successors: i64,
         again: i64,
     ) -> Result<(), Wrong> {
-        let mut conn = (world.bystander().connect())
+        let mut conn = (fixture.bystander().connect())
             .map_err(|error| Wrong::told("another host cannot open it", &error))?;
-        let seen = Seen::by(&mut conn, world.new)
+        let seen = Seen::by(&mut conn, fixture.new)
             .map_err(|error| Wrong::told("another host reads", &error))?;
         let integrity = diesel::dsl::sql::<Text>("PRAGMA integrity_check")
             .get_result::<String>(&mut conn)
             .map_err(|error| Wrong::told("integrity_check", &error))?;
-        log(&mut conn, "b", world.new)
+        log(&mut conn, "b", fixture.new)
             .map_err(|error| Wrong::told("another host writes", &error))?;
-        world
+        fixture
             .leftovers()
             .map_err(|error| Harm::Lock.because(error))?;
         if integrity != "ok" {

@@ -25,8 +25,8 @@ use integration::dynamodb::{LockTable, env_for};
 use integration::emulator::Emulator;
 use integration::scratch::Scratch;
 
-use crate::driver::{Failure, Process};
-use crate::support::assert_lock_error;
+use crate::fixtures::bare_process::{BareProcess, Failure};
+use crate::fixtures::hosts::assert_lock_error;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
@@ -457,7 +457,7 @@ fn opening_and_reading_cost_hardly_more_than_with_diesels_connection() -> TestRe
         process.number(SELECT)?.expect("it reads");
         process.close()
     })?;
-    let diesels = file_operations(&scratch, Process::count_with_diesel)?;
+    let diesels = file_operations(&scratch, BareProcess::count_with_diesel)?;
     println!("{} file operations against {}", ours.len(), diesels.len());
     println!("{ours:#?}\n{diesels:#?}");
     assert!(!ours.is_empty() && !diesels.is_empty());
@@ -471,7 +471,7 @@ fn opening_and_reading_cost_hardly_more_than_with_diesels_connection() -> TestRe
 /// The system calls that a process makes on the database, its journal and their directory.
 fn file_operations(
     scratch: &Scratch,
-    work: impl FnOnce(&mut Process, &Path) -> TestResult,
+    work: impl FnOnce(&mut BareProcess, &Path) -> TestResult,
 ) -> Result<Vec<String>, Box<dyn Error>> {
     let trace = scratch.file("trace");
     let mut command = Command::new("strace");
@@ -486,7 +486,7 @@ fn file_operations(
         command.arg("-P").arg(path);
     }
     command.arg(env::current_exe()?);
-    let mut process = Process::start_by(command, [])?;
+    let mut process = BareProcess::start_by(command, [])?;
     work(&mut process, scratch.database())?;
     drop(process);
     let calls = fs::read_to_string(&trace)?;
@@ -502,7 +502,7 @@ struct Place {
     scratch: Scratch,
     database: PathBuf,
     table: LockTable,
-    process: Process,
+    process: BareProcess,
 }
 
 impl Place {
@@ -513,7 +513,7 @@ impl Place {
         Ok(Self {
             database: scratch.database().to_owned(),
             table: LockTable::create(endpoint, table)?,
-            process: Process::start(env_for(endpoint))?,
+            process: BareProcess::start(env_for(endpoint))?,
             scratch,
         })
     }
@@ -549,7 +549,7 @@ impl Place {
         let mut command = unshare(flags, &format!(r#"{mount} && {prepare} exec "$0" "$@""#));
         command.arg(env::current_exe()?);
         let environment = env_for(Emulator::shared().endpoint());
-        place.process = Process::start_by(command, environment.into_iter().chain(variables))?;
+        place.process = BareProcess::start_by(command, environment.into_iter().chain(variables))?;
         Ok(Some(place))
     }
 

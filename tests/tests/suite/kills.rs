@@ -21,7 +21,7 @@ use integration::options;
 use integration::process::wait_until;
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule, RuleHandle};
 
-use crate::worker::{Answer, Failure, LONG, Process, Stage, proxy};
+use crate::fixtures::workers::{Answer, Failure, LONG, WorkerProcess, WorkersFixture, proxy};
 
 /// Short to wait for, and long enough to reach the commit point on a busy machine.
 const LEASE: Duration = Duration::from_secs(3);
@@ -61,43 +61,43 @@ fn stopped_anywhere_beyond_its_lease_a_holder_tells_what_is_true() {
 
 #[test]
 fn out_of_memory_in_mid_transaction_a_process_leaves_nothing_of_it() {
-    let stage = furnished(Stage::new("kills-memory-middle"));
+    let fixture = furnished(WorkersFixture::new("kills-memory-middle"));
     let between = proxy();
-    let mut successor = stage.open_behind(&between, PATIENT);
-    let mut holder = stage.open(SHORT_LEASE);
+    let mut successor = fixture.open_behind(&between, PATIENT);
+    let mut holder = fixture.open(SHORT_LEASE);
     persistently(&mut holder, "immediate");
     holder.ok(WRITE);
     holder.starve();
     holder.tell("exhaust");
     let status = holder.end();
     assert_eq!(status.signal(), Some(6), "aborted: {status:?}");
-    let end = lease_end(&stage).expect("the item is there");
+    let end = lease_end(&fixture).expect("the item is there");
     persistently(&mut successor, MARK);
     let recovery = Recovery::of(&between, Some(end), "memory");
     assert!(recovery.late_polls <= 1, "{recovery:?}");
     assert_eq!(successor.ok(READ), "old|1|40");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn out_of_memory_at_the_commit_point_a_transaction_is_there_whole_or_not_at_all() {
-    let stage = furnished(Stage::new("kills-memory-commit"));
-    let holder = Holder::at(Point::ConfirmAsked, &stage, &mut Rng::new());
+    let fixture = furnished(WorkersFixture::new("kills-memory-commit"));
+    let holder = Holder::at(Point::ConfirmAsked, &fixture, &mut Rng::new());
     holder.process.starve();
     holder.held.expect("a request").release();
     let answer = holder.process.last_answer();
     drop(holder.process);
-    let mut successor = stage.open(PATIENT);
+    let mut successor = fixture.open(PATIENT);
     persistently(&mut successor, MARK);
     let found = persistently(&mut successor, READ);
     assert_is_true(answer.as_ref(), &found, 1);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
-    let stage = furnished(Stage::new("kills-memory-sqlite"));
-    let mut holder = stage.open(PATIENT);
+    let fixture = furnished(WorkersFixture::new("kills-memory-sqlite"));
+    let mut holder = fixture.open(PATIENT);
     // Room for the pages of small transactions, and for no large one's.
     holder.ok("query PRAGMA hard_heap_limit = 3000000");
     const LARGE: &str = "execute WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000) \
@@ -106,8 +106,12 @@ fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
         let failure = holder.fails(LARGE);
         assert!(failure.message.contains("out of memory"), "{failure:?}");
         assert!(!failure.retryable, "{failure:?}");
-        assert_eq!(stage.table.count().expect("a count"), 0, "the lock is free");
-        assert!(!stage.has_journal());
+        assert_eq!(
+            fixture.table.count().expect("a count"),
+            0,
+            "the lock is free"
+        );
+        assert!(!fixture.has_journal());
         assert_eq!(holder.ok(READ), "old|0|40");
     }
 
@@ -121,7 +125,7 @@ fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
     assert_is_true(Some(&committed), &found, 0);
     holder.ok(MARK);
     assert!(holder.ok(READ).contains("|1|40"));
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 /// At which point of its transaction something happens to a process.
@@ -159,19 +163,21 @@ impl Point {
     }
 
     /// Whether a process that is held has come to it, and not to where a request is repeated.
-    fn is_reached(self, stage: &Stage) -> bool {
+    fn is_reached(self, fixture: &WorkersFixture) -> bool {
         let hot_journal =
-            || (stage.files().1).filter(|bytes| bytes.first().is_some_and(|first| *first != 0));
+            || (fixture.files().1).filter(|bytes| bytes.first().is_some_and(|first| *first != 0));
         match self {
-            Self::Granted => lease_end(stage).is_some(),
+            Self::Granted => lease_end(fixture).is_some(),
             Self::ConfirmAsked => hot_journal().is_some(),
             // An item may carry the record of an earlier transaction: of this one's journal it is.
             Self::Recorded => hot_journal().is_some_and(|bytes| {
                 let nonce = bytes.get(12..16).and_then(|bytes| bytes.try_into().ok());
                 let nonce = nonce.map(|bytes| format!("{:08x}", u32::from_be_bytes(bytes)));
-                nonce.is_some() && nonce == stage.attribute("committed")
+                nonce.is_some() && nonce == fixture.attribute("committed")
             }),
-            Self::ReleaseAsked => !stage.has_journal() && stage.attribute("committed").is_some(),
+            Self::ReleaseAsked => {
+                !fixture.has_journal() && fixture.attribute("committed").is_some()
+            }
             _ => true,
         }
     }
@@ -188,16 +194,16 @@ impl Point {
 
 /// A process that has come to the point of its transaction.
 struct Holder {
-    process: Process,
+    process: WorkerProcess,
     held: Option<RuleHandle>,
     /// Also what is in its requests; it outlives the process.
     _proxy: Proxy,
 }
 
 impl Holder {
-    fn at(point: Point, stage: &Stage, random: &mut Rng) -> Self {
+    fn at(point: Point, fixture: &WorkersFixture, random: &mut Rng) -> Self {
         let proxy = proxy();
-        let mut process = stage.open_behind(&proxy, SHORT_LEASE);
+        let mut process = fixture.open_behind(&proxy, SHORT_LEASE);
         // From now on the connection to the store is open.
         persistently(&mut process, SAME);
         let held = match point {
@@ -214,7 +220,7 @@ impl Holder {
                 thread::sleep(most.mul_f64(1.2 * random.f64()));
                 None
             }
-            _ => Some(Self::hold(point, stage, &proxy, &mut process)),
+            _ => Some(Self::hold(point, fixture, &proxy, &mut process)),
         };
         Self {
             process,
@@ -225,7 +231,12 @@ impl Holder {
 
     /// Writes until it is held where it is to be: on a busy machine a lease of seconds may end on
     /// the way, or a request be repeated.
-    fn hold(point: Point, stage: &Stage, proxy: &Proxy, process: &mut Process) -> RuleHandle {
+    fn hold(
+        point: Point,
+        fixture: &WorkersFixture,
+        proxy: &Proxy,
+        process: &mut WorkerProcess,
+    ) -> RuleHandle {
         const TIMES: usize = 10;
         for _ in 0..TIMES {
             // And what repeats it.
@@ -240,7 +251,7 @@ impl Holder {
             let mut answer = None;
             wait_until(LONG * 2, "it is held or done", || {
                 answer = process.answered();
-                answer.is_some() || (rule.hits() > 0 && point.is_reached(stage))
+                answer.is_some() || (rule.hits() > 0 && point.is_reached(fixture))
             });
             let Some(answer) = answer else {
                 return rule;
@@ -269,7 +280,7 @@ const SAME: &str = "execute UPDATE item SET state = state";
 
 /// Until a busy machine lets it succeed.
 #[track_caller]
-fn persistently(process: &mut Process, command: &str) -> String {
+fn persistently(process: &mut WorkerProcess, command: &str) -> String {
     let begun = Instant::now();
     loop {
         match process.ask(command) {
@@ -285,7 +296,7 @@ fn persistently(process: &mut Process, command: &str) -> String {
 /// Adds a mark to so many. A busy machine may lose a short lease at the commit point; what came of it
 /// is read then.
 #[track_caller]
-fn mark(process: &mut Process, marks: u32) {
+fn mark(process: &mut WorkerProcess, marks: u32) {
     let begun = Instant::now();
     loop {
         let Err(failure) = process.ask(MARK) else {
@@ -306,13 +317,13 @@ fn mark(process: &mut Process, marks: u32) {
 fn kill(seed: u64) -> Result<Recovery, String> {
     let mut random = Rng::with_seed(seed);
     let point = Point::of(seed);
-    let stage = furnished(Stage::new(&format!("kills-{seed}")));
+    let fixture = furnished(WorkersFixture::new(&format!("kills-{seed}")));
     let between = proxy();
-    let mut successor = stage.open_behind(&between, PATIENT);
-    let holder = Holder::at(point, &stage, &mut random);
+    let mut successor = fixture.open_behind(&between, PATIENT);
+    let holder = Holder::at(point, &fixture, &mut random);
     let answer = holder.process.kill_in_the_act();
     let killed = SystemTime::now();
-    let end = lease_end(&stage);
+    let end = lease_end(&fixture);
     if let Some(end) = end
         && end > killed + LEASE + SECOND
     {
@@ -327,7 +338,7 @@ fn kill(seed: u64) -> Result<Recovery, String> {
     is_true(answer.as_ref(), point.is_applied(), &found, 1)?;
     // A request that is still on its way must find nothing to change.
     drop(holder.held);
-    stage.assert_whole();
+    fixture.assert_whole();
     Ok(recovery)
 }
 
@@ -356,18 +367,20 @@ fn pause(seed: u64) -> Result<String, String> {
     let mut random = Rng::with_seed(seed);
     let point = Point::of(seed);
     let conduct = CONDUCTS[random.usize(..CONDUCTS.len())];
-    let stage = furnished(Stage::without_file_locks(&format!("pauses-{seed}")));
+    let fixture = furnished(WorkersFixture::without_file_locks(&format!(
+        "pauses-{seed}"
+    )));
     let between = proxy();
-    let mut successor = stage.open_behind(
+    let mut successor = fixture.open_behind(
         &between,
         match conduct {
             Conduct::DiesInMidCommit => "lock_timeout=20&lock_expiration=3",
             _ => PATIENT,
         },
     );
-    let mut holder = Holder::at(point, &stage, &mut random);
+    let mut holder = Holder::at(point, &fixture, &mut random);
     holder.process.pause();
-    if let Some(end) = lease_end(&stage) {
+    if let Some(end) = lease_end(&fixture) {
         wait_until(LONG, "the lease has expired", || SystemTime::now() > end);
     }
     let mut marks = 0;
@@ -399,7 +412,7 @@ fn pause(seed: u64) -> Result<String, String> {
         Some(successor)
     };
 
-    let before = stage.files();
+    let before = fixture.files();
     if let Some(held) = holder.held.take() {
         held.release();
     }
@@ -412,7 +425,7 @@ fn pause(seed: u64) -> Result<String, String> {
         conduct,
         Conduct::IsInMidTransaction | Conduct::IsInMidCommit
     );
-    let after = stage.files();
+    let after = fixture.files();
     if in_the_middle && after != before {
         let pages = differing_pages(&before.0, &after.0);
         if point == Point::Random && before.1 == after.1 && pages == 1 {
@@ -447,9 +460,9 @@ fn pause(seed: u64) -> Result<String, String> {
     let found = persistently(&mut holder.process, READ);
     is_true(Some(&answer), None, &found, marks)?;
     mark(&mut holder.process, marks);
-    let found = persistently(&mut stage.open(PATIENT), READ);
+    let found = persistently(&mut fixture.open(PATIENT), READ);
     is_true(Some(&answer), None, &found, marks + 1)?;
-    stage.assert_whole();
+    fixture.assert_whole();
     let told = answer.map_or_else(|failure| failure.kind, |_| "acknowledged".to_owned());
     Ok(format!("{point:?}, {told}"))
 }
@@ -495,8 +508,10 @@ impl Recovery {
 }
 
 /// When the lease in the table ends, if there is one.
-fn lease_end(stage: &Stage) -> Option<SystemTime> {
-    let expires_at: f64 = (stage.attribute("expires_at")?).parse().expect("a number");
+fn lease_end(fixture: &WorkersFixture) -> Option<SystemTime> {
+    let expires_at: f64 = (fixture.attribute("expires_at")?)
+        .parse()
+        .expect("a number");
     Some(UNIX_EPOCH + Duration::from_secs_f64(expires_at))
 }
 
@@ -599,11 +614,11 @@ fn print(line: &str) {
 }
 
 /// Forty rows on several pages, all of them old and without a mark.
-fn furnished(stage: Stage) -> Stage {
-    stage.open("").ok(
+fn furnished(fixture: WorkersFixture) -> WorkersFixture {
+    fixture.open("").ok(
         "batch CREATE TABLE item (id INTEGER PRIMARY KEY, state TEXT, mark INTEGER DEFAULT 0, filler BLOB); \
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
          INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n",
     );
-    stage
+    fixture
 }

@@ -16,7 +16,7 @@ use integration::process::Worker;
 use integration::proxy::{Operation, Proxy};
 use integration::scratch::Scratch;
 
-use crate::support::{CHANGE, Call, Site, execute, numbers};
+use crate::fixtures::hosts::{CHANGE, Call, HostsFixture, execute, numbers};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -332,15 +332,15 @@ fn a_transaction_costs_what_it_does_and_leaves_nothing() {
     let wrong: Vec<String> = KINDS
         .iter()
         .filter_map(|kind| {
-            let site = Site::new();
-            prepare(&mut site.host().connect());
-            let host = site.host();
+            let fixture = HostsFixture::new();
+            prepare(&mut fixture.host().connect());
+            let host = fixture.host();
             let mut conn = host.connect();
             assert_eq!(host.store.take_calls(), [], "opening");
             let result = (kind.run)(&mut conn);
             assert_eq!(result, Ok(()), "{}", kind.name);
             let calls = host.store.take_calls();
-            site.assert_nothing_left();
+            fixture.assert_nothing_left();
             (calls != kind.cost.calls()).then(|| format!("{}: {calls:?}", kind.name))
         })
         .collect();
@@ -349,8 +349,8 @@ fn a_transaction_costs_what_it_does_and_leaves_nothing() {
 
 #[test]
 fn migrations_are_one_lease_however_many_they_are() {
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let mut conn = host.connect();
     let applied = conn.run_migrations(MIGRATIONS).expect("migrations");
     assert!(applied.len() > 1, "{applied:?}");
@@ -362,7 +362,7 @@ fn migrations_are_one_lease_however_many_they_are() {
         between.iter().all(|call| *call == Call::Confirm),
         "{calls:?}"
     );
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 /// The kinds that also go through DynamoDB's API.

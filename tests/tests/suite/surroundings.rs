@@ -21,7 +21,7 @@ use integration::proxy::{Action, Answer, Operation, Proxy, Purpose, RefusedEndpo
 use integration::scratch::Scratch;
 use integration::store::{HookedStore, Put};
 
-use crate::driver::{Failure, Process};
+use crate::fixtures::bare_process::{BareProcess, Failure};
 
 type TestResult = Result<(), Box<dyn Error>>;
 
@@ -178,7 +178,7 @@ fn no_credentials_and_no_region() -> TestResult {
     ] {
         let mut place = Place::new(name)?;
         let environment = env_for(&place.proxy.endpoint());
-        place.process = Process::start(environment.into_iter().filter(|(n, _)| *n != missing))?;
+        place.process = BareProcess::start(environment.into_iter().filter(|(n, _)| *n != missing))?;
         place.open("")?;
         let told = place.process.warm_up()?.ok_or("the warm-up succeeded")?;
         let failure = (place.process.execute(INSERT)?).expect_err("nothing can be signed");
@@ -447,7 +447,7 @@ struct Place {
     name: &'static str,
     scratch: Scratch,
     proxy: Proxy,
-    process: Process,
+    process: BareProcess,
 }
 
 impl Place {
@@ -473,7 +473,7 @@ impl Place {
         SqliteConnection::establish(&path)?.batch_execute("CREATE TABLE t (x INTEGER)")?;
         let proxy = Proxy::start(Emulator::shared().endpoint())?;
         let endpoint = endpoint.map_or_else(|| proxy.endpoint(), str::to_owned);
-        let process = Process::start(env_for(&endpoint))?;
+        let process = BareProcess::start(env_for(&endpoint))?;
         Ok(Self {
             name,
             scratch,

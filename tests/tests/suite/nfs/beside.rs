@@ -11,10 +11,10 @@ use integration::emulator::Emulator;
 use integration::process::NoLine;
 
 use super::rig::{
-    Call, FURNISH, LEDGER, Lost, Mount, NEW, NEXT, OLD, OVERWRITE, Point, READ, Site,
+    Call, FURNISH, LEDGER, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, Point, READ,
     StandingStill, Successor, Trouble, VERY_LONG, WRITE, each_case,
 };
-use crate::worker::{Answer, Failure, Process};
+use crate::fixtures::workers::{Answer, Failure, WorkerProcess};
 
 /// Who opens the database instead of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +84,11 @@ fn the_python_package_under_load() {
 }
 
 impl Peer {
-    fn open(self, site: &Site, host: &str) -> Hand {
+    fn open(self, fixture: &NfsFixture, host: &str) -> Hand {
         let mut process = match self {
-            Self::PlainSqlite => site.open_plain(host),
+            Self::PlainSqlite => fixture.open_plain(host),
             Self::PythonPackage => {
-                let packages = provide_python(site);
+                let packages = provide_python(fixture);
                 let script = format!("{packages}/worker.py");
                 let environment = [
                     ("PYTHONPATH", packages),
@@ -97,11 +97,11 @@ impl Peer {
                     ("SQLITE_LOCK_EXPIRATION", "20"),
                     ("SQLITE_LOCK_MAX_ATTEMPTS", "1000"),
                 ];
-                let path = site.path();
+                let path = fixture.path();
                 let program = ["python3", &script, &path, "timeout=60"];
-                // Not this site's proxy: the process may outlive it.
+                // Not this fixture's proxy: the process may outlive it.
                 let endpoint = Emulator::shared().endpoint();
-                site.start(host, endpoint, &environment, &program)
+                fixture.start(host, endpoint, &environment, &program)
             }
         };
         match self {
@@ -118,7 +118,7 @@ impl Peer {
         }
         Hand {
             process,
-            number: site.process_on(host),
+            number: fixture.process_on(host),
         }
     }
 
@@ -142,17 +142,17 @@ impl Peer {
         point: Point,
         successor: Successor,
     ) -> Seen {
-        let site = Site::new();
-        site.open_plain("B").ok(FURNISH);
-        let mut holder = crew.enlist(self, &site, host);
+        let fixture = NfsFixture::new();
+        fixture.open_plain("B").ok(FURNISH);
+        let mut holder = crew.enlist(self, &fixture, host);
         insist(&mut holder.process, "immediate");
         let stopped = (match point {
             Point::BeforeCommit => None,
             Point::Committing => Some(Call::PagesSynced),
             Point::Committed => Some(Call::JournalDeleted),
         })
-        .map(|call| StandingStill::at(&site, host, &holder.number, call));
-        let mut other = crew.enlist(self, &site, "B");
+        .map(|call| StandingStill::at(&fixture, host, &holder.number, call));
+        let mut other = crew.enlist(self, &fixture, "B");
         // For half a minute its name cache says that there is no journal.
         assert_eq!(insist(&mut other.process, READ), OLD);
         let looked = Instant::now();
@@ -161,8 +161,8 @@ impl Peer {
             holder.process.tell("commit");
             stopped.wait();
         }
-        let lost = Lost::begin(&site, host, trouble);
-        site.wait_until_expired();
+        let lost = Lost::begin(&fixture, host, trouble);
+        fixture.wait_until_expired();
         let mut seen = Seen {
             looked: looked.elapsed(),
             ..Seen::default()
@@ -203,7 +203,7 @@ impl Peer {
         drop(stopped);
         crew.dismiss(self, host, holder);
         crew.dismiss(self, "B", other);
-        seen.audit(&site);
+        seen.audit(&fixture);
         seen
     }
 
@@ -214,19 +214,19 @@ impl Peer {
             Call::PagesSynced,
             Call::JournalDeleted,
         ] {
-            let site = Site::new();
-            site.open_plain("A").ok(FURNISH);
-            let mut holder = self.open(&site, "A");
+            let fixture = NfsFixture::new();
+            fixture.open_plain("A").ok(FURNISH);
+            let mut holder = self.open(&fixture, "A");
             insist(&mut holder.process, "immediate");
-            let stopped = StandingStill::at(&site, "A", &holder.number, call);
-            let mut other = self.open(&site, "B");
+            let stopped = StandingStill::at(&fixture, "A", &holder.number, call);
+            let mut other = self.open(&fixture, "B");
             // For half a minute its name cache says that there is no journal.
             assert_eq!(insist(&mut other.process, READ), OLD);
             let looked = Instant::now();
             holder.process.ok(WRITE);
             holder.process.tell("commit");
             stopped.wait();
-            site.run(&["exec", "S", "kill", "-KILL", &holder.number]);
+            fixture.run(&["exec", "S", "kill", "-KILL", &holder.number]);
             holder.process.kill();
             let mut seen = Seen {
                 looked: looked.elapsed(),
@@ -239,7 +239,7 @@ impl Peer {
                 ..Seen::default()
             };
             drop(other);
-            seen.audit(&site);
+            seen.audit(&fixture);
             println!(
                 "{self:?} | A killed | {call:?} | {seen} | {}",
                 seen.verdict_of_kill(call)
@@ -250,10 +250,10 @@ impl Peer {
     /// Two writers and a reader on each of A and B, with file locks and without.
     fn is_under_load(self) {
         for mount in [Mount::Efs, Mount::WithoutLocks] {
-            let site = Site::on(mount);
-            site.open_plain("A").ok("create-ledger");
+            let fixture = NfsFixture::on(mount);
+            fixture.open_plain("A").ok("create-ledger");
             let hosts = ["A", "A", "A", "B", "B", "B"];
-            let mut processes = hosts.map(|host| self.open(&site, host).process);
+            let mut processes = hosts.map(|host| self.open(&fixture, host).process);
             for (number, process) in processes.iter_mut().enumerate() {
                 process.tell(&match number % 3 {
                     2 => "read-ledger 40".to_owned(),
@@ -271,7 +271,7 @@ impl Peer {
                 }
             }
             drop(processes);
-            let mut auditor = site.open_plain("S");
+            let mut auditor = fixture.open_plain("S");
             println!(
                 "{self:?} | load, {mount:?} | {acknowledged} acknowledged; counter, entries, sum: {}; \
                  integrity_check: {}",
@@ -284,7 +284,7 @@ impl Peer {
 
 /// A process and its number on its host.
 struct Hand {
-    process: Process,
+    process: WorkerProcess,
     number: String,
 }
 
@@ -293,15 +293,15 @@ struct Hand {
 struct Crew(HashMap<String, Hand>);
 
 impl Crew {
-    /// A process with a new connection to the site's database.
-    fn enlist(&mut self, peer: Peer, site: &Site, host: &str) -> Hand {
+    /// A process with a new connection to the fixture's database.
+    fn enlist(&mut self, peer: Peer, fixture: &NfsFixture, host: &str) -> Hand {
         match self.0.remove(host) {
             Some(mut hand) => {
                 hand.process
-                    .ok(&format!("open {} {}", site.path(), site.table.name()));
+                    .ok(&format!("open {} {}", fixture.path(), fixture.table.name()));
                 hand
             }
-            None => peer.open(site, host),
+            None => peer.open(fixture, host),
         }
     }
 
@@ -325,7 +325,7 @@ const UNUSED: [&str; 6] = [
 
 /// Installs the Python package here, once, and hands it to the hosts with its worker; returns where
 /// it is there.
-fn provide_python(site: &Site) -> &'static str {
+fn provide_python(fixture: &NfsFixture) -> &'static str {
     static PROVIDED: OnceLock<String> = OnceLock::new();
     PROVIDED.get_or_init(|| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
@@ -333,11 +333,11 @@ fn provide_python(site: &Site) -> &'static str {
         let there = format!("/work/python-{}", process::id());
         for host in ["S", "C"] {
             let packed = format!("{there}.tar.gz");
-            site.put(&archive.to_string_lossy(), host, &packed);
+            fixture.put(&archive.to_string_lossy(), host, &packed);
             let unpack = format!("mkdir {there} && tar -xzf {packed} -C {there}");
-            site.run(&["exec", host, &unpack]);
+            fixture.run(&["exec", host, &unpack]);
             let script = sources.join("worker.py");
-            site.put(
+            fixture.put(
                 &script.to_string_lossy(),
                 host,
                 &format!("{there}/worker.py"),
@@ -415,7 +415,7 @@ impl fmt::Display for Told {
 }
 
 /// Until it succeeds: the Python package gives up on a request after a second, which is short here.
-fn insist(process: &mut Process, command: &str) -> String {
+fn insist(process: &mut WorkerProcess, command: &str) -> String {
     for _ in 0..5 {
         process.tell(command);
         match process.answer_within(2 * VERY_LONG).expect("an answer") {
@@ -426,7 +426,7 @@ fn insist(process: &mut Process, command: &str) -> String {
     panic!("`{command}` does not succeed");
 }
 
-fn told(process: &mut Process, command: &str) -> Told {
+fn told(process: &mut WorkerProcess, command: &str) -> Told {
     if process.try_tell(command).is_err() {
         return Told::Died;
     }
@@ -451,9 +451,9 @@ struct Seen {
 }
 
 impl Seen {
-    fn audit(&mut self, site: &Site) {
-        self.has_journal = site.has_journal();
-        let mut auditor = site.open_plain("S");
+    fn audit(&mut self, fixture: &NfsFixture) {
+        self.has_journal = fixture.has_journal();
+        let mut auditor = fixture.open_plain("S");
         self.there = told(&mut auditor, READ).to_string();
         self.integrity = told(&mut auditor, "query PRAGMA integrity_check").to_string();
     }

@@ -3,18 +3,18 @@
 use integration::proxy::{Action, Proxy, Rule};
 
 use super::rig::{
-    Call, LEASE, LEDGER, Lost, Mount, NEW, NEXT, OLD, OVERWRITE, PATIENT, Point, READ, Site,
+    Call, LEASE, LEDGER, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, PATIENT, Point, READ,
     StandingStill, Successor, Trouble, VERY_LONG, WRITE, each_case,
 };
-use crate::worker::{Answer, Failure, Process, proxy};
+use crate::fixtures::workers::{Answer, Failure, WorkerProcess, proxy};
 
 /// A writer on `host` is lost in mid-transaction past both leases, and comes back.
 fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Successor) {
-    let site = Site::new();
-    site.furnish(host);
+    let fixture = NfsFixture::new();
+    fixture.furnish(host);
     let store = proxy();
-    let mut holder = site.open(host, &store, LEASE);
-    let mut other = site.open("B", &site.proxy, PATIENT);
+    let mut holder = fixture.open(host, &store, LEASE);
+    let mut other = fixture.open("B", &fixture.proxy, PATIENT);
     // What it has cached now says that there is no journal.
     assert_eq!(other.ok(READ), OLD);
 
@@ -30,8 +30,8 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
         holder.tell("commit");
         confirmation.wait_for_hits(1, VERY_LONG);
     }
-    let lost = Lost::begin(&site, host, trouble);
-    site.wait_until_expired();
+    let lost = Lost::begin(&fixture, host, trouble);
+    fixture.wait_until_expired();
     let recovered = match point {
         Point::Committed => NEW,
         Point::BeforeCommit | Point::Committing => OLD,
@@ -70,7 +70,7 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     holder.ok("execute INSERT INTO item (state) VALUES ('again')");
     assert_eq!(other.ok(READ), format!("again|1; {found}"));
     drop((holder, other));
-    site.assert_whole();
+    fixture.assert_whole();
 }
 
 /// Whether what the holder was told agrees with what is there.
@@ -117,15 +117,15 @@ fn a_client_that_was_cut_off_neither_loses_nor_harms_anything() {
 fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_journal() {
     for action in [None, Some(Action::Hold), Some(Action::HoldAnswer)] {
         let is_recorded = matches!(action, Some(Action::HoldAnswer));
-        let site = Site::new();
-        site.furnish("A");
+        let fixture = NfsFixture::new();
+        fixture.furnish("A");
         let store = proxy();
-        let mut holder = site.open("A", &store, LEASE);
-        let number = site.process_on("A");
-        let mut other = site.open("B", &site.proxy, PATIENT);
+        let mut holder = fixture.open("A", &store, LEASE);
+        let number = fixture.process_on("A");
+        let mut other = fixture.open("B", &fixture.proxy, PATIENT);
         holder.ok("immediate");
         let earlier = (action.is_none())
-            .then(|| StandingStill::at(&site, "A", &number, Call::SomePagesWritten));
+            .then(|| StandingStill::at(&fixture, "A", &number, Call::SomePagesWritten));
         assert_eq!(other.ok(READ), OLD);
         holder.ok(WRITE);
         let confirmation = action.map(|action| store.rule(Rule::put(action)));
@@ -136,8 +136,8 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
         if let Some(confirmation) = &confirmation {
             confirmation.wait_for_hits(1, VERY_LONG);
         }
-        assert!(site.has_journal());
-        site.run(&["exec", "A", "kill", "-KILL", &number]);
+        assert!(fixture.has_journal());
+        fixture.run(&["exec", "A", "kill", "-KILL", &number]);
         holder.kill();
         let found = other.ok(READ);
         let at = match (is_recorded, &earlier) {
@@ -148,7 +148,7 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
         println!("ours | A killed | {at} | then `{found}`");
         assert_eq!(found, if is_recorded { NEW } else { OLD });
         drop(other);
-        site.assert_whole();
+        fixture.assert_whole();
     }
 }
 
@@ -156,11 +156,11 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
 #[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
 fn of_two_keys_for_a_new_database_the_second_is_refused_whatever_its_name_cache_says() {
     const CREATE: &str = "execute CREATE TABLE note (text TEXT)";
-    let site = Site::new();
+    let fixture = NfsFixture::new();
     let other_key = format!("{PATIENT}&lock_key=another-key");
-    let mut first = site.open("A", &site.proxy, PATIENT);
+    let mut first = fixture.open("A", &fixture.proxy, PATIENT);
     // At opening it looks for the file that the first has not written yet.
-    let mut second = site.open("B", &site.proxy, &other_key);
+    let mut second = fixture.open("B", &fixture.proxy, &other_key);
     first.ok(CREATE);
     for command in ["execute CREATE TABLE other (text TEXT)", "immediate"] {
         let failure = second.fails(command);
@@ -171,7 +171,7 @@ fn of_two_keys_for_a_new_database_the_second_is_refused_whatever_its_name_cache_
     first.ok("execute INSERT INTO note VALUES ('here')");
     assert_eq!(first.ok("query SELECT count(*) FROM sqlite_schema"), "1");
     drop((first, second));
-    site.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
@@ -179,12 +179,12 @@ fn of_two_keys_for_a_new_database_the_second_is_refused_whatever_its_name_cache_
 fn of_two_first_writers_under_two_keys_on_two_clients_one_may_write() {
     // Where file locks work the second waits for the first, and then sees its file.
     for base_vfs in ["unix", "unix-none"] {
-        let site = Site::new();
+        let fixture = NfsFixture::new();
         let proxies = [proxy(), proxy()];
         let other_key = format!("{PATIENT}&lock_key=another-key");
         let mut writers = [
-            site.open_over(base_vfs, "A", &proxies[0], PATIENT),
-            site.open_over(base_vfs, "B", &proxies[1], &other_key),
+            fixture.open_over(base_vfs, "A", &proxies[0], PATIENT),
+            fixture.open_over(base_vfs, "B", &proxies[1], &other_key),
         ];
         let grants =
             (proxies.each_ref()).map(|proxy| proxy.rule(Rule::put(Action::HoldAnswer).nth(1)));
@@ -198,13 +198,13 @@ fn of_two_first_writers_under_two_keys_on_two_clients_one_may_write() {
         for grant in &grants {
             grant.release();
         }
-        let answers = writers.each_ref().map(Process::answer);
+        let answers = writers.each_ref().map(WorkerProcess::answer);
         println!("ours | two first writers, {base_vfs} | {answers:?}");
         let refusals: Vec<_> = answers.iter().filter_map(|it| it.as_ref().err()).collect();
         assert_eq!(refusals.len(), 1, "{answers:?}");
         assert_eq!(refusals[0].kind, "Config", "{answers:?}");
         drop(writers);
-        assert!(!site.has_journal());
+        assert!(!fixture.has_journal());
     }
 }
 
@@ -227,14 +227,16 @@ const LOAD: Load = Load {
 
 impl Load {
     fn run(&self) {
-        let site = Site::on(self.mount);
+        let fixture = NfsFixture::on(self.mount);
         let parameters = format!("{PATIENT}{}", self.parameters);
         // Before the others open it: without file locks a client may take a file for empty that it has
         // seen empty.
-        site.open("A", &site.proxy, PATIENT).ok("create-ledger");
+        fixture
+            .open("A", &fixture.proxy, PATIENT)
+            .ok("create-ledger");
         let proxies: Vec<Proxy> = self.hosts.iter().map(|_| proxy()).collect();
-        let mut processes: Vec<Process> = (proxies.iter().zip(self.hosts))
-            .map(|(store, host)| site.open_over(self.base_vfs, host, store, &parameters))
+        let mut processes: Vec<WorkerProcess> = (proxies.iter().zip(self.hosts))
+            .map(|(store, host)| fixture.open_over(self.base_vfs, host, store, &parameters))
             .collect();
         // Setting up the store's client takes an emulated host long.
         for process in &mut processes {
@@ -248,7 +250,7 @@ impl Load {
             });
         }
         if self.restart {
-            site.run(&["nfsd", "restart"]);
+            fixture.run(&["nfsd", "restart"]);
         }
         let mut acknowledged = 0;
         for (process, host) in processes.iter_mut().zip(self.hosts) {
@@ -280,7 +282,7 @@ impl Load {
         auditor.ok("commit");
         assert_eq!(found, format!("{acknowledged}|{acknowledged}|8000"));
         drop(processes);
-        site.assert_whole();
+        fixture.assert_whole();
     }
 }
 

@@ -12,7 +12,7 @@ use integration::options;
 use integration::process::wait_until;
 use integration::proxy::Proxy;
 
-use crate::worker::{Process, proxy};
+use crate::fixtures::workers::{WorkerProcess, proxy};
 
 /// Emulated hosts are slow.
 pub(super) const VERY_LONG: Duration = Duration::from_secs(120);
@@ -56,7 +56,7 @@ impl Mount {
 }
 
 /// One database on the mount.
-pub(super) struct Site {
+pub(super) struct NfsFixture {
     rig: PathBuf,
     pub(super) table: LockTable,
     name: String,
@@ -69,7 +69,7 @@ thread_local! {
     static SITES: Cell<u32> = const { Cell::new(0) };
 }
 
-impl Site {
+impl NfsFixture {
     pub(super) fn new() -> Self {
         Self::on(Mount::Efs)
     }
@@ -80,7 +80,7 @@ impl Site {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("later");
         let name = format!("nfs-{}-{number}", now.as_millis());
         let endpoint = Emulator::shared().endpoint();
-        let site = Self {
+        let fixture = Self {
             rig,
             table: LockTable::create(endpoint, &name).expect("a lock table"),
             name,
@@ -89,10 +89,10 @@ impl Site {
         };
         if mount == Mount::WithoutLocks {
             for host in ["A", "B"] {
-                site.mount_without_locks(host);
+                fixture.mount_without_locks(host);
             }
         }
-        site
+        fixture
     }
 
     fn mount_without_locks(&self, host: &str) {
@@ -148,7 +148,7 @@ impl Site {
     }
 
     /// A process on that host, behind a proxy of its own.
-    pub(super) fn open(&self, host: &str, proxy: &Proxy, parameters: &str) -> Process {
+    pub(super) fn open(&self, host: &str, proxy: &Proxy, parameters: &str) -> WorkerProcess {
         self.open_over("unix", host, proxy, parameters)
     }
 
@@ -159,7 +159,7 @@ impl Site {
         host: &str,
         proxy: &Proxy,
         parameters: &str,
-    ) -> Process {
+    ) -> WorkerProcess {
         let url = format!(
             "{}?lock_table={}&{parameters}",
             self.path(),
@@ -171,7 +171,7 @@ impl Site {
     }
 
     /// A process of plain SQLite.
-    pub(super) fn open_plain(&self, host: &str) -> Process {
+    pub(super) fn open_plain(&self, host: &str) -> WorkerProcess {
         let path = match host {
             "S" => self.exported(),
             _ => self.path(),
@@ -188,7 +188,7 @@ impl Site {
         endpoint: &str,
         environment: &[(&str, &str)],
         program: &[&str],
-    ) -> Process {
+    ) -> WorkerProcess {
         let mut command = Command::new(&self.rig);
         command.args(["exec", "-i", "-t", "900"]);
         let endpoint = endpoint.replace("127.0.0.1", "10.0.2.2");
@@ -201,7 +201,7 @@ impl Site {
         }
         let note = format!("echo $$ >{}-{host}; exec \"$@\"", self.note("pid"));
         command.args([host, "sh", "-c", &note, "sh"]);
-        Process::start_by(command.args(program)).expect("the database opens")
+        WorkerProcess::start_by(command.args(program)).expect("the database opens")
     }
 
     /// The number of the process that was started last on that host.
@@ -291,19 +291,19 @@ pub(super) enum Trouble {
 
 /// A host in trouble, until this is dropped: also where a test fails, for the tests after it.
 pub(super) struct Lost<'a> {
-    site: &'a Site,
+    fixture: &'a NfsFixture,
     host: &'a str,
     trouble: Trouble,
 }
 
 impl<'a> Lost<'a> {
-    pub(super) fn begin(site: &'a Site, host: &'a str, trouble: Trouble) -> Self {
+    pub(super) fn begin(fixture: &'a NfsFixture, host: &'a str, trouble: Trouble) -> Self {
         match trouble {
-            Trouble::Frozen => site.run(&["freeze", host]),
-            Trouble::CutOff => site.run(&["net", host, "down"]),
+            Trouble::Frozen => fixture.run(&["freeze", host]),
+            Trouble::CutOff => fixture.run(&["net", host, "down"]),
         };
         Self {
-            site,
+            fixture,
             host,
             trouble,
         }
@@ -313,8 +313,8 @@ impl<'a> Lost<'a> {
 impl Drop for Lost<'_> {
     fn drop(&mut self) {
         match self.trouble {
-            Trouble::Frozen => self.site.run(&["thaw", self.host]),
-            Trouble::CutOff => self.site.run(&["net", self.host, "up"]),
+            Trouble::Frozen => self.fixture.run(&["thaw", self.host]),
+            Trouble::CutOff => self.fixture.run(&["net", self.host, "up"]),
         };
     }
 }
@@ -332,7 +332,7 @@ pub(super) enum Call {
 
 /// A process that `strace` stops at a system call of its commit.
 pub(super) struct StandingStill<'a> {
-    site: &'a Site,
+    fixture: &'a NfsFixture,
     host: &'a str,
     pub(super) process: String,
     /// The number of the process that watches it.
@@ -342,26 +342,27 @@ pub(super) struct StandingStill<'a> {
 
 impl<'a> StandingStill<'a> {
     /// Has the process of that number stop there, in its next commit.
-    pub(super) fn at(site: &'a Site, host: &'a str, process: &str, call: Call) -> Self {
+    pub(super) fn at(fixture: &'a NfsFixture, host: &'a str, process: &str, call: Call) -> Self {
         let (calls, number, file) = match call {
-            Call::SomePagesWritten => ("write,pwrite64", 5, site.path()),
-            Call::PagesSynced => ("fsync,fdatasync", 1, site.path()),
-            Call::JournalDeleted => ("unlink", 1, format!("{}-journal", site.path())),
+            Call::SomePagesWritten => ("write,pwrite64", 5, fixture.path()),
+            Call::PagesSynced => ("fsync,fdatasync", 1, fixture.path()),
+            Call::JournalDeleted => ("unlink", 1, format!("{}-journal", fixture.path())),
         };
-        let (log, attached) = (site.note("strace"), site.note("attached"));
+        let (log, attached) = (fixture.note("strace"), fixture.note("attached"));
         let stop = format!("inject={calls}:signal=SIGSTOP:when={number}");
         let calls = format!("trace={calls}");
         let command = [
             "exec", "-b", &attached, host, "strace", "-o", &log, "-P", &file,
         ];
         let strace =
-            site.run(&[&command[..], &["-e", &calls, "-e", &stop, "-p", process]].concat());
+            fixture.run(&[&command[..], &["-e", &calls, "-e", &stop, "-p", process]].concat());
         wait_until(VERY_LONG, "strace is attached", || {
-            site.run(&["exec", host, &format!("cat {attached}; true")])
+            fixture
+                .run(&["exec", host, &format!("cat {attached}; true")])
                 .contains("attached")
         });
         Self {
-            site,
+            fixture,
             host,
             process: process.to_owned(),
             strace: strace.trim().to_owned(),
@@ -372,7 +373,7 @@ impl<'a> StandingStill<'a> {
     pub(super) fn wait(&self) {
         let look = format!("cat {}; true", self.log);
         wait_until(VERY_LONG, "the process stands still", || {
-            (self.site.run(&["exec", self.host, &look])).contains("stopped by SIGSTOP")
+            (self.fixture.run(&["exec", self.host, &look])).contains("stopped by SIGSTOP")
         });
     }
 
@@ -380,7 +381,7 @@ impl<'a> StandingStill<'a> {
     pub(super) fn go_on(&self) {
         // A and B share the server's process numbers.
         let host = if self.host == "C" { "C" } else { "S" };
-        self.site
+        self.fixture
             .run(&["exec", host, "kill", "-CONT", &self.process]);
     }
 }
@@ -389,6 +390,6 @@ impl Drop for StandingStill<'_> {
     /// The process goes on without being watched, unless it has ended.
     fn drop(&mut self) {
         let end = format!("kill {}; true", self.strace);
-        self.site.run(&["exec", self.host, &end]);
+        self.fixture.run(&["exec", self.host, &end]);
     }
 }
