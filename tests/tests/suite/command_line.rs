@@ -127,14 +127,6 @@ fn kill_writer(fixture: &WorkersFixture, parameters: &str, action: Action) {
     assert!(fixture.has_journal());
 }
 
-/// Waits until the lease has ended by the emulator's date, which is to the second.
-fn wait_until_expired(fixture: &WorkersFixture) {
-    let url = url(fixture, "");
-    wait_until(LONG, "the lease has ended", || {
-        run(&["status", &url]).status == DONE
-    });
-}
-
 /// A process that holds the lock.
 fn holder(fixture: &WorkersFixture, parameters: &str) -> WorkerProcess {
     let mut process = fixture.open(&format!(

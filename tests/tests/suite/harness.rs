@@ -19,10 +19,9 @@ use integration::recording;
 use integration::scratch::Scratch;
 use serde_json::{Value, json};
 
-type TestResult = Result<(), Box<dyn Error>>;
+use crate::fixtures::workers::LONG;
 
-/// Longer than anything here takes on a busy machine.
-const LONG: Duration = Duration::from_secs(30);
+type TestResult = Result<(), Box<dyn Error>>;
 
 #[test]
 fn of_fifty_concurrent_conditional_puts_exactly_one_wins() -> TestResult {

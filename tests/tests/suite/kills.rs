@@ -71,7 +71,7 @@ fn out_of_memory_in_mid_transaction_a_process_leaves_nothing_of_it() {
     holder.tell("exhaust");
     let status = holder.end();
     assert_eq!(status.signal(), Some(6), "aborted: {status:?}");
-    let end = lease_end(&fixture).expect("the item is there");
+    let end = fixture.expires_at().expect("the item is there");
     persistently(&mut successor, MARK);
     let recovery = Recovery::of(&between, Some(end), "memory");
     assert!(recovery.late_polls <= 1, "{recovery:?}");
@@ -167,7 +167,7 @@ impl Point {
         let hot_journal =
             || (fixture.files().1).filter(|bytes| bytes.first().is_some_and(|first| *first != 0));
         match self {
-            Self::Granted => lease_end(fixture).is_some(),
+            Self::Granted => fixture.expires_at().is_some(),
             Self::ConfirmAsked => hot_journal().is_some(),
             // An item may carry the record of an earlier transaction: of this one's journal it is.
             Self::Recorded => hot_journal().is_some_and(|bytes| {
@@ -323,7 +323,7 @@ fn kill(seed: u64) -> Result<Recovery, String> {
     let holder = Holder::at(point, &fixture, &mut random);
     let answer = holder.process.kill_in_the_act();
     let killed = SystemTime::now();
-    let end = lease_end(&fixture);
+    let end = fixture.expires_at();
     if let Some(end) = end
         && end > killed + LEASE + SECOND
     {
@@ -380,7 +380,7 @@ fn pause(seed: u64) -> Result<String, String> {
     );
     let mut holder = Holder::at(point, &fixture, &mut random);
     holder.process.pause();
-    if let Some(end) = lease_end(&fixture) {
+    if let Some(end) = fixture.expires_at() {
         wait_until(LONG, "the lease has expired", || SystemTime::now() > end);
     }
     let mut marks = 0;
@@ -505,14 +505,6 @@ impl Recovery {
             late_polls: late.count(),
         }
     }
-}
-
-/// When the lease in the table ends, if there is one.
-fn lease_end(fixture: &WorkersFixture) -> Option<SystemTime> {
-    let expires_at: f64 = (fixture.attribute("expires_at")?)
-        .parse()
-        .expect("a number");
-    Some(UNIX_EPOCH + Duration::from_secs_f64(expires_at))
 }
 
 /// What is found agrees with what the process was heard to say.

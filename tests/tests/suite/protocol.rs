@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use diesel_sqlite_efs::{
     DynamoDbLockClient, InMemoryLockStore, LockError, PutAnswer, SeenItem, StoreError,
 };
-use integration::dynamodb::{AttributeValue, LockTable};
+use integration::dynamodb::LockTable;
 use integration::emulator::Emulator;
 use integration::process::wait_until;
 use integration::proxy::{Action, Answer, Date, Operation, Proxy, Purpose, Rule};
@@ -178,7 +178,7 @@ fn a_lease_of_the_shortest_duration_is_renewed_for_as_long_as_it_is_held() {
             lock_id = client.ok("acquire lock 10");
             until = SystemTime::now() + HELD;
         }
-        is_valid && seconds(fixture.attribute("expires_at").expect("an item")) > until
+        is_valid && fixture.expires_at() > until
     });
     assert_eq!(fixture.attribute("lock_id"), Some(lock_id));
     client.ok("release lock");
@@ -301,7 +301,7 @@ fn leases_go_by_the_stores_clock(table: &str, store_clock: fn(SystemTime) -> Sys
     let mut other = fixture.client(&[]);
     // The first answer tells the time, and what was written before that is put right.
     holder.ok("try-acquire lock");
-    let expires_at = seconds(fixture.attribute("expires_at").expect("an item"));
+    let expires_at = fixture.expires_at();
     assert!(expires_at > now + lease - Duration::from_secs(3));
     assert!(expires_at < now + lease + Duration::from_secs(3));
     for _ in 0..3 {
@@ -427,15 +427,13 @@ impl ClientFixture {
     }
 
     fn attribute(&self, name: &str) -> Option<String> {
-        match self
-            .table
-            .item(KEY)
-            .expect("the table answers")?
-            .get(name)?
-        {
-            AttributeValue::S(text) | AttributeValue::N(text) => Some(text.clone()),
-            other => panic!("unexpected {other:?}"),
-        }
+        let attribute = self.table.attribute(KEY, name);
+        attribute.expect("the table answers")
+    }
+
+    fn expires_at(&self) -> SystemTime {
+        let expires_at = self.table.expires_at(KEY);
+        expires_at.expect("the table answers").expect("an item")
     }
 
     #[track_caller]
@@ -444,9 +442,4 @@ impl ClientFixture {
         let deletions = self.proxy.count(&Operation::DeleteItem);
         assert!(deletions > 0, "the client has removed it");
     }
-}
-
-fn seconds(number: String) -> SystemTime {
-    let seconds = number.parse().expect("a number");
-    SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)
 }

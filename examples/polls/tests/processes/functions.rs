@@ -9,7 +9,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use integration::dynamodb::AttributeValue;
 use integration::emulator::Emulator;
 use integration::lambda::{Environment, Failure, Front};
 use integration::proxy::{Action, Operation, Proxy, Purpose, Request, Rule};
@@ -377,9 +376,9 @@ fn freeze_in_mid_vote(stop: &Stop) {
 }
 
 /// Who holds the lock, if anybody does.
-fn item_of(fixture: &ProgramFixture) -> Option<AttributeValue> {
-    let item = fixture.table.item(&fixture.key()).expect("the table");
-    item.and_then(|mut item| item.remove("lock_id"))
+fn item_of(fixture: &ProgramFixture) -> Option<String> {
+    let lock_id = fixture.table.attribute(&fixture.key(), "lock_id");
+    lock_id.expect("the table")
 }
 
 #[test]

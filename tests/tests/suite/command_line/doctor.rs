@@ -11,7 +11,6 @@ use integration::proxy::{Action, Date, Rule};
 
 use super::{
     DONE, Ran, WRONG, denying, everything, furnished, holder, kill_writer, run, run_at, url,
-    wait_until_expired,
 };
 use crate::fixtures::workers::{WorkersFixture, proxy, requests};
 
@@ -124,7 +123,7 @@ fn a_dead_writers_hot_journal_is_reported_and_left_alone() {
         Action::Hold,
     );
     let before = everything(&fixture);
-    wait_until_expired(&fixture);
+    fixture.wait_until_expired();
     let ran = examine(&fixture).expect(DONE);
     assert_finding(&ran, "lock", "ok", "left by `the-dead-one`, expired");
     assert_finding(&ran, "hot journal", "warning", "will be rolled back");
@@ -142,7 +141,7 @@ fn a_dead_writers_hot_journal_is_reported_and_left_alone() {
 fn a_hot_journal_of_a_committed_transaction_is_told_by_its_record() {
     let fixture = furnished("doctor-recorded");
     kill_writer(&fixture, "lock_expiration=6", Action::HoldAnswer);
-    wait_until_expired(&fixture);
+    fixture.wait_until_expired();
     let before = everything(&fixture);
     let ran = examine(&fixture).expect(DONE);
     assert_finding(

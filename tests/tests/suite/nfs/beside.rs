@@ -12,7 +12,7 @@ use integration::process::NoLine;
 
 use super::rig::{
     Call, FURNISH, LEDGER, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, Point, READ,
-    StandingStill, Successor, Trouble, VERY_LONG, WRITE, each_case,
+    StandingStill, Successor, Trouble, LONG_ON_RIG, WRITE, each_case,
 };
 use crate::fixtures::workers::{Answer, Failure, WorkerProcess};
 
@@ -111,7 +111,7 @@ impl Peer {
             // The first lock is when boto is loaded.
             Self::PythonPackage => {
                 process.tell("immediate");
-                if let Ok(Ok(_)) = process.answer_within(3 * VERY_LONG) {
+                if let Ok(Ok(_)) = process.answer_within(3 * LONG_ON_RIG) {
                     process.ok("rollback");
                 }
             }
@@ -195,7 +195,7 @@ impl Peer {
         if stopped.is_none() {
             holder.process.tell("commit");
         }
-        seen.told = Some(Told::of(holder.process.answer_within(VERY_LONG)));
+        seen.told = Some(Told::of(holder.process.answer_within(LONG_ON_RIG)));
         if successor == Successor::StaysOpen && seen.successor_told.is_none() {
             seen.successor_told = Some(told(&mut other.process, "commit"));
         }
@@ -262,7 +262,7 @@ impl Peer {
             }
             let mut acknowledged = 0;
             for (process, host) in processes.iter().zip(hosts) {
-                let answer = Told::of(process.answer_within(VERY_LONG));
+                let answer = Told::of(process.answer_within(LONG_ON_RIG));
                 println!("{self:?} | load, {mount:?} | {host}: {answer}");
                 if let Told::Done(text) = &answer
                     && let Some((count, _)) = text.split_once(" acknowledged")
@@ -418,7 +418,7 @@ impl fmt::Display for Told {
 fn insist(process: &mut WorkerProcess, command: &str) -> String {
     for _ in 0..5 {
         process.tell(command);
-        match process.answer_within(2 * VERY_LONG).expect("an answer") {
+        match process.answer_within(2 * LONG_ON_RIG).expect("an answer") {
             Ok(text) => return text,
             Err(failure) => println!("once more: `{command}`: {}", failure.message),
         }
@@ -430,7 +430,7 @@ fn told(process: &mut WorkerProcess, command: &str) -> Told {
     if process.try_tell(command).is_err() {
         return Told::Died;
     }
-    Told::of(process.answer_within(VERY_LONG))
+    Told::of(process.answer_within(LONG_ON_RIG))
 }
 
 /// What was seen in a case.

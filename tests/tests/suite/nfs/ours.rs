@@ -4,7 +4,7 @@ use integration::proxy::{Action, Proxy, Rule};
 
 use super::rig::{
     Call, LEASE, LEDGER, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, PATIENT, Point, READ,
-    StandingStill, Successor, Trouble, VERY_LONG, WRITE, each_case,
+    StandingStill, Successor, Trouble, LONG_ON_RIG, WRITE, each_case,
 };
 use crate::fixtures::workers::{Answer, Failure, WorkerProcess, proxy};
 
@@ -28,7 +28,7 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     let confirmation = store.rule(Rule::put(action));
     if point != Point::BeforeCommit {
         holder.tell("commit");
-        confirmation.wait_for_hits(1, VERY_LONG);
+        confirmation.wait_for_hits(1, LONG_ON_RIG);
     }
     let lost = Lost::begin(&fixture, host, trouble);
     fixture.wait_until_expired();
@@ -134,7 +134,7 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
             stopped.wait();
         }
         if let Some(confirmation) = &confirmation {
-            confirmation.wait_for_hits(1, VERY_LONG);
+            confirmation.wait_for_hits(1, LONG_ON_RIG);
         }
         assert!(fixture.has_journal());
         fixture.run(&["exec", "A", "kill", "-KILL", &number]);
@@ -193,7 +193,7 @@ fn of_two_first_writers_under_two_keys_on_two_clients_one_may_write() {
         }
         // Both are granted their leases, neither has heard of it.
         for grant in &grants {
-            grant.wait_for_hits(1, VERY_LONG);
+            grant.wait_for_hits(1, LONG_ON_RIG);
         }
         for grant in &grants {
             grant.release();

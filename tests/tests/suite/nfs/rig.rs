@@ -6,7 +6,7 @@ use std::process::{self, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use integration::dynamodb::{AttributeValue, LockTable, env_for};
+use integration::dynamodb::{LockTable, env_for};
 use integration::emulator::Emulator;
 use integration::options;
 use integration::process::wait_until;
@@ -15,7 +15,7 @@ use integration::proxy::Proxy;
 use crate::fixtures::workers::{WorkerProcess, proxy};
 
 /// Emulated hosts are slow.
-pub(super) const VERY_LONG: Duration = Duration::from_secs(120);
+pub(super) const LONG_ON_RIG: Duration = Duration::from_secs(120);
 /// After this time without a sign of life the server gives a client's file locks to others.
 const NFS_LEASE: Duration = Duration::from_secs(10);
 /// The lease under test: short to wait for, long for a slow host.
@@ -214,23 +214,13 @@ impl NfsFixture {
         self.open(host, &self.proxy, PATIENT).ok(FURNISH);
     }
 
-    fn expires_at(&self) -> Option<SystemTime> {
-        let item = self.table.item(&format!("database#{}", self.path()));
-        match item.expect("the table answers")?.get("expires_at")? {
-            AttributeValue::N(digits) => {
-                let seconds = digits.parse().expect("a number");
-                Some(UNIX_EPOCH + Duration::from_secs_f64(seconds))
-            }
-            other => panic!("unexpected {other:?}"),
-        }
-    }
-
     /// Waits until the lock's lease and the file system's are both over.
     pub(super) fn wait_until_expired(&self) {
         let since = Instant::now();
-        wait_until(VERY_LONG, "both leases have expired", || {
+        let key = format!("database#{}", self.path());
+        self.table.wait_until_expired(&key, LONG_ON_RIG);
+        wait_until(LONG_ON_RIG, "the file system's lease has expired", || {
             since.elapsed() > NFS_LEASE + Duration::from_secs(2)
-                && (self.expires_at()).is_none_or(|end| SystemTime::now() > end)
         });
     }
 
@@ -356,7 +346,7 @@ impl<'a> StandingStill<'a> {
         ];
         let strace =
             fixture.run(&[&command[..], &["-e", &calls, "-e", &stop, "-p", process]].concat());
-        wait_until(VERY_LONG, "strace is attached", || {
+        wait_until(LONG_ON_RIG, "strace is attached", || {
             fixture
                 .run(&["exec", host, &format!("cat {attached}; true")])
                 .contains("attached")
@@ -372,7 +362,7 @@ impl<'a> StandingStill<'a> {
 
     pub(super) fn wait(&self) {
         let look = format!("cat {}; true", self.log);
-        wait_until(VERY_LONG, "the process stands still", || {
+        wait_until(LONG_ON_RIG, "the process stands still", || {
             (self.fixture.run(&["exec", self.host, &look])).contains("stopped by SIGSTOP")
         });
     }
