@@ -4,6 +4,7 @@
 //! Where the fault is in the file system, [`recording`] stands below the crate's VFS; where a test
 //! needs no DynamoDB, [`store`] has a lock table in memory behind a hook. What runs as a
 //! Lambda function gets its events from a [`lambda::Environment`].
+//! What a person may ask of a test run is in [`options`].
 //!
 //! A test starts (or shares) an [`Emulator`](emulator::Emulator), puts a
 //! [`Proxy`](proxy::Proxy) in front of it where it counts requests or injects faults, looks at the

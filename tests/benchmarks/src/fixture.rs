@@ -143,7 +143,7 @@ impl BenchFixture {
         format!("{database}?lock_table={TABLE}&lock_expiration={LEASE}&{parameters}")
     }
 
-    /// A command with the environment that leads to this fixture's proxy, for either package.
+    /// A command with the environment that leads to its proxy, for either package.
     pub(crate) fn command(&self, mut command: Command) -> Command {
         command
             .envs(env_for(&self.proxy.endpoint()))
@@ -161,7 +161,7 @@ impl BenchFixture {
         self.command(command)
     }
 
-    /// A process of the Python package, on this fixture's database.
+    /// A process of the Python package, on its database.
     pub(crate) fn python(&self, script: &str, arguments: &[&str]) -> Command {
         let mut command = python::interpreter();
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");

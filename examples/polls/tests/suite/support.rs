@@ -1,4 +1,4 @@
-//! A fixture with a lock table in memory, and clients of it.
+//! The application in this process with a lock table in memory, and clients of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
