@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`HostsFixture`](fixtures::hosts::HostsFixture) | a database and a lock table in memory; each `host()` is a host of its own in this process. The store records requests, and lets a fault happen before a named one | transactions, statements, pools: decisions of one connection, or of two by turns; milliseconds |
 //! | [`WorkersFixture`](fixtures::workers::WorkersFixture) | a database and a lock table in the DynamoDB emulator; `open(..)` starts a process of the program `worker`, which obeys one command a line; `open_behind(&proxy, ..)` puts a `Proxy` with faults before it | crashes, freezes, lost answers, what other processes see |
-//! | [`BareProcess`](fixtures::bare_process::BareProcess) | a process that sees the given environment and nothing else, and shows errors with all their parts | credentials, permissions, mounts, environment variables |
+//! | [`BareFixture`](fixtures::bare_process::BareFixture) | a database, a lock table behind a proxy, and a `BareProcess`: one that sees the given environment and nothing else, and shows errors with all their parts | credentials, permissions, mounts, environment variables |
 //! | `RecordedFixture` in `every_point` | a database below a recording VFS, a lock table and a clock in memory; stops, fails or cuts off at any operation | what has to hold at every point |
 //! | `ClocksFixture` in `clocks` | lock clients in memory whose clocks the test moves | clocks |
 //! | `ClientFixture` in `protocol` | lock clients without a database, behind a proxy | requests and answers |

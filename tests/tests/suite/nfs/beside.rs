@@ -11,8 +11,8 @@ use integration::emulator::Emulator;
 use integration::process::NoLine;
 
 use super::rig::{
-    Call, FURNISH, LEDGER, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, Point, READ,
-    StandingStill, Successor, Trouble, LONG_ON_RIG, WRITE, each_case,
+    Call, FURNISH, LEDGER, LONG_ON_RIG, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, Point,
+    READ, StandingStill, Successor, Trouble, WRITE, each_case,
 };
 use crate::fixtures::workers::{Answer, Failure, WorkerProcess};
 

@@ -3,8 +3,8 @@
 use integration::proxy::{Action, Proxy, Rule};
 
 use super::rig::{
-    Call, LEASE, LEDGER, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, PATIENT, Point, READ,
-    StandingStill, Successor, Trouble, LONG_ON_RIG, WRITE, each_case,
+    Call, LEASE, LEDGER, LONG_ON_RIG, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, PATIENT,
+    Point, READ, StandingStill, Successor, Trouble, WRITE, each_case,
 };
 use crate::fixtures::workers::{Answer, Failure, WorkerProcess, proxy};
 
