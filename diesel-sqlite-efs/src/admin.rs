@@ -19,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::config::url::{Database, OpenMode};
 use crate::config::{EfsConfig, StoreChoice};
 use crate::connection::diagnosis;
 use crate::error::{ConfigError, LockName, Problem, Utc};
@@ -27,7 +28,6 @@ pub use crate::files::inspect::{JournalStatus, check_lock_key_file, journal_stat
 pub use crate::store::dynamodb::lock_table::{
     Deletion, ItemLookup, LockTable, Probe, ProbeMethod, RawItem, TableSummary, TimeToLive,
 };
-use crate::url::{Database, OpenMode};
 
 /// The settings that a connection would be opened with, as far as tools need them.
 ///
@@ -48,7 +48,7 @@ pub struct EffectiveSettings {
     /// The lock; `None` with `lock=local`, and for a database in memory or a temporary one.
     pub lock: Option<LockName>,
     /// How long a lease lasts unless it is renewed.
-    pub lease_duration: Duration,
+    pub lock_expiration: Duration,
     /// How long a write waits for the lock.
     pub lock_timeout: Duration,
     /// What the connection may do with the file.
@@ -90,7 +90,7 @@ impl EffectiveSettings {
                 table,
             }),
             path,
-            lease_duration: settings.lease,
+            lock_expiration: settings.terms.expiration,
             lock_timeout: settings.timeout,
             access: match mode {
                 Some(OpenMode::ReadOnly) => FileAccess::ReadOnly,

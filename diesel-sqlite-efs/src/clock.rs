@@ -1,43 +1,64 @@
 //! The one source of time, so that tests can hold it still or let it jump.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The longest that anybody waits: a moment so far away can still be computed.
+/// The longest that anybody waits: a time so far away can still be computed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Both clocks of this host, read at one moment.
+/// A time as whole seconds of the Unix epoch, rounded down; zero before 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    (time.duration_since(UNIX_EPOCH)).map_or(0, |since| since.as_secs())
+}
+
+/// So many seconds after the beginning of 1970, or as many as a time can be after it.
+pub(crate) fn from_unix_seconds(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.min(i64::MAX.unsigned_abs()))
+}
+
+/// Both clocks of a host, read at the same time.
 ///
 /// A lease is over as soon as *either* clock says so: the monotonic one may stand still while a
 /// sandbox is frozen, the wall clock may be stepped by NTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+#[non_exhaustive]
+pub struct Timestamp {
     /// Time since some fixed, arbitrary point; never goes back.
     pub monotonic: Duration,
     /// Time since the Unix epoch, as this host believes it to be.
     pub wall: Duration,
 }
 
-impl Moment {
+impl Timestamp {
+    /// `monotonic` since an arbitrary point, `wall` since the Unix epoch.
+    pub const fn new(monotonic: Duration, wall: Duration) -> Self {
+        Self { monotonic, wall }
+    }
+
     /// The longer of the two times that have passed since `earlier`; zero where a clock went back.
-    pub fn elapsed_since(&self, earlier: Moment) -> Duration {
+    pub fn elapsed_since(&self, earlier: Timestamp) -> Duration {
         let monotonic = self.monotonic.saturating_sub(earlier.monotonic);
         let wall = self.wall.saturating_sub(earlier.wall);
         monotonic.max(wall)
     }
+
+    /// The wall clock's time.
+    pub fn system_time(&self) -> SystemTime {
+        UNIX_EPOCH + self.wall
+    }
 }
 
-/// Where the crate reads the time from: this host's clocks, or a clock that a test moves.
+/// Where the crate reads the time from: this host's clocks, or a [`ManualClock`].
 ///
-/// Cloning is cheap; clones of a manual clock show the same time.
+/// Cloning is cheap. Clones show the same time.
 #[derive(Clone)]
 pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
     System,
-    Manual(Arc<Mutex<Moment>>),
+    Manual(ManualClock),
 }
 
 impl Clock {
@@ -46,57 +67,27 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// A clock that stands still until [`advance`](Self::advance) or [`set`](Self::set) moves it.
-    pub fn manual(start: Moment) -> Self {
-        Self(Source::Manual(Arc::new(Mutex::new(start))))
-    }
-
-    /// One that shows 1,000,000 s since the Unix epoch.
-    #[cfg(test)]
-    pub(crate) fn standing_still() -> Self {
-        Self::manual(Moment {
-            monotonic: Duration::ZERO,
-            wall: Duration::from_secs(1_000_000),
-        })
-    }
-
     /// Both clocks now.
-    pub fn now(&self) -> Moment {
-        /// One for the process: connections compare moments when they hand a lease on.
+    pub fn now(&self) -> Timestamp {
+        /// One for the process: connections compare times when they hand off a lease.
         static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
         match &self.0 {
-            Source::System => Moment {
-                monotonic: ORIGIN.elapsed(),
-                wall: SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default(),
-            },
-            Source::Manual(moment) => *moment.lock().unwrap_or_else(PoisonError::into_inner),
+            Source::System => {
+                let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+                Timestamp::new(ORIGIN.elapsed(), wall.unwrap_or_default())
+            }
+            Source::Manual(clock) => clock.now(),
         }
     }
 
-    /// Whether both show the same time, so that moments read from one mean the same to the other.
+    /// Whether both show the same time, so that times read from one mean the same to the other.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Source::System, Source::System) => true,
-            (Source::Manual(ours), Source::Manual(theirs)) => Arc::ptr_eq(ours, theirs),
+            (Source::Manual(ours), Source::Manual(theirs)) => {
+                Arc::ptr_eq(&ours.current, &theirs.current)
+            }
             _ => false,
-        }
-    }
-
-    /// Lets the same time pass on both clocks of a manual clock; no effect on the system's.
-    pub fn advance(&self, time: Duration) {
-        let now = self.now();
-        self.set(Moment {
-            monotonic: now.monotonic + time,
-            wall: now.wall + time,
-        });
-    }
-
-    /// Sets both clocks of a manual clock, forwards or back; no effect on the system's.
-    pub fn set(&self, moment: Moment) {
-        if let Source::Manual(current) = &self.0 {
-            *current.lock().unwrap_or_else(PoisonError::into_inner) = moment;
         }
     }
 }
@@ -109,10 +100,79 @@ impl Default for Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Source::System => "Clock::system",
-            Source::Manual(_) => "Clock::manual",
-        })
+        match &self.0 {
+            Source::System => f.write_str("Clock::system"),
+            Source::Manual(clock) => clock.fmt(f),
+        }
+    }
+}
+
+/// A clock for tests: it stands still until the test moves it.
+///
+/// Cloning is cheap. Clones, and the [`Clock`]s that [`clock`](Self::clock) returns, show the same
+/// time.
+///
+/// ```
+/// use std::time::Duration;
+/// use diesel_sqlite_efs::{ManualClock, Timestamp};
+///
+/// let time = ManualClock::new(Timestamp::new(Duration::ZERO, Duration::from_secs(1_000_000)));
+/// let clock = time.clock(); // for `EfsConfig::clock`
+/// time.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now().monotonic, Duration::from_secs(60));
+/// ```
+#[derive(Clone)]
+pub struct ManualClock {
+    current: Arc<Mutex<Timestamp>>,
+}
+
+impl ManualClock {
+    /// A clock that shows `start`.
+    pub fn new(start: Timestamp) -> Self {
+        Self {
+            current: Arc::new(Mutex::new(start)),
+        }
+    }
+
+    /// One that shows 1,000,000 s since the Unix epoch.
+    #[cfg(test)]
+    pub(crate) fn standing_still() -> Self {
+        Self::new(Timestamp::new(
+            Duration::ZERO,
+            Duration::from_secs(1_000_000),
+        ))
+    }
+
+    /// This clock, to be read from.
+    pub fn clock(&self) -> Clock {
+        Clock(Source::Manual(self.clone()))
+    }
+
+    /// The time that it shows.
+    pub fn now(&self) -> Timestamp {
+        *self.current()
+    }
+
+    /// Lets the same time pass on the monotonic and on the wall clock, as in a process that was
+    /// frozen.
+    pub fn advance(&self, time: Duration) {
+        let mut current = self.current();
+        *current = Timestamp::new(current.monotonic + time, current.wall + time);
+    }
+
+    /// Sets both clocks, each forwards or back, as when NTP steps a wall clock.
+    pub fn set(&self, time: Timestamp) {
+        *self.current() = time;
+    }
+
+    fn current(&self) -> MutexGuard<'_, Timestamp> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ManualClock").field(&self.now()).finish()
     }
 }
 
@@ -123,30 +183,21 @@ mod tests {
     #[test]
     fn elapsed_time_is_the_longer_of_the_two_clocks() {
         let second = Duration::from_secs;
-        let start = Moment {
-            monotonic: second(5),
-            wall: second(1_000),
-        };
-        let frozen = Moment {
-            monotonic: second(6),
-            wall: second(1_060),
-        };
-        let stepped_back = Moment {
-            monotonic: second(9),
-            wall: second(400),
-        };
+        let start = Timestamp::new(second(5), second(1_000));
+        let frozen = Timestamp::new(second(6), second(1_060));
+        let stepped_back = Timestamp::new(second(9), second(400));
         assert_eq!(frozen.elapsed_since(start), second(60));
         assert_eq!(stepped_back.elapsed_since(start), second(4));
     }
 
     #[test]
     fn clones_of_a_manual_clock_show_the_same_time() {
-        let clock = Clock::manual(Moment {
-            monotonic: Duration::ZERO,
-            wall: Duration::from_secs(7),
-        });
-        let twin = clock.clone();
-        clock.advance(Duration::from_secs(3));
+        let time = ManualClock::new(Timestamp::new(Duration::ZERO, Duration::from_secs(7)));
+        let (twin, clock) = (time.clone(), time.clock());
+        time.advance(Duration::from_secs(3));
         assert_eq!(twin.now().wall, Duration::from_secs(10));
+        assert_eq!(clock.now(), twin.now());
+        assert!(clock.is_same(&twin.clock()));
+        assert!(!clock.is_same(&ManualClock::new(time.now()).clock()));
     }
 }

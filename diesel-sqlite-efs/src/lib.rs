@@ -27,8 +27,10 @@
 //! - [`EfsConfig`]: all settings, their URL parameters, environment variables and defaults.
 //! - [`EfsSqliteConnection`]: transactions, errors, threads and runtimes.
 //! - [`LockError`]: what can go wrong, and whether trying again is safe.
-//! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made.
-//! - [`DynamoDbLockClient`]: the lock alone, for other work that only one process may do at a time.
+//! - [`LockItem`] and [`DynamoDbLockStore`]: the table, the permissions, how requests are made,
+//!   [an AWS configuration of your own](DynamoDbLockStoreBuilder).
+//! - [`LockStore`]: how to keep the lock elsewhere than in DynamoDB.
+//! - [`LockClient`]: the lock alone, for other work that only one process may do at a time.
 //! - [`InMemoryLockStore`]: for the tests of applications.
 //! - [`admin`]: for tools that examine a database and its lock. The program `efs-sqlite`, a package of
 //!   its own, is one.
@@ -40,6 +42,7 @@
 //! | `bundled` | yes | SQLite compiled in; without it the system's is linked, 3.34.1 or newer |
 //! | `migrations` | no | `EfsSqliteConnection::run_migrations` and `revert_migrations`, each call under one lease |
 //! | `r2d2` | no | connection pools: `EfsConnectionManager`, and Diesel's `ConnectionManager` |
+//! | `testing` | no | for this repository's own tests: unstable |
 //! | `tracing` | no | events and spans of the lock and of migrations, under `diesel_sqlite_efs::lock` and `::migration` |
 //!
 //! # Follow one write
@@ -52,40 +55,40 @@
 //! 3. `vfs/ffi/`: SQLite asks its VFS for a lock level, a write, a deletion.
 //! 4. `vfs/main_file.rs`, `vfs/journal_file.rs`: what each of them does to the file, without pointers.
 //! 5. `write_lock/`: may it? The decisions.
-//! 6. `client.rs`: a lease for the lock, kept renewed.
-//! 7. `lease/`: acquire, hold, confirm, release.
-//! 8. `store/`: each as one conditional `PutItem` or `DeleteItem`.
+//! 6. `lease/`: `client.rs`, `acquire.rs` and `requests.rs` get a lease, `lease.rs` confirms and
+//!    releases it; `phase.rs` has its life.
+//! 7. `store/`: each as one conditional `PutItem` or `DeleteItem`.
 
 #![deny(unsafe_code)]
 
 pub mod admin;
-mod client;
 mod clock;
 mod config;
 mod connection;
 mod error;
-mod events;
 mod files;
 mod lease;
-mod stats;
 mod store;
-mod url;
+mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod vfs;
 mod write_lock;
 
-pub use client::DynamoDbLockClient;
-pub use clock::{Clock, Moment};
+pub use clock::{Clock, ManualClock, Timestamp};
 pub use config::{EfsConfig, ReadCheck, Synchronous};
 #[cfg(feature = "r2d2")]
 pub use connection::EfsConnectionManager;
 pub use connection::{EfsCursor, EfsSqliteConnection, EfsTransactionManager, TransactionState};
-pub use error::{ConfigError, ConnectError, HolderInfo, LockError, LockName, Problem, StoreError};
-pub use lease::Lease;
-pub use stats::{LockStats, process_lock_stats};
-pub use store::{
-    DeleteAnswer, DynamoDbLockStore, InMemoryLockStore, JournalId, LockItem, LockStore, PutAnswer,
-    PutCondition, SeenItem,
+pub use error::{
+    ConfigError, ConnectError, HolderInfo, LockError, LockName, Problem, SharedError, StoreError,
 };
+pub use lease::{Lease, LockClient, LockClientBuilder};
+pub use store::{
+    DeleteAnswer, DynamoDbLockStore, DynamoDbLockStoreBuilder, InMemoryLockStore, JournalId,
+    LockItem, LockStore, PutAnswer, PutCondition, StoredItem,
+};
+pub use telemetry::stats::{LockStats, process_lock_stats};
 
 // The README's examples are compiled and run with the tests of the documentation.
 #[cfg(doctest)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel_sqlite_efs::admin::{ItemLookup, Probe, RawItem, utc};
-use diesel_sqlite_efs::{SeenItem, StoreError};
+use diesel_sqlite_efs::{StoreError, StoredItem};
 use serde_json::{Value, json};
 
 /// The state of a lock.
@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 pub(crate) enum Lock {
     Free,
     /// By a lease that has not ended by the service's clock.
-    Held(SeenItem),
+    Held(StoredItem),
     /// A writer did not release its lease; the next writer takes it over.
-    Expired(SeenItem),
+    Expired(StoredItem),
     /// An item that no lock client has written.
     Malformed(RawItem, StoreError),
     /// By an item that the service does not return.
@@ -28,7 +28,7 @@ impl Lock {
             ItemLookup::Found(item) => item,
         };
         let read = item.parse().and_then(|seen| {
-            let until = seen.expires_at_seconds()?;
+            let until = seconds(seen.lease_end()?);
             Ok((seen, until))
         });
         match read {
@@ -48,7 +48,7 @@ impl Lock {
         }
     }
 
-    pub(crate) fn seen(&self) -> Option<&SeenItem> {
+    pub(crate) fn seen(&self) -> Option<&StoredItem> {
         match self {
             Self::Held(seen) | Self::Expired(seen) => Some(seen),
             Self::Free | Self::Malformed(..) | Self::Hidden => None,
@@ -57,18 +57,17 @@ impl Lock {
 
     /// In one line.
     pub(crate) fn summary(&self, now: f64) -> String {
-        let until = |seen: &SeenItem| seen.expires_at_seconds().unwrap_or_default();
         match self {
             Self::Free => "free: no item stands at the key".to_owned(),
             Self::Held(seen) => format!(
                 "held by {}, until {} unless it is renewed",
                 name(seen),
-                moment(until(seen), now)
+                moment(end(seen), now)
             ),
             Self::Expired(seen) => format!(
                 "left by {}, expired {}; the next writer takes it over",
                 name(seen),
-                moment(until(seen), now)
+                moment(end(seen), now)
             ),
             Self::Malformed(_, error) => error.to_string(),
             Self::Hidden => "an item stands there, but the service does not show it".to_owned(),
@@ -85,10 +84,9 @@ pub(crate) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
         Lock::Held(seen) | Lock::Expired(seen) => {
             field("holder", name(seen));
             if let Some(since) = seen.acquired_at {
-                field("since", moment(since as f64, now));
+                field("since", moment(seconds(since), now));
             }
-            let until = seen.expires_at_seconds().unwrap_or_default();
-            field("until", moment(until, now));
+            field("until", moment(end(seen), now));
             field("lock_id", seen.lock_id.clone());
             if let Some(journal) = seen.committed {
                 field("record", format!("journal {journal} is committed"));
@@ -103,18 +101,23 @@ pub(crate) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
     fields
 }
 
-pub(crate) fn json(seen: &SeenItem) -> Value {
+pub(crate) fn json(seen: &StoredItem) -> Value {
     json!({
         "lock_id": seen.lock_id,
         "holder": seen.holder,
-        "since": seen.acquired_at,
-        "until": seen.expires_at_seconds().ok(),
+        "since": seen.acquired_at.map(|since| seconds(since) as u64),
+        "until": seen.lease_end().ok().map(seconds),
         "committed": seen.committed.map(|journal| journal.to_string()),
     })
 }
 
+/// When the lease ends, in seconds of the Unix epoch; 0 if the item does not say.
+pub(crate) fn end(seen: &StoredItem) -> f64 {
+    seen.lease_end().map_or(0.0, seconds)
+}
+
 /// The holder's name.
-pub(crate) fn name(seen: &SeenItem) -> String {
+pub(crate) fn name(seen: &StoredItem) -> String {
     match &seen.holder {
         Some(name) => format!("`{name}`"),
         None => "a holder without a name (the Python package writes none)".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use diesel_sqlite_efs::{LockName, SeenItem};
+use diesel_sqlite_efs::{LockName, StoredItem};
 use serde_json::json;
 
 use crate::args::Status;
@@ -87,7 +87,7 @@ struct Sightings {
 /// One acquisition of the lock.
 #[derive(Debug)]
 struct Sighting {
-    item: SeenItem,
+    item: StoredItem,
     times: u32,
     ends: BTreeSet<String>,
 }

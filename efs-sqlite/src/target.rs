@@ -27,11 +27,11 @@ impl Target {
                 settings,
                 path,
             }),
-            None => Err(ConfigError::InvalidUrl {
-                url: url.to_owned(),
-                problem: Problem::new("a database in memory, or a temporary one, has no lock")
+            None => Err(ConfigError::invalid_url(
+                url,
+                Problem::new("a database in memory, or a temporary one, has no lock")
                     .with_remedy("give a file"),
-            }),
+            )),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
+use diesel_sqlite_efs::JournalId;
 use diesel_sqlite_efs::admin::{Deletion, ItemLookup, JournalStatus, journal_status};
-use diesel_sqlite_efs::{JournalId, SeenItem};
 
 use crate::args::Unlock;
 use crate::failure::{Failure, Outcome};
@@ -91,7 +91,7 @@ fn confirmed(state: &Lock, now: f64, output: &Output) -> Result<bool, Failure> {
 }
 
 fn question(state: &Lock, now: f64) -> String {
-    let ends = |seen: &SeenItem| (seen.expires_at_seconds().unwrap_or_default() - now).max(0.0);
+    let ends = |seen| (holder::end(seen) - now).max(0.0);
     match state {
         Lock::Held(seen) => format!(
             "The lease of {} has not ended: in {} s it does so by itself, unless the holder is at \

@@ -3,13 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
-use diesel_sqlite_efs::{Clock, Moment};
+use diesel_sqlite_efs::{Clock, ManualClock, Timestamp};
 
 /// A clock that tells what `now` tells: it is asked again every few milliseconds, by a thread that
 /// runs until the process ends.
-pub fn following(now: impl Fn() -> Moment + Send + 'static) -> Clock {
+pub fn following(now: impl Fn() -> Timestamp + Send + 'static) -> Clock {
     const TICK: Duration = Duration::from_millis(5);
-    let clock = Clock::manual(now());
+    let clock = ManualClock::new(now());
     let ticking = clock.clone();
     thread::spawn(move || {
         loop {
@@ -17,5 +17,5 @@ pub fn following(now: impl Fn() -> Moment + Send + 'static) -> Clock {
             ticking.set(now());
         }
     });
-    clock
+    clock.clock()
 }

@@ -157,6 +157,12 @@ impl LockTable {
         Ok(table)
     }
 
+    /// The SDK's client, whose connections belong to a runtime that runs only while this table is
+    /// asked.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.name

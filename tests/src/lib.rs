@@ -2,7 +2,8 @@
 //! processes, scratch directories, the Python package with the same lock.
 //!
 //! Where the fault is in the file system, [`recording`] stands below the crate's VFS; where a test
-//! needs no DynamoDB, [`store`] has a lock table in memory behind a hook. What runs as a
+//! needs no DynamoDB, [`HookedStore`](diesel_sqlite_efs::testing::HookedStore) is a lock table in
+//! memory behind a hook. What runs as a
 //! Lambda function gets its events from a [`lambda::Environment`].
 //! What a person may ask of a test run is in [`options`].
 //!
@@ -25,5 +26,4 @@ pub mod proxy;
 pub mod python;
 pub mod recording;
 pub mod scratch;
-pub mod store;
 mod target;

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use super::sources::{Names, Removed, Setting};
 use super::values::{ReadCheck, StoreKind, Synchronous};
-use crate::lease::renewal_period;
 
 /// Longer times are more likely a mistake in the unit.
 pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// Two renewal periods of a second, the time that one request may take; of longer leases two
+/// periods are two thirds.
+pub(super) const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
 /// All that can be given in a URL or a variable.
 pub(super) const NAMES: [Names; 12] = [
@@ -26,20 +29,24 @@ pub(super) const NAMES: [Names; 12] = [
 ];
 
 /// What could be given once.
-pub(super) const REMOVED: [Removed; 2] = [
+pub(super) const REMOVED: [Removed; 3] = [
     Removed {
-        names: Names {
-            parameter: "lock_commit",
-            variable: Some("SQLITE_LOCK_COMMIT"),
-        },
-        instead: "the lock table confirms every commit",
+        parameter: None,
+        variable: "SQLITE_LOCK_STORE",
+        became: "it is called SQLITE_LOCK now",
+        remedy: "set that one to the same value",
     },
     Removed {
-        names: Names {
-            parameter: "lock_release",
-            variable: Some("SQLITE_LOCK_RELEASE"),
-        },
-        instead: "the lock is released before a commit returns",
+        parameter: Some("lock_commit"),
+        variable: "SQLITE_LOCK_COMMIT",
+        became: "the lock table confirms every commit",
+        remedy: "remove it",
+    },
+    Removed {
+        parameter: Some("lock_release"),
+        variable: "SQLITE_LOCK_RELEASE",
+        became: "the lock is released before a commit returns",
+        remedy: "remove it",
     },
 ];
 
@@ -52,7 +59,7 @@ pub(super) const LOCK_TABLE: Setting<String> = Setting {
 pub(super) const LOCK_EXPIRATION: Setting<Duration> = Setting {
     name: "lock_expiration",
     variable: Some("SQLITE_LOCK_EXPIRATION"),
-    accepts: |lease| *lease <= LONGEST && *lease >= 2 * renewal_period(*lease),
+    accepts: |lease| (SHORTEST_LEASE..=LONGEST).contains(lease),
     valid: "give seconds from 2 to 86400 without a unit, such as `10` or `2.5`; a lease must last \
             two renewal periods, which are a second or more each",
 };
@@ -95,7 +102,7 @@ pub(super) const LOCK_READ_CHECK: Setting<ReadCheck> = Setting {
 };
 pub(super) const LOCK: Setting<StoreKind> = Setting {
     name: "lock",
-    variable: Some("SQLITE_LOCK_STORE"),
+    variable: Some("SQLITE_LOCK"),
     accepts: |_| true,
     valid: "give `dynamodb` or `local`",
 };

@@ -43,9 +43,9 @@ fn resolve(url: &str, variable: Option<(&str, &str)>) -> Result<Settings, Config
 
 /// All that a setting may be, whoever gave it.
 fn is_sane(settings: &Settings) -> bool {
-    (2.0..=86_400.0).contains(&settings.lease.as_secs_f64())
-        && settings.max_hold >= settings.lease
-        && settings.max_hold <= LONGEST
+    (2.0..=86_400.0).contains(&settings.terms.expiration.as_secs_f64())
+        && settings.terms.max_hold >= settings.terms.expiration
+        && settings.terms.max_hold <= LONGEST
         && !settings.timeout.is_zero()
         && settings.timeout <= LONGEST
         && settings.max_attempts != Some(0)

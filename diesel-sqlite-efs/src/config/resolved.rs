@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lease_terms::LeaseTerms;
+use super::url::Database;
 use super::values::{ReadCheck, Synchronous};
 use crate::clock::Clock;
 use crate::store::LockStore;
-use crate::url::Database;
 
 /// All settings of a connection, checked.
 #[derive(Debug, Clone)]
@@ -14,16 +15,12 @@ pub(crate) struct Settings {
     pub(crate) database: Database,
     /// [`StoreChoice::Local`] for a database in memory, whatever is configured.
     pub(crate) store: StoreChoice,
-    /// How long a lease lasts unless it is renewed.
-    pub(crate) lease: Duration,
+    pub(crate) terms: LeaseTerms,
     /// How long a write waits for the lease.
     pub(crate) timeout: Duration,
     /// How often a write asks for the lease; `None` is without limit.
     pub(crate) max_attempts: Option<u32>,
     pub(crate) key: String,
-    pub(crate) holder: String,
-    /// How long a lease may be held by renewal; not less than `lease`.
-    pub(crate) max_hold: Duration,
     /// `None`: as the file system demands.
     pub(crate) read_check: Option<ReadCheck>,
     pub(crate) synchronous: Synchronous,

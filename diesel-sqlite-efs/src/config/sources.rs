@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
+use super::url::parameter_in_url;
 use crate::error::ConfigError;
-use crate::url::parameter_in_url;
 
 /// What all variables of ours begin with; others that do are taken for misspelt ones.
 const VARIABLE_PREFIX: &str = "SQLITE_LOCK_";
@@ -25,10 +25,14 @@ pub(super) struct Setting<T> {
 impl<T: Value> Setting<T> {
     /// A method's value, if the setting accepts it.
     pub(super) fn check(&self, value: T) -> Result<T, ConfigError> {
+        self.check_from(Place::Method, value)
+    }
+
+    pub(super) fn check_from(&self, place: Place, value: T) -> Result<T, ConfigError> {
         if (self.accepts)(&value) {
             Ok(value)
         } else {
-            Err(self.invalid(Place::Method, value.text(), self.valid))
+            Err(self.invalid(place, value.text(), self.valid))
         }
     }
 
@@ -42,6 +46,7 @@ impl<T: Value> Setting<T> {
             setting: match (place, self.variable) {
                 (Place::Url, _) => parameter_in_url(self.name),
                 (Place::Environment, Some(name)) => format!("environment variable {name}"),
+                (Place::Client, _) => format!("LockClientBuilder::{}", self.name),
                 (Place::Method | Place::Environment, _) => format!("EfsConfig::{}", self.name),
             },
             value,
@@ -67,21 +72,29 @@ pub(super) struct Names {
 
 /// A setting that is no longer there.
 pub(super) struct Removed {
-    pub(super) names: Names,
+    pub(super) parameter: Option<&'static str>,
+    pub(super) variable: &'static str,
     /// For the error: what became of it.
-    pub(super) instead: &'static str,
+    pub(super) became: &'static str,
+    /// For the error: what to do.
+    pub(super) remedy: &'static str,
 }
 
 /// Where a value was given; the earlier one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
+    /// Of `EfsConfig`.
     Method,
+    /// A method of `LockClientBuilder`.
+    Client,
     Url,
     Environment,
 }
 
 /// The URL's parameters and the environment.
 pub(super) struct Sources<'a> {
+    /// Where a method's value comes from.
+    methods: Place,
     parameters: &'a [(String, String)],
     environment: BTreeMap<OsString, OsString>,
 }
@@ -100,11 +113,12 @@ impl<'a> Sources<'a> {
         let known: Vec<_> = known.iter().filter_map(|names| names.variable).collect();
         for name in environment.keys() {
             let name = name.to_string_lossy();
-            let is_removed = |setting: &&Removed| setting.names.variable == Some(&*name);
+            let is_removed = |setting: &&Removed| *setting.variable == *name;
             if let Some(removed) = removed.iter().find(is_removed) {
                 return Err(ConfigError::RemovedSetting {
                     setting: format!("environment variable {name}"),
-                    instead: removed.instead,
+                    became: removed.became,
+                    remedy: removed.remedy,
                 });
             }
             if name.starts_with(VARIABLE_PREFIX) && !known.contains(&&*name) {
@@ -115,9 +129,24 @@ impl<'a> Sources<'a> {
             }
         }
         Ok(Self {
+            methods: Place::Method,
             parameters,
             environment,
         })
+    }
+
+    /// Those of a lock client: no settings but by its methods, and the rest of the environment.
+    pub(super) fn of_a_client(
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Sources<'static> {
+        let is_setting = |name: &OsStr| name.to_string_lossy().starts_with(VARIABLE_PREFIX);
+        Sources {
+            methods: Place::Client,
+            parameters: &[],
+            environment: (environment.into_iter())
+                .filter(|(name, _)| !is_setting(name))
+                .collect(),
+        }
     }
 
     /// The value in effect: the method's, else the URL's, else the environment's. Values that are
@@ -138,8 +167,8 @@ impl<'a> Sources<'a> {
         method: Option<&T>,
     ) -> Result<Option<(T, Place)>, ConfigError> {
         if let Some(value) = method {
-            let value = setting.check(value.clone())?;
-            return Ok(Some((value, Place::Method)));
+            let value = setting.check_from(self.methods, value.clone())?;
+            return Ok(Some((value, self.methods)));
         }
         for place in [Place::Url, Place::Environment] {
             if let Some(value) = self.at(place, setting)? {
@@ -156,7 +185,7 @@ impl<'a> Sources<'a> {
         setting: &Setting<T>,
     ) -> Result<Option<T>, ConfigError> {
         let text = match place {
-            Place::Method => None,
+            Place::Method | Place::Client => None,
             Place::Url => (self.parameters.iter())
                 .find(|(name, _)| name == setting.name)
                 .map(|(_, value)| OsStr::new(value)),

@@ -1,6 +1,7 @@
 use std::fmt::Debug;
 use std::os::unix::ffi::OsStringExt;
 
+use super::lease_terms::default_holder;
 use super::*;
 use crate::store::InMemoryLockStore;
 
@@ -99,7 +100,7 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
         |config| config.lock_expiration(seconds(20.0)),
         ["30", "40.5"],
         [20.0, 30.0, 40.5, 10.0].map(seconds),
-        |settings| settings.lease,
+        |settings| settings.terms.expiration,
     );
     assert_precedence(
         ("lock_timeout", Some("SQLITE_LOCK_TIMEOUT")),
@@ -128,14 +129,14 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
         |config| config.lock_holder("of method"),
         ["of%20url", "of variable"],
         ["of method", "of url", "of variable", &host].map(str::to_owned),
-        |settings| settings.holder,
+        |settings| settings.terms.holder,
     );
     assert_precedence(
         ("lock_max_hold", Some("SQLITE_LOCK_MAX_HOLD")),
         |config| config.lock_max_hold(seconds(20.0)),
         ["30", "40"],
         [20.0, 30.0, 40.0, 900.0].map(seconds),
-        |settings| settings.max_hold,
+        |settings| settings.terms.max_hold,
     );
     assert_precedence(
         ("lock_read_check", Some("SQLITE_LOCK_READ_CHECK")),
@@ -284,16 +285,21 @@ fn values_that_are_no_number_zero_negative_or_absurd_are_refused_with_what_to_gi
 #[test]
 fn a_setting_that_is_gone_is_refused_with_what_became_of_it() {
     for removed in &REMOVED {
-        let name = removed.names.parameter;
-        let variable = removed.names.variable.expect("it had one");
-        let in_url = EfsConfig::from_url(&format!("app.db?{name}=clock")).map(drop);
+        let in_url = removed.parameter.map(|name| {
+            let refused = EfsConfig::from_url(&format!("app.db?{name}=clock"));
+            (name, refused.map(drop))
+        });
         let in_environment = (EfsConfig::new("app.db").lock_local())
-            .resolve_in([(variable.into(), "clock".into())])
+            .resolve_in([(removed.variable.into(), "clock".into())])
             .map(drop);
-        for (result, place) in [(in_url, name), (in_environment, variable)] {
+        for (place, result) in in_url
+            .into_iter()
+            .chain([(removed.variable, in_environment)])
+        {
             let error = result.expect_err(place).to_string();
             assert!(error.contains(place), "{error}");
-            assert!(error.ends_with("; remove it"), "{error}");
+            let advice = format!(": {}; {}", removed.became, removed.remedy);
+            assert!(error.ends_with(&advice), "{error}");
         }
     }
 }
@@ -360,14 +366,14 @@ fn times_with_three_decimals_are_read_exactly() {
 }
 
 #[test]
-fn every_lease_that_is_accepted_lasts_two_renewal_periods() {
+fn a_lease_lasts_two_seconds_at_least() {
     let mut accepted = 0;
     for milliseconds in 1..5_000 {
         let lease = Duration::from_millis(milliseconds);
         match with_table(|c| c.lock_expiration(lease), "", &[]) {
             Ok(settings) => {
                 accepted += 1;
-                assert!(settings.lease >= 2 * crate::lease::renewal_period(lease));
+                assert!(settings.terms.expiration >= 2 * settings.terms.renewal_period());
             }
             Err(_) => assert!(lease < Duration::from_secs(2), "{lease:?}"),
         }
@@ -394,9 +400,9 @@ fn the_longest_hold_is_never_shorter_than_the_lease() {
     );
 
     let equal = with_table(unchanged, "lock_expiration=7&lock_max_hold=7", &[]).unwrap();
-    assert_eq!(equal.max_hold, equal.lease);
+    assert_eq!(equal.terms.max_hold, equal.terms.expiration);
     let long_lease = with_table(unchanged, "lock_expiration=2000", &[]).unwrap();
-    assert_eq!(long_lease.max_hold, seconds(2_000.0));
+    assert_eq!(long_lease.terms.max_hold, seconds(2_000.0));
 }
 
 #[test]
@@ -410,12 +416,7 @@ fn a_file_without_a_lock_table_is_refused() {
         ConfigError::NoTable
     );
     assert_eq!(
-        settings(
-            unchanged,
-            "lock=dynamodb",
-            &[("SQLITE_LOCK_STORE", "local")]
-        )
-        .unwrap_err(),
+        settings(unchanged, "lock=dynamodb", &[("SQLITE_LOCK", "local")]).unwrap_err(),
         ConfigError::NoTable
     );
 }
@@ -423,7 +424,7 @@ fn a_file_without_a_lock_table_is_refused() {
 #[test]
 fn the_first_place_that_says_anything_about_the_store_decides() {
     const TABLE: (&str, &str) = ("SQLITE_LOCK_DYNAMODB_TABLE", "env");
-    const LOCAL: (&str, &str) = ("SQLITE_LOCK_STORE", "local");
+    const LOCAL: (&str, &str) = ("SQLITE_LOCK", "local");
     type Method = fn(EfsConfig) -> EfsConfig;
     type Case = (
         Method,
@@ -465,10 +466,10 @@ fn a_table_and_a_local_lock_in_one_place_contradict_each_other() {
     );
     let variables = [
         ("SQLITE_LOCK_DYNAMODB_TABLE", "locks"),
-        ("SQLITE_LOCK_STORE", "local"),
+        ("SQLITE_LOCK", "local"),
     ];
     let error = settings(unchanged, "", &variables).unwrap_err();
-    let place = "environment variable SQLITE_LOCK_STORE";
+    let place = "environment variable SQLITE_LOCK";
     assert_invalid(error, place, "local", "table `locks`");
 }
 
@@ -598,7 +599,7 @@ fn a_path_too_long_for_a_key_asks_for_one() {
 fn the_default_holder_is_the_sandbox_on_lambda_and_the_process_elsewhere() {
     let function = ("AWS_LAMBDA_FUNCTION_NAME", "polls");
     let sandbox = ("AWS_LAMBDA_LOG_STREAM_NAME", "2026/11/22/[$LATEST]0a1b");
-    let holder = |variables: &[_]| with_table(unchanged, "", variables).unwrap().holder;
+    let holder = |variables: &[_]| with_table(unchanged, "", variables).unwrap().terms.holder;
     assert_eq!(
         holder(&[function, sandbox]),
         "polls 2026/11/22/[$LATEST]0a1b"
@@ -717,12 +718,10 @@ fn a_path_with_a_nul_byte_is_refused() {
 
 #[test]
 fn what_only_methods_can_set_arrives() {
-    let clock = Clock::manual(crate::clock::Moment {
-        monotonic: Duration::ZERO,
-        wall: seconds(7.0),
-    });
+    let clock =
+        crate::clock::ManualClock::new(crate::clock::Timestamp::new(Duration::ZERO, seconds(7.0)));
     let settings = with_table(
-        |c| (c.base_vfs("unix-none").clock(clock.clone())).assume_network_file_system(true),
+        |c| (c.base_vfs("unix-none").clock(clock.clock())).assume_network_file_system(true),
         "",
         &[],
     )

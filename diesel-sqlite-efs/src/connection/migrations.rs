@@ -11,7 +11,7 @@ use diesel_migrations::MigrationHarness;
 use super::EfsSqliteConnection;
 use super::state::Pin;
 use super::transaction_state::is_retryable;
-use crate::events::MigrationSpeaker;
+use crate::telemetry::events::MigrationEvents;
 
 /// Migrations, each call under one lease. The page docs/migrations.md shows them at work.
 ///
@@ -166,18 +166,18 @@ impl Told<'_> {
         let lock = self.0.state.lock();
         let key = lock.map(|lock| lock.lock_name().key.clone());
         let name = migration.name().to_string();
-        let speaker = MigrationSpeaker {
+        let events = MigrationEvents {
             key: key.as_deref(),
             migration: &name,
             direction,
         };
         let began = Instant::now();
-        speaker.started();
+        events.started();
         let result = change(self.0);
         match &result {
-            Ok(_) if direction == "up" => speaker.applied(began.elapsed()),
-            Ok(_) => speaker.reverted(began.elapsed()),
-            Err(_) => speaker.failed(began.elapsed()),
+            Ok(_) if direction == "up" => events.applied(began.elapsed()),
+            Ok(_) => events.reverted(began.elapsed()),
+            Err(_) => events.failed(began.elapsed()),
         }
         result.map_err(|error| unhidden(self.0, error))
     }

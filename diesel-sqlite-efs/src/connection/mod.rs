@@ -41,7 +41,7 @@ pub use self::transaction_manager::EfsTransactionManager;
 pub use self::transaction_state::TransactionState;
 use crate::config::EfsConfig;
 use crate::error::{ConnectError, LockError, LockName};
-use crate::stats::LockStats;
+use crate::telemetry::stats::LockStats;
 
 /// A [`SqliteConnection`] to a database on a network file system that many hosts write to.
 ///

@@ -14,13 +14,13 @@ use diesel::sqlite::SqliteConnection;
 
 use super::diagnosis::{diagnose, obstacle};
 use super::state::ConnectionState;
-use crate::client::DynamoDbLockClient;
 use crate::clock::FOREVER;
-use crate::config::{EfsConfig, ReadCheck, Settings, StoreChoice, Synchronous};
+use crate::config::url::Database;
+use crate::config::{EfsConfig, LeaseTerms, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError, Problem};
 use crate::files::fs_kind::{FileSystem, network_file_system};
-use crate::store::{DynamoDbLockStore, LocalLockStore, LockStore};
-use crate::url::Database;
+use crate::lease::LockClient;
+use crate::store::{DynamoDbLockStore, LockStore, NoLock};
 use crate::vfs::{Admission, open_admitted, shim_over};
 use crate::write_lock::{WriteLock, WriteLockSettings};
 
@@ -53,7 +53,7 @@ pub(super) fn establishing<C: Connection>(
 #[derive(Debug, Clone)]
 pub(super) struct Opener {
     settings: Settings,
-    client: DynamoDbLockClient,
+    client: LockClient,
 }
 
 impl Opener {
@@ -79,7 +79,7 @@ impl Opener {
 
 fn open_file(
     settings: &Settings,
-    client: &DynamoDbLockClient,
+    client: &LockClient,
     path: &Path,
 ) -> Result<(SqliteConnection, ConnectionState), ConnectError> {
     let network = network(settings, path)?;
@@ -196,7 +196,7 @@ fn read_check_for(network: Option<&str>) -> ReadCheck {
 fn store(choice: &StoreChoice) -> Arc<dyn LockStore> {
     type Stores = HashMap<String, Weak<DynamoDbLockStore>>;
     static BY_TABLE: LazyLock<Mutex<Stores>> = LazyLock::new(Mutex::default);
-    static LOCAL: LazyLock<Arc<LocalLockStore>> = LazyLock::new(|| Arc::new(LocalLockStore));
+    static LOCAL: LazyLock<Arc<NoLock>> = LazyLock::new(|| Arc::new(NoLock));
     match choice {
         StoreChoice::Custom(store) => store.clone(),
         StoreChoice::Local => LOCAL.clone(),
@@ -212,17 +212,17 @@ fn store(choice: &StoreChoice) -> Arc<dyn LockStore> {
     }
 }
 
-fn client(settings: &Settings) -> DynamoDbLockClient {
-    let (lease, max_hold) = match settings.store {
+fn client(settings: &Settings) -> LockClient {
+    let terms = match settings.store {
         // Nobody takes over a local lock: SQLite's file locks end with the process that holds them.
-        StoreChoice::Local => (FOREVER, Duration::ZERO),
-        _ => (settings.lease, settings.max_hold),
+        StoreChoice::Local => LeaseTerms {
+            expiration: FOREVER,
+            max_hold: Duration::ZERO,
+            ..settings.terms.clone()
+        },
+        _ => settings.terms.clone(),
     };
-    DynamoDbLockClient::with_store(store(&settings.store))
-        .lease_duration(lease)
-        .max_hold(max_hold)
-        .holder(settings.holder.clone())
-        .clock(settings.clock.clone())
+    LockClient::new(store(&settings.store), terms, settings.clock.clone())
 }
 
 /// Why the file could not be used, if that is why the connection failed to open.

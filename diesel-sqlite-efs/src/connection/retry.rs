@@ -82,7 +82,7 @@ impl Repeats {
         if start >= until || !lock.is_in_time(start, self.writes) {
             let spent = first_failure.elapsed();
             client
-                .speaker(key)
+                .events(key)
                 .transaction_gave_up(self.runs_done, spent, &told);
             return false;
         }
@@ -90,7 +90,7 @@ impl Repeats {
         client.count_retry();
         let attempt = self.runs_done + 1;
         client
-            .speaker(key)
+            .events(key)
             .transaction_retried(attempt, pause, &told);
         true
     }

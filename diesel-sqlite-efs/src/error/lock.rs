@@ -3,23 +3,43 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind};
 use thiserror::Error;
 
 use super::{ConfigError, Problem, StoreError};
+use crate::clock::unix_seconds;
 
-/// Which lock an error speaks of.
+/// Which lock an error is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LockName {
-    /// The database file; empty for a [`DynamoDbLockClient`](crate::DynamoDbLockClient) used on
+    /// The database file; empty for a [`LockClient`](crate::LockClient) used on
     /// its own.
     pub database: PathBuf,
     /// The value of `pk`.
     pub key: String,
     /// The lock table.
     pub table: String,
+}
+
+impl LockName {
+    /// The lock with this key in this table, without a database.
+    pub fn new(key: impl Into<String>, table: impl Into<String>) -> Self {
+        Self {
+            database: PathBuf::new(),
+            key: key.into(),
+            table: table.into(),
+        }
+    }
+
+    /// As the lock of a database file.
+    #[must_use]
+    pub fn with_database(mut self, path: impl Into<PathBuf>) -> Self {
+        self.database = path.into();
+        self
+    }
 }
 
 impl fmt::Display for LockName {
@@ -31,25 +51,26 @@ impl fmt::Display for LockName {
     }
 }
 
-/// Who holds a lease, as far as its item tells.
-#[derive(Debug, Clone, PartialEq)]
+/// The holder of a lease, as far as the lock item tells. By default, nothing is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HolderInfo {
     /// The holder's name; `None` for the Python package, which writes none.
     pub name: Option<String>,
-    /// Since when, epoch seconds.
-    pub since: Option<u64>,
-    /// Until when unless it is renewed, epoch seconds.
-    pub until: Option<f64>,
+    /// Since when, to the second.
+    pub since: Option<SystemTime>,
+    /// Until when, unless it is renewed.
+    pub until: Option<SystemTime>,
 }
 
 impl fmt::Display for HolderInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`", self.name.as_deref().unwrap_or("unnamed"))?;
         if let Some(since) = self.since {
-            write!(f, " since {}", Utc(since as f64))?;
+            write!(f, " since {}", Utc::at(since))?;
         }
         if let Some(until) = self.until {
-            write!(f, " until {}", Utc(until))?;
+            write!(f, " until {}", Utc::at(until))?;
         }
         Ok(())
     }
@@ -57,6 +78,12 @@ impl fmt::Display for HolderInfo {
 
 /// A time of the Unix epoch, shown as `2026-11-22T08:25:00Z`.
 pub(crate) struct Utc(pub(crate) f64);
+
+impl Utc {
+    pub(crate) fn at(time: SystemTime) -> Self {
+        Self(unix_seconds(time) as f64)
+    }
+}
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,6 +127,7 @@ pub enum LockError {
         holder.as_ref().map_or_else(|| "another connection".to_owned(), ToString::to_string),
         waited.as_millis()
     )]
+    #[non_exhaustive]
     Busy {
         /// Which lock.
         lock: Arc<LockName>,
@@ -114,6 +142,7 @@ pub enum LockError {
     /// or leaves less time than the requests of a write take at the fastest: the write was not
     /// begun. Trying again needs a later deadline.
     #[error("the deadline has passed or is too near, the write was not begun ({lock})")]
+    #[non_exhaustive]
     DeadlinePassed {
         /// Which lock.
         lock: Arc<LockName>,
@@ -124,6 +153,7 @@ pub enum LockError {
         "the database file is locked by another process; gave up after {} ms ({lock})",
         waited.as_millis()
     )]
+    #[non_exhaustive]
     FileLocked {
         /// Which lock.
         lock: Arc<LockName>,
@@ -133,6 +163,7 @@ pub enum LockError {
     /// The lease ended, or somebody else holds it now. The transaction was rolled back or will be
     /// by the next writer; nothing of it will be seen. Trying again is safe.
     #[error("the write lease was lost: {reason}; the transaction is rolled back ({lock})")]
+    #[non_exhaustive]
     LeaseLost {
         /// Which lock.
         lock: Arc<LockName>,
@@ -142,6 +173,7 @@ pub enum LockError {
     /// The transaction had read a state that somebody has changed since, and now asked to write.
     /// Nothing was changed; trying the whole transaction again is safe.
     #[error("the transaction read a state that is no longer current; run it again ({lock})")]
+    #[non_exhaustive]
     StaleSnapshot {
         /// Which lock.
         lock: Arc<LockName>,
@@ -149,6 +181,7 @@ pub enum LockError {
     /// A read met a commit in progress, which file locks should have kept out. Trying the whole
     /// transaction again is safe.
     #[error("a page changed while the transaction was reading; run it again ({lock})")]
+    #[non_exhaustive]
     TornRead {
         /// Which lock.
         lock: Arc<LockName>,
@@ -156,6 +189,7 @@ pub enum LockError {
     /// The store cannot grant the lease, or refuses to confirm a commit under it. See [`StoreError`]
     /// for the cause and what to do. Nothing was changed.
     #[error("cannot take or keep the write lock: {source} ({lock})")]
+    #[non_exhaustive]
     Store {
         /// Which lock.
         lock: Arc<LockName>,
@@ -168,6 +202,7 @@ pub enum LockError {
     #[error(
         "the lock was not released and blocks other writers until its lease has run out: {source} ({lock})"
     )]
+    #[non_exhaustive]
     NotReleased {
         /// Which lock.
         lock: Arc<LockName>,
@@ -178,6 +213,7 @@ pub enum LockError {
     /// full, somebody has switched the database to WAL mode, the file system fails. Nothing was
     /// changed.
     #[error("the database's files cannot be used: {reason} ({lock})")]
+    #[non_exhaustive]
     File {
         /// Which lock.
         lock: Arc<LockName>,
@@ -189,6 +225,7 @@ pub enum LockError {
     #[error(
         "the outcome of the commit is unknown: {reason}; the transaction is either whole or not there at all, read before trying again ({lock})"
     )]
+    #[non_exhaustive]
     OutcomeUnknown {
         /// Which lock.
         lock: Arc<LockName>,
@@ -200,12 +237,44 @@ pub enum LockError {
     Config(ConfigError),
     /// The transaction ended before, by the error that is given; this statement was not run.
     #[error("the transaction has been rolled back, this statement was not run: {cause}")]
+    #[non_exhaustive]
     Aborted {
         /// What ended the transaction.
         cause: String,
         /// Whether running the whole transaction again is safe and may succeed.
         retryable: bool,
     },
+}
+
+/// For tests of how an application treats these errors; the crate's own have all details.
+impl LockError {
+    /// A [`Busy`](Self::Busy) without a holder, after one attempt and no waiting.
+    pub fn busy(lock: impl Into<Arc<LockName>>) -> Self {
+        Self::Busy {
+            lock: lock.into(),
+            holder: None,
+            waited: Duration::ZERO,
+            attempts: 1,
+        }
+    }
+
+    /// A [`DeadlinePassed`](Self::DeadlinePassed).
+    pub fn deadline_passed(lock: impl Into<Arc<LockName>>) -> Self {
+        Self::DeadlinePassed { lock: lock.into() }
+    }
+
+    /// A [`StaleSnapshot`](Self::StaleSnapshot).
+    pub fn stale_snapshot(lock: impl Into<Arc<LockName>>) -> Self {
+        Self::StaleSnapshot { lock: lock.into() }
+    }
+
+    /// An [`OutcomeUnknown`](Self::OutcomeUnknown).
+    pub fn outcome_unknown(lock: impl Into<Arc<LockName>>, reason: impl Into<String>) -> Self {
+        Self::OutcomeUnknown {
+            lock: lock.into(),
+            reason: reason.into(),
+        }
+    }
 }
 
 impl LockError {
@@ -255,7 +324,7 @@ impl LockError {
         )
     }
 
-    /// Which lock the error speaks of.
+    /// The lock that the error is about.
     pub fn lock(&self) -> Option<&LockName> {
         match self {
             Self::Busy { lock, .. }

@@ -8,18 +8,21 @@ use thiserror::Error;
 
 use super::{LockError, Problem};
 
-/// What is wrong with the settings or with the database file; trying again does not help.
+/// What is wrong with the settings or with the database file. Nothing was changed; trying again does
+/// not help until it is fixed.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The URL holds a parameter that is none of ours.
+    /// The URL holds a parameter that does not exist.
+    #[non_exhaustive]
     UnknownParameter {
         /// As written.
         name: String,
         /// The nearest one that exists, if any is near.
         suggestion: Option<String>,
     },
-    /// An environment variable that begins like ours is none of ours.
+    /// An environment variable begins with `SQLITE_LOCK_` and does not exist.
+    #[non_exhaustive]
     UnknownVariable {
         /// As set.
         name: String,
@@ -27,13 +30,17 @@ pub enum ConfigError {
         suggestion: Option<String>,
     },
     /// A setting of an earlier version.
+    #[non_exhaustive]
     RemovedSetting {
         /// Its name and where it was given, such as "`lock_commit` in the database URL".
         setting: String,
         /// What became of it.
-        instead: &'static str,
+        became: &'static str,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A value that the setting cannot take.
+    #[non_exhaustive]
     InvalidValue {
         /// The setting and where the value came from, such as
         /// "`lock_timeout` in the database URL".
@@ -43,16 +50,18 @@ pub enum ConfigError {
         /// What would be valid.
         problem: String,
     },
-    /// No lock table was named.
+    /// No lock table is set.
     NoTable,
     /// The URL is not one of a database file.
+    #[non_exhaustive]
     InvalidUrl {
         /// As given.
         url: String,
         /// What is wrong and what to do.
         problem: Problem,
     },
-    /// A SQLite URI parameter that would go round the lock.
+    /// A SQLite URI parameter that would bypass the lock.
+    #[non_exhaustive]
     ForbiddenParameter {
         /// `vfs`, `nolock`, `immutable`, `cache`, ..
         name: String,
@@ -60,6 +69,7 @@ pub enum ConfigError {
         reason: Problem,
     },
     /// `lock=local` on a file system that several machines share.
+    #[non_exhaustive]
     LocalLockOnNetwork {
         /// The database.
         path: PathBuf,
@@ -69,6 +79,7 @@ pub enum ConfigError {
     /// Another lock protects the database than the one that is set. Writers that take different
     /// locks do not keep each other out, so the first of them leaves a file beside the database
     /// that names its own.
+    #[non_exhaustive]
     OtherLock {
         /// The database.
         path: PathBuf,
@@ -79,7 +90,8 @@ pub enum ConfigError {
         /// The file that names the first.
         file: PathBuf,
     },
-    /// A statement that would go round the lock.
+    /// A statement that would bypass the lock.
+    #[non_exhaustive]
     ForbiddenStatement {
         /// What was asked for.
         statement: String,
@@ -87,6 +99,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// The database file cannot be used.
+    #[non_exhaustive]
     Database {
         /// The database.
         path: PathBuf,
@@ -96,6 +109,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// An [`InvalidUrl`](Self::InvalidUrl): for tools that need more of a URL than a connection does.
+    pub fn invalid_url(url: impl Into<String>, problem: Problem) -> Self {
+        Self::InvalidUrl {
+            url: url.into(),
+            problem,
+        }
+    }
+
     /// What is wrong and what to do, apart.
     pub fn problem(&self) -> Problem {
         match self {
@@ -107,10 +128,12 @@ impl ConfigError {
                 format!("unknown environment variable `{name}`"),
                 suggestion.as_deref(),
             ),
-            Self::RemovedSetting { setting, instead } => {
-                Problem::new(format!("{setting} is no longer a setting: {instead}"))
-                    .with_remedy("remove it")
-            }
+            Self::RemovedSetting {
+                setting,
+                became,
+                remedy,
+            } => Problem::new(format!("{setting} is no longer a setting: {became}"))
+                .with_remedy(*remedy),
             Self::InvalidValue {
                 setting,
                 value,
@@ -194,7 +217,8 @@ pub enum ConnectError {
     /// The settings or the database file are not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A hot journal had to be rolled back first and the lock was not to be had.
+    /// A hot journal had to be rolled back first, and the lock could not be acquired. See
+    /// [`LockError::is_retryable`].
     #[error(transparent)]
     Lock(#[from] LockError),
     /// Diesel or SQLite failed.

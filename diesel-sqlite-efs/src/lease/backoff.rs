@@ -3,27 +3,28 @@
 use std::time::Duration;
 
 /// The pauses between attempts: at SQLite's file locks, at transactions that are run again, and at
-/// the store when an answer was lost or tells nothing of the others ([`pace`](super::pace) otherwise).
+/// the store when an answer was lost or tells nothing of the others ([`WaitPolicy`](super::wait_policy::WaitPolicy) otherwise).
 ///
 /// The bound starts at about one round trip, as the store cannot change faster than we can see it,
 /// doubles with each refusal, and is capped; each pause is drawn evenly between zero and the bound
 /// ("full jitter", <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 #[derive(Debug, Clone)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     bound: Duration,
     cap: Duration,
 }
 
 impl Backoff {
     /// The least first bound, for stores inside the process.
-    pub(crate) const SHORTEST: Duration = Duration::from_millis(2);
+    pub const SHORTEST: Duration = Duration::from_millis(2);
     /// The cap in round trips: a waiter then asks about once in ten of them.
     const CAP_IN_ROUND_TRIPS: u32 = 20;
     /// No cap above this: a lock that became free is seen within a fraction of a second.
     const LONGEST: Duration = Duration::from_millis(250);
 
     /// For a store that answered its last request in `round_trip`.
-    pub(crate) fn new(round_trip: Duration) -> Self {
+    #[inline]
+    pub fn new(round_trip: Duration) -> Self {
         let bound = round_trip.clamp(Self::SHORTEST, Self::LONGEST);
         Self {
             bound,
@@ -32,7 +33,8 @@ impl Backoff {
     }
 
     /// The next pause; `free_in` is when the lease that stands in the way ends at the latest.
-    pub(crate) fn next_pause(
+    #[inline]
+    pub fn next_pause(
         &mut self,
         free_in: Option<Duration>,
         random: &mut fastrand::Rng,
@@ -44,7 +46,6 @@ impl Backoff {
 }
 
 #[cfg(test)]
-#[path = "backoff/properties.rs"] // From wherever this file is included.
 mod properties;
 
 #[cfg(test)]

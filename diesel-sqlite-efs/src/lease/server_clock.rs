@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 
 /// An estimate of the store's clock: this host's wall clock plus an offset.
 ///
@@ -18,7 +18,7 @@ pub(crate) struct ServerClock {
 
 impl ServerClock {
     /// The store's time at `moment`, in seconds of the Unix epoch.
-    pub(crate) fn at(&self, moment: Moment) -> f64 {
+    pub(crate) fn at(&self, moment: Timestamp) -> f64 {
         moment.wall.as_secs_f64()
             + *self
                 .offset_seconds
@@ -33,8 +33,8 @@ impl ServerClock {
     pub(crate) fn learn(
         &self,
         taken_for: f64,
-        sent: Moment,
-        received: Moment,
+        sent: Timestamp,
+        received: Timestamp,
         date: Option<SystemTime>,
     ) -> Duration {
         let Some(date) = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) else {
@@ -56,11 +56,8 @@ impl ServerClock {
 mod tests {
     use super::*;
 
-    fn moment(wall: f64) -> Moment {
-        Moment {
-            monotonic: Duration::ZERO,
-            wall: Duration::from_secs_f64(wall),
-        }
+    fn moment(wall: f64) -> Timestamp {
+        Timestamp::new(Duration::ZERO, Duration::from_secs_f64(wall))
     }
 
     fn date(seconds: u64) -> Option<SystemTime> {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use super::{DeleteAnswer, LockItem, LockStore, PutAnswer, PutCondition, SeenItem};
+use super::{DeleteAnswer, LockItem, LockStore, PutAnswer, PutCondition, StoredItem};
 use crate::clock::Clock;
 use crate::error::StoreError;
 
@@ -14,7 +14,7 @@ use crate::error::StoreError;
 /// other. Meant for the tests of applications; it protects nothing from other processes.
 #[derive(Debug, Default)]
 pub struct InMemoryLockStore {
-    items: Mutex<HashMap<String, SeenItem>>,
+    items: Mutex<HashMap<String, StoredItem>>,
     clock: Clock,
 }
 
@@ -33,19 +33,19 @@ impl InMemoryLockStore {
     }
 
     /// The item at `key`, as it is stored now.
-    pub fn item(&self, key: &str) -> Option<SeenItem> {
+    pub fn item(&self, key: &str) -> Option<StoredItem> {
         self.items().get(key).cloned()
     }
 
     /// Stores an item as it is, as a writer that follows no protocol would, or removes it.
-    pub fn set_item(&self, key: &str, item: Option<SeenItem>) {
+    pub fn set_item(&self, key: &str, item: Option<StoredItem>) {
         match item {
             Some(item) => self.items().insert(key.to_owned(), item),
             None => self.items().remove(key),
         };
     }
 
-    fn items(&self) -> std::sync::MutexGuard<'_, HashMap<String, SeenItem>> {
+    fn items(&self) -> std::sync::MutexGuard<'_, HashMap<String, StoredItem>> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,17 +57,14 @@ impl LockStore for InMemoryLockStore {
         condition: PutCondition<'_>,
         _give_up_after: Duration,
     ) -> Result<PutAnswer, StoreError> {
-        let date = Some(UNIX_EPOCH + self.clock.now().wall);
+        let date = self.clock.now().system_time();
         let mut items = self.items();
         let current = items.get(&item.key);
         if !condition.holds(current, item)? {
-            return Ok(PutAnswer::Refused {
-                current: current.cloned(),
-                date,
-            });
+            return Ok(PutAnswer::refused(current.cloned()).with_date(date));
         }
-        let previous = items.insert(item.key.clone(), SeenItem::from(item));
-        Ok(PutAnswer::Stored { previous, date })
+        let previous = items.insert(item.key.clone(), StoredItem::from(item));
+        Ok(PutAnswer::stored(previous).with_date(date))
     }
 
     fn delete(
@@ -87,18 +84,5 @@ impl LockStore for InMemoryLockStore {
 
     fn table(&self) -> &str {
         "in-memory"
-    }
-}
-
-impl From<&LockItem> for SeenItem {
-    fn from(item: &LockItem) -> Self {
-        Self {
-            lock_id: item.lock_id.clone(),
-            expires_at: item.expires_at.to_string(),
-            holder: Some(item.holder.clone()),
-            acquired_at: Some(item.acquired_at),
-            committed: item.committed,
-            waited: item.waited,
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::lock::WriteLock;
 use super::state::{BusyReason, HoldState, Poll, State};
 use crate::error::LockError;
-use crate::lease::acquisition::{Acquisition, Patience};
+use crate::lease::acquire::{AcquireLimits, Acquisition};
 use crate::lease::backoff::Backoff;
 
 impl WriteLock {
@@ -47,16 +47,15 @@ impl WriteLock {
     }
 
     fn wait_for_lease(&self, mut acquisition: Acquisition) -> bool {
-        let patience = Patience {
+        let limits = AcquireLimits {
             until: self.update(State::wait_until),
             max_attempts: self.max_attempts,
         };
         let began = Instant::now();
-        let result = acquisition.wait(patience);
+        let result = acquisition.wait(limits);
         self.update(|state| state.has_waited(began.elapsed(), result.is_err()));
         match result {
             Ok(lease) => {
-                let lease = self.client.keep(lease);
                 self.update(|state| state.install_lease(lease, HoldState::Parked));
                 true
             }

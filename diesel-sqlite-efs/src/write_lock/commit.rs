@@ -67,7 +67,7 @@ impl WriteLock {
 
     /// The journals show that somebody else writes or has written, whatever the clocks say.
     pub(crate) fn lost_to_successor(&self, reason: &str) {
-        self.with_lease(|lease| lease.forfeit(reason));
+        self.with_lease(|lease| lease.invalidate(reason));
         self.update(|state| state.lost(self.lease_lost(reason)));
     }
 

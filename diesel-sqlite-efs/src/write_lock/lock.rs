@@ -7,18 +7,17 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::state::{Attention, HoldState, OwnJournal, PageCache, State};
-use crate::client::DynamoDbLockClient;
 use crate::error::{LockError, LockName, Problem};
 use crate::files::lock_identity::KeyFile;
 use crate::files::rollback_journal::Journal;
-use crate::lease::{GivenBack, Lease};
+use crate::lease::{Lease, LockClient, ReleaseOutcome};
 
 /// What one connection may do to its database.
 ///
 /// One thread at a time uses it, the one that has its connection.
 #[derive(Debug)]
 pub(crate) struct WriteLock {
-    pub(super) client: DynamoDbLockClient,
+    pub(super) client: LockClient,
     pub(super) name: Arc<LockName>,
     pub(super) max_attempts: Option<u32>,
     is_local: bool,
@@ -52,7 +51,7 @@ pub(crate) struct Busy;
 pub(crate) struct Refused;
 
 impl WriteLock {
-    pub(crate) fn new(client: DynamoDbLockClient, key: &str, settings: WriteLockSettings) -> Self {
+    pub(crate) fn new(client: LockClient, key: &str, settings: WriteLockSettings) -> Self {
         Self {
             name: client.lock_name(key),
             client,
@@ -78,7 +77,7 @@ impl WriteLock {
         self.release(lease);
     }
 
-    pub(crate) fn client(&self) -> &DynamoDbLockClient {
+    pub(crate) fn client(&self) -> &LockClient {
         &self.client
     }
 
@@ -156,9 +155,9 @@ impl WriteLock {
         let Some(lease) = lease.and_then(Arc::into_inner) else {
             return;
         };
-        match lease.give_back() {
-            Ok(GivenBack::Ours) => {}
-            Ok(GivenBack::NotOurs) => self.update(State::may_have_been_overtaken),
+        match lease.release_with_outcome() {
+            Ok(ReleaseOutcome::Ours) => {}
+            Ok(ReleaseOutcome::NotOurs) => self.update(State::may_have_been_overtaken),
             // The lease runs out by itself; what was committed stays committed.
             Err(error) => self.update(|state| state.notices.not_released = Some(error)),
         }
@@ -197,7 +196,7 @@ impl WriteLock {
             && self.update(|state| state.own_journal != OwnJournal::Ended)
         {
             let reason = format!("the file system has lost it: {doing} failed ({reason})");
-            if self.with_lease(|lease| lease.forfeit(&reason)).is_some() {
+            if self.with_lease(|lease| lease.invalidate(&reason)).is_some() {
                 return self.update(|state| state.lost(self.lease_lost(&reason)));
             }
         }

@@ -6,7 +6,7 @@ use super::lock::WriteLock;
 use super::state::{HoldState, State};
 use crate::error::LockError;
 use crate::lease::Lease;
-use crate::lease::acquisition::Patience;
+use crate::lease::acquire::AcquireLimits;
 
 impl WriteLock {
     /// Acquires the lease ahead of a transaction, waiting for it, not beyond `limit` if there is
@@ -45,13 +45,12 @@ impl WriteLock {
                     state.end_wait();
                     until
                 });
-                let patience = Patience {
+                let limits = AcquireLimits {
                     until: limit.map_or(until, |limit| limit.min(until)),
                     max_attempts: self.max_attempts,
                 };
-                match self.acquire(patience, round, wanted) {
+                match self.acquire(limits, round, wanted) {
                     Ok(Some(lease)) => {
-                        let lease = self.client.keep(lease);
                         self.update(|state| state.install_lease(lease, HoldState::Parked));
                     }
                     Ok(None) => return Ok(false),
@@ -69,36 +68,36 @@ impl WriteLock {
     /// The lease, or none if it is no longer wanted, which is asked after each round of waiting.
     fn acquire(
         &self,
-        patience: Patience,
+        limits: AcquireLimits,
         round: Option<Duration>,
         mut wanted: impl FnMut() -> bool,
     ) -> Result<Option<Lease>, LockError> {
         let mut acquisition = self.client.begin(&self.name.key);
-        let give_up_after = patience.until.saturating_duration_since(Instant::now());
+        let give_up_after = limits.until.saturating_duration_since(Instant::now());
         if let Some(lease) = acquisition.try_before_waiting(give_up_after)? {
             return Ok(Some(lease));
         }
         loop {
-            let end_of_round = match (round, patience.max_attempts) {
-                (Some(round), None) => patience.until.min(Instant::now() + round),
+            let end_of_round = match (round, limits.max_attempts) {
+                (Some(round), None) => limits.until.min(Instant::now() + round),
                 // Each round ends with an attempt: where they are counted there is but one.
-                _ => patience.until,
+                _ => limits.until,
             };
             let began = Instant::now();
-            let result = acquisition.wait(Patience {
+            let result = acquisition.wait(AcquireLimits {
                 until: end_of_round,
-                ..patience
+                ..limits
             });
             self.update(|state| state.has_waited(began.elapsed(), result.is_err()));
             match result {
                 Ok(lease) => return Ok(Some(lease)),
                 Err(error) if !error.is_retryable() => return Err(error),
                 Err(error) => {
-                    acquisition.step_aside();
+                    acquisition.leave_queue();
                     if !wanted() {
                         return Ok(None);
                     }
-                    if end_of_round >= patience.until {
+                    if end_of_round >= limits.until {
                         return Err(error);
                     }
                 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::tests::{FIRST_WRITE, KEY, LEASE, MINE, OLD, UPGRADE, World};
 use super::*;
 use crate::files::file_version::FileState;
-use crate::store::SeenItem;
+use crate::store::StoredItem;
 
 /// What happens next.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 const OTHER: &str = "another host";
 
-fn is_other(item: &SeenItem) -> bool {
+fn is_other(item: &StoredItem) -> bool {
     item.lock_id == OTHER
 }
 
@@ -88,7 +88,7 @@ fn happen(world: &World, lock: &WriteLock, event: Event, pins: &mut u32) {
                 .as_ref()
                 .is_none_or(|item| item.expires_at_seconds().unwrap() <= now());
             if is_free {
-                let item = SeenItem {
+                let item = StoredItem {
                     lock_id: OTHER.to_owned(),
                     expires_at: (now() as u64 + LEASE.as_secs()).to_string(),
                     holder: None,

@@ -13,7 +13,7 @@ use super::tests::{FIRST_WRITE, KEY, LEASE, MINE, OLD, UPGRADE, World};
 use super::*;
 use crate::files::file_version::{FileState, FileVersion};
 use crate::files::rollback_journal::JournalStatus;
-use crate::store::{JournalId, SeenItem};
+use crate::store::{JournalId, StoredItem};
 
 const THEIRS: JournalId = JournalId([9; 4]);
 const CHANGED: FileVersion = FileVersion([3; 16]);
@@ -609,7 +609,7 @@ impl Real {
     }
 
     fn set_item(&self, until: u64, committed: Option<JournalId>) {
-        let item = SeenItem {
+        let item = StoredItem {
             lock_id: OTHER.to_owned(),
             expires_at: until.to_string(),
             holder: None,
@@ -650,7 +650,7 @@ fn told(result: Result<(), Refused>) -> Answer {
     }
 }
 
-fn until(item: Option<&SeenItem>) -> Option<u64> {
+fn until(item: Option<&StoredItem>) -> Option<u64> {
     item.map(|item| item.expires_at.parse().expect("whole seconds"))
 }
 

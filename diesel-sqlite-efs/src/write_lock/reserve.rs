@@ -7,7 +7,7 @@ use super::lock::{Busy, WriteLock};
 use super::state::{BusyReason, HoldState, OwnJournal};
 use crate::error::LockError;
 use crate::files::file_version::{FileState, FileVersion};
-use crate::lease::acquisition::{Acquisition, Attempt};
+use crate::lease::acquire::{Acquisition, Attempt};
 
 /// What a transaction wants the lease for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,6 @@ impl WriteLock {
         };
         match attempt {
             Ok(Attempt::Granted(lease)) => {
-                let lease = self.client.keep(lease);
                 self.update(|state| state.install_lease(lease, HoldState::Transaction));
                 Ok(())
             }
@@ -86,7 +85,7 @@ impl WriteLock {
                 self.put_off(purpose, acquisition, busy)
             }
             Err(error) if error.is_retryable() => {
-                let hurried = give_up_after < Acquisition::FAIR_TIME && error.is_timeout();
+                let hurried = give_up_after < Acquisition::MIN_USEFUL_TIMEOUT && error.is_timeout();
                 let known = self.update(|state| {
                     let polling = state.wait.poll.as_ref().map(|poll| poll.since);
                     (state.notices.error.take(), polling)
@@ -116,7 +115,7 @@ impl WriteLock {
         mut acquisition: Box<Acquisition>,
         error: LockError,
     ) -> Result<(), Busy> {
-        acquisition.step_aside();
+        acquisition.leave_queue();
         self.update(|state| state.fail(error.clone()));
         self.busy(match purpose {
             Purpose::Write { has_read: false } => BusyReason::Lease(acquisition),

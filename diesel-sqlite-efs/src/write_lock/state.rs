@@ -8,7 +8,7 @@ use super::transaction::Transaction;
 use crate::error::{ConfigError, LockError};
 use crate::files::file_version::FileFormat;
 use crate::lease::Lease;
-use crate::lease::acquisition::Acquisition;
+use crate::lease::acquire::Acquisition;
 use crate::lease::backoff::Backoff;
 use crate::store::JournalId;
 

@@ -11,16 +11,16 @@ use tempfile::TempDir;
 use rustix::io::Errno;
 
 use super::*;
-use crate::client::DynamoDbLockClient;
-use crate::clock::{Clock, Moment};
+use crate::clock::{ManualClock, Timestamp};
+use crate::config::LeaseTerms;
 use crate::error::{ConfigError, LockError};
 use crate::files::file_version::{FileFormat, FileState, FileVersion};
 use crate::files::fs_kind::FileSystem;
 use crate::files::lock_identity::KeyFile;
 use crate::files::rollback_journal::Journal;
-use crate::store::JournalId;
-use crate::store::hooked::{HookedStore, Put};
-use crate::store::{InMemoryLockStore, SeenItem};
+use crate::lease::LockClient;
+use crate::store::{InMemoryLockStore, JournalId, StoredItem};
+use crate::testing::{HookedStore, Put};
 
 pub(super) const KEY: &str = "database#test";
 pub(super) const FIRST_WRITE: Purpose = Purpose::Write { has_read: false };
@@ -31,7 +31,7 @@ const NEW: FileVersion = FileVersion([2; 16]);
 
 /// A host: a lock of its own on a lock table that all share, with one clock for all.
 pub(super) struct World {
-    pub(super) clock: Clock,
+    pub(super) clock: ManualClock,
     pub(super) store: Arc<InMemoryLockStore>,
     database: PathBuf,
     journal: PathBuf,
@@ -48,15 +48,15 @@ type Meanwhile = Arc<Mutex<Option<fn(&Path)>>>;
 
 impl World {
     pub(super) fn new() -> Self {
-        let clock = Clock::manual(Moment {
-            monotonic: Duration::from_secs(100),
-            wall: Duration::from_secs(1_800_000_000),
-        });
+        let clock = ManualClock::new(Timestamp::new(
+            Duration::from_secs(100),
+            Duration::from_secs(1_800_000_000),
+        ));
         let directory = tempfile::tempdir().unwrap();
         let database = directory.path().join("db");
         fs::write(&database, b"").unwrap();
         Self {
-            store: Arc::new(InMemoryLockStore::with_clock(clock.clone())),
+            store: Arc::new(InMemoryLockStore::with_clock(clock.clock())),
             clock,
             database,
             journal: directory.path().join("db-journal"),
@@ -94,10 +94,12 @@ impl World {
             }
             answer
         });
-        let client = DynamoDbLockClient::with_store(host)
-            .lease_duration(LEASE)
-            .max_hold(self.max_hold)
-            .clock(self.clock.clone());
+        let terms = LeaseTerms {
+            expiration: LEASE,
+            max_hold: self.max_hold,
+            holder: "a test".to_owned(),
+        };
+        let client = LockClient::new(host, terms, self.clock.clock());
         let lock = WriteLock::new(client, key, settings);
         let journal = Journal::new(self.journal.clone(), self.file_system);
         lock.opened(journal, KeyFile::beside(&self.database));
@@ -108,11 +110,11 @@ impl World {
         self.lock_of(KEY, self.settings())
     }
 
-    pub(super) fn item(&self) -> Option<SeenItem> {
+    pub(super) fn item(&self) -> Option<StoredItem> {
         self.store.item(KEY)
     }
 
-    fn give_lease_to_a_successor(&self) -> SeenItem {
+    fn give_lease_to_a_successor(&self) -> StoredItem {
         let mut item = self.item().unwrap();
         item.lock_id = "the successor".to_owned();
         self.store.set_item(KEY, Some(item.clone()));
@@ -783,12 +785,13 @@ fn a_local_lock_writes_no_key_file_and_passes_by_none() {
 fn a_write_is_not_begun_that_its_requests_cannot_end_before_the_deadline() {
     const ANSWER: Duration = Duration::from_millis(20);
     let world = World::new();
-    let table = Arc::new(InMemoryLockStore::with_clock(world.clock.clone()));
+    let table = Arc::new(InMemoryLockStore::with_clock(world.clock.clock()));
     let store = HookedStore::new(table, |put: Put<'_>| {
         thread::sleep(ANSWER);
         put.pass_on()
     });
-    let client = DynamoDbLockClient::with_store(store).clock(world.clock.clone());
+    let builder = LockClient::builder().lock_store(store);
+    let client = builder.clock(world.clock.clock()).build().unwrap();
     let lock = WriteLock::new(client, KEY, world.settings());
     let in_time = |requests: u32| Some(Instant::now() + ANSWER * requests);
 
@@ -829,7 +832,7 @@ fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
     assert_eq!(lock.take_waited(), None, "nobody else is known of");
     lock.unpin();
     // So long that the others' turn lasts beyond any delay of this test.
-    let others = SeenItem {
+    let others = StoredItem {
         lock_id: "another's".to_owned(),
         expires_at: u32::MAX.to_string(),
         holder: None,

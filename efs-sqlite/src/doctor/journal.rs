@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use diesel_sqlite_efs::admin::{JournalStatus, journal_status};
-use diesel_sqlite_efs::{JournalId, SeenItem};
+use diesel_sqlite_efs::{JournalId, StoredItem};
 
 use crate::holder::{self, Lock};
 use crate::output::Finding;
@@ -16,9 +16,9 @@ pub(super) enum Writer<'a> {
     /// The table does not answer, or not with an item that can be read.
     Unknown,
     /// It holds the lock.
-    Holding(&'a SeenItem),
+    Holding(&'a StoredItem),
     /// Nobody holds the lock; the item that the last one has left, if any.
-    Gone(Option<&'a SeenItem>),
+    Gone(Option<&'a StoredItem>),
 }
 
 impl<'a> Writer<'a> {

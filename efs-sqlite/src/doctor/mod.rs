@@ -65,7 +65,7 @@ fn settings(target: &Target) -> Finding {
             "key `{}`, table `{}`, lease {} s, waits {} s for the lock",
             lock.key,
             lock.table,
-            settings.lease_duration.as_secs_f64(),
+            settings.lock_expiration.as_secs_f64(),
             settings.lock_timeout.as_secs_f64()
         ),
         None => "`lock=local`: SQLite's file locks alone".to_owned(),

@@ -127,7 +127,7 @@ fn clock(target: &Target, probes: &[Probe]) -> Finding {
             "without it, expired leases are judged by this host's clock: keep it right by NTP",
         );
     };
-    let tolerable = TOLERABLE.min(target.settings.lease_duration.as_secs_f64() / 4.0);
+    let tolerable = TOLERABLE.min(target.settings.lock_expiration.as_secs_f64() / 4.0);
     if least > tolerable {
         Finding::warning(
             NAME,

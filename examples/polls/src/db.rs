@@ -156,7 +156,7 @@ mod tests {
     use std::time::Instant;
 
     use axum::http::StatusCode;
-    use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore, SeenItem};
+    use diesel_sqlite_efs::{InMemoryLockStore, LockClient, StoredItem};
     use tempfile::TempDir;
 
     use super::*;
@@ -224,14 +224,7 @@ mod tests {
     async fn waiting_for_the_lock_ends_at_the_deadline_and_not_at_the_lock_timeout() {
         let fixture = fixture();
         let (database, store) = (&fixture.database, &fixture.store);
-        let item = SeenItem {
-            lock_id: "somebody".to_owned(),
-            expires_at: "4000000000".to_owned(),
-            holder: None,
-            acquired_at: None,
-            committed: None,
-            waited: None,
-        };
+        let item = StoredItem::new("somebody", "4000000000");
         store.set_item(KEY, Some(item));
         let begun = Instant::now();
         let refused = database.write(Deadline::after(Duration::from_millis(300)), insert);
@@ -256,7 +249,8 @@ mod tests {
     async fn writers_that_wait_for_the_lock_keep_no_reader_waiting() {
         let fixture = fixture_with(4);
         let database = &fixture.database;
-        let client = DynamoDbLockClient::with_store(fixture.store.clone());
+        let builder = LockClient::builder().lock_store(fixture.store.clone());
+        let client = builder.build().expect("a client");
         let lease = client.try_acquire(KEY).expect("the store").expect("free");
         let soon = || Deadline::after(Duration::from_secs(60));
         let writers: Vec<_> = (0..8)

@@ -115,11 +115,8 @@ mod tests {
     use super::*;
 
     fn lock() -> Arc<LockName> {
-        Arc::new(LockName {
-            database: "/mnt/efs/polls.db".into(),
-            key: "database#/mnt/efs/polls.db".to_owned(),
-            table: "polls-locks".to_owned(),
-        })
+        let lock = LockName::new("database#/mnt/efs/polls.db", "polls-locks");
+        Arc::new(lock.with_database("/mnt/efs/polls.db"))
     }
 
     fn told(lock: &LockError) -> Error {
@@ -129,12 +126,9 @@ mod tests {
     #[test]
     fn a_lock_that_may_be_had_later_is_503() {
         for error in [
-            LockError::StaleSnapshot { lock: lock() },
-            LockError::DeadlinePassed { lock: lock() },
-            LockError::OutcomeUnknown {
-                lock: lock(),
-                reason: "no answer".to_owned(),
-            },
+            LockError::stale_snapshot(lock()),
+            LockError::deadline_passed(lock()),
+            LockError::outcome_unknown(lock(), "no answer"),
         ] {
             let failure = Failure::query(told(&error), Some(&error));
             assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE, "{error}");
@@ -144,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_earlier_lock_error_does_not_explain_another_failure() {
-        let earlier = LockError::StaleSnapshot { lock: lock() };
+        let earlier = LockError::stale_snapshot(lock());
         let failure = Failure::query(
             Error::DatabaseError(DatabaseErrorKind::CheckViolation, Box::new(String::new())),
             Some(&earlier),

@@ -108,7 +108,7 @@ impl Visit for Told {
 mod tests {
     use std::time::Duration;
 
-    use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore};
+    use diesel_sqlite_efs::{InMemoryLockStore, LockClient};
     use tracing::subscriber::NoSubscriber;
     use tracing_subscriber::prelude::*;
 
@@ -122,7 +122,8 @@ mod tests {
         let _second = tracing::Dispatch::new(NoSubscriber::new());
         let subscriber = tracing_subscriber::registry().with(log.layer());
         let _default = tracing::subscriber::set_default(subscriber);
-        let client = DynamoDbLockClient::with_store(Arc::new(InMemoryLockStore::new()));
+        let store = Arc::new(InMemoryLockStore::new());
+        let client = LockClient::builder().lock_store(store).build()?;
         client.acquire("page", Duration::ZERO)?.release()?;
         tracing::info!("something else");
         let events = log.events();

@@ -106,7 +106,7 @@ impl Settings {
 /// A file that is there after a restart, and no lock table unless the environment names one.
 fn default_database() -> EfsConfig {
     let config = EfsConfig::new(env::temp_dir().join("polls-example.db"));
-    let has_lock = ["SQLITE_LOCK_DYNAMODB_TABLE", "SQLITE_LOCK_STORE"]
+    let has_lock = ["SQLITE_LOCK_DYNAMODB_TABLE", "SQLITE_LOCK"]
         .into_iter()
         .any(|name| env::var_os(name).is_some());
     if has_lock {

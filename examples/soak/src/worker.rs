@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use diesel::result::{DatabaseErrorKind, Error};
-use diesel_sqlite_efs::{Clock, EfsConfig, EfsSqliteConnection, LockError, Moment, ReadCheck};
+use diesel_sqlite_efs::{Clock, EfsConfig, EfsSqliteConnection, LockError, ReadCheck, Timestamp};
 use integration::clock;
 use quickstart::ledger;
 
@@ -217,14 +217,12 @@ impl Orders {
             let wall = (SystemTime::now().duration_since(UNIX_EPOCH)).unwrap_or_default();
             let offset = offset.load(Ordering::Relaxed);
             let by = Duration::from_secs(offset.unsigned_abs());
-            Moment {
-                monotonic: start.elapsed(),
-                wall: if offset < 0 {
-                    wall.saturating_sub(by)
-                } else {
-                    wall + by
-                },
-            }
+            let wall = if offset < 0 {
+                wall.saturating_sub(by)
+            } else {
+                wall + by
+            };
+            Timestamp::new(start.elapsed(), wall)
         })
     }
 

@@ -73,10 +73,9 @@ fn measure(options: &Options) -> Outcome<()> {
                 }
             }
             Part::Timeline => {
-                results.timelines = timeline::run(&bench, if quick { 20 } else { 200 })?;
-                for timeline in &results.timelines {
-                    println!("{}", timeline.line());
-                }
+                let timeline = timeline::run(&bench, if quick { 20 } else { 200 })?;
+                println!("{}", timeline.line());
+                results.timeline = Some(timeline);
             }
             Part::ColdStart => {
                 let mut profiles = vec![cold_start::own_profile()];

@@ -17,10 +17,7 @@ pub(crate) fn transaction(file: &Path, timeline: &Timeline) -> Outcome<()> {
     let root = SVGBackend::new(file, (900, 560)).into_drawing_area();
     root.fill(&WHITE)?;
     let (whole, middle) = root.split_vertically(200);
-    let title = format!(
-        "One UPDATE in autocommit mode, {}: from the call to the answer",
-        timeline.peer.name()
-    );
+    let title = "One UPDATE in autocommit mode: from the call to the answer";
     let end = timeline
         .spans
         .iter()
@@ -41,7 +38,7 @@ pub(crate) fn transaction(file: &Path, timeline: &Timeline) -> Outcome<()> {
     let two_rows = ["requests".to_owned(), "files".to_owned()];
     bars(
         &whole,
-        &title,
+        title,
         0..end,
         timeline.answered,
         &all,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use benchmarks::figures::millis;
-use charts::{BLUE, Chart, GREY, LIGHT_BLUE, LIGHT_ORANGE, Line, ORANGE};
+use charts::{BLUE, Chart, GREY, Line};
 use plotters::style::RGBColor;
 
 use crate::cold_start;
@@ -33,7 +33,7 @@ pub(crate) fn write(results: &Results, quick: bool) -> Outcome<PathBuf> {
     targets::table(&mut page, results);
     contention(&mut page, &results.contention, &drawings)?;
     requests(&mut page, results);
-    timelines(&mut page, &results.timelines, &drawings)?;
+    timeline(&mut page, results.timeline.as_ref(), &drawings)?;
     starts(&mut page, results);
     one_process(&mut page, results);
     let file = docs.join("benchmarks.md");
@@ -123,7 +123,8 @@ fn contention(page: &mut Page, all: &[Figures], drawings: &Path) -> Outcome<()> 
     page.paragraph(
         "Each process writes `UPDATE counter SET n = n + 1` as fast as it is let, all for the same seconds, with a timeout \
          of 3 s; a call that fails is followed by the next. The Python package runs in the same cases in the same run, \
-         its connection kept open. Waits are those of acknowledged writes, from the call to the answer. Requests are \
+         its connection kept open. In this crate the lock table confirms each commit, and the caller waits for the release. \
+         Waits are those of acknowledged writes, from the call to the answer. Requests are \
          counted at the proxy. Cases that are held to bars run several times, all peers by turns; shown is the round of the \
          median rate. Counter: whether the file has grown by what was acknowledged.",
     );
@@ -201,10 +202,7 @@ fn contention(page: &mut Page, all: &[Figures], drawings: &Path) -> Outcome<()> 
 fn colour(peer: Peer) -> RGBColor {
     match peer {
         Peer::Python => GREY,
-        Peer::Confirmed => BLUE,
-        Peer::ConfirmedBackground => LIGHT_BLUE,
-        Peer::Clock => ORANGE,
-        Peer::ClockBackground => LIGHT_ORANGE,
+        Peer::Ours => BLUE,
     }
 }
 
@@ -273,33 +271,29 @@ fn requests(page: &mut Page, results: &Results) {
     );
 }
 
-fn timelines(page: &mut Page, all: &[Timeline], drawings: &Path) -> Outcome<()> {
+fn timeline(page: &mut Page, timeline: Option<&Timeline>, drawings: &Path) -> Outcome<()> {
+    let Some(timeline) = timeline else {
+        return Ok(());
+    };
+    const FILE: &str = "transaction.svg";
+    plot::transaction(&drawings.join(FILE), timeline)?;
     page.section("One write transaction");
-    page.paragraph(
+    page.paragraph(&format!(
         "One `UPDATE` in autocommit mode on an open connection, seen by a VFS below the crate's own and by the lock \
-         store: medians of all transactions; the drawing shows the one whose total is the median. The black line is the \
-         answer to the caller.",
+         store: medians of {} transactions; the drawing shows the one whose total is the median. The black line is the \
+         answer to the caller.\n\n![one transaction](benchmarks/{FILE})",
+        timeline.transactions
+    ));
+    page.table(
+        &["part", "median", "on the files meanwhile"],
+        timeline.phases.iter().map(|phase| {
+            vec![
+                phase.name.clone(),
+                format!("{:.2} ms", phase.micros as f64 / 1e3),
+                counted(&phase.operations),
+            ]
+        }),
     );
-    for timeline in all {
-        let name = timeline.peer.name().replace(", ", "-").replace(' ', "-");
-        let file = format!("transaction-{name}.svg");
-        plot::transaction(&drawings.join(&file), timeline)?;
-        page.paragraph(&format!(
-            "`lock_commit`, `lock_release`: {}; {} transactions.\n\n![one transaction](benchmarks/{file})",
-            timeline.peer.name(),
-            timeline.transactions
-        ));
-        page.table(
-            &["part", "median", "on the files meanwhile"],
-            timeline.phases.iter().map(|phase| {
-                vec![
-                    phase.name.clone(),
-                    format!("{:.2} ms", phase.micros as f64 / 1e3),
-                    counted(&phase.operations),
-                ]
-            }),
-        );
-    }
     Ok(())
 }
 

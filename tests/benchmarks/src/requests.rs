@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use integration::process::Worker;
 use serde::{Deserialize, Serialize};
 
-use crate::contention::Peer;
+use crate::contention::{PARAMETERS, Peer};
 use crate::fixture::{Bench, BenchFixture, Outcome};
 
 /// Long against everything else that takes time, so that waiting for a request shows.
@@ -83,9 +83,9 @@ pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Step>> {
 
 /// Starts a process that has written before, so that what is set up at the first write is there.
 fn start(fixture: &BenchFixture, peer: Peer) -> Outcome<Worker> {
-    let mut command = match peer.parameters() {
-        None => fixture.python("actor.py", &[]),
-        Some(parameters) => fixture.worker(&["actor", &fixture.url(parameters)]),
+    let mut command = match peer {
+        Peer::Python => fixture.python("actor.py", &[]),
+        Peer::Ours => fixture.worker(&["actor", &fixture.url(PARAMETERS)]),
     };
     let mut actor = Worker::spawn(&mut command)?;
     for command in ["open", "write", "close"] {
@@ -102,17 +102,9 @@ fn cost(fixture: &BenchFixture, actor: &mut Worker, verb: &str) -> Outcome<Cost>
     let begun = Instant::now();
     ask(actor, verb)?;
     let waited = begun.elapsed().as_secs_f64() / ROUND_TRIP.as_secs_f64();
-    // What goes on in the background is over when the connection is closed.
-    if verb == "open" {
-        let requests = fixture.requests().all();
-        ask(actor, "close")?;
-        return Ok(Cost { requests, waited });
-    }
+    let requests = fixture.requests().all();
     ask(actor, "close")?;
-    Ok(Cost {
-        requests: fixture.requests().all(),
-        waited,
-    })
+    Ok(Cost { requests, waited })
 }
 
 fn ask(actor: &mut Worker, command: &str) -> Outcome<()> {

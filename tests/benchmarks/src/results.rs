@@ -22,7 +22,7 @@ pub(crate) struct Results {
     pub(crate) starts: Vec<Start>,
     pub(crate) sizes: Vec<Size>,
     pub(crate) one_process: Vec<Pair>,
-    pub(crate) timelines: Vec<Timeline>,
+    pub(crate) timeline: Option<Timeline>,
 }
 
 /// Where and how the last run was made.

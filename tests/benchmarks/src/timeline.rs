@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use benchmarks::figures::percentile;
 
-use crate::contention::Peer;
+use crate::contention::PARAMETERS;
 use crate::contention::worker::counter;
 use crate::fixture::{Bench, Outcome, TABLE};
 
@@ -37,7 +37,6 @@ pub(crate) struct Span {
 /// One transaction.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Timeline {
-    pub(crate) peer: Peer,
     pub(crate) spans: Vec<Span>,
     /// When the caller had its answer.
     pub(crate) answered: u64,
@@ -60,41 +59,21 @@ impl Timeline {
         let phases: Vec<_> = (self.phases.iter())
             .map(|phase| format!("{} {} us", phase.name, phase.micros))
             .collect();
-        format!("{}: {}", self.peer.name(), phases.join(", "))
+        phases.join(", ")
     }
-}
 
-impl Timeline {
     /// From the lease's grant to the commit point, in microseconds since the call.
     pub(crate) fn critical(&self) -> Range<u64> {
-        let end_of = |name: &str| {
-            let span = self.spans.iter().find(|span| span.name == name);
-            span.map(|span| span.to)
-        };
-        let from = end_of(ACQUIRE).unwrap_or(0);
-        let confirm = self.spans.iter().find(|span| span.name == CONFIRM);
-        let to = confirm
-            .map(|confirm| confirm.from)
-            .or_else(|| end_of(DELETE));
-        from..to.unwrap_or(self.answered)
+        let find = |name: &str| self.spans.iter().find(|span| span.name == name);
+        let from = find(ACQUIRE).map_or(0, |acquire| acquire.to);
+        from..find(CONFIRM).map_or(self.answered, |confirm| confirm.from)
     }
 }
 
-/// Has a process record transactions of each kind.
-pub(crate) fn run(bench: &Bench, transactions: usize) -> Outcome<Vec<Timeline>> {
-    let peers = [Peer::Confirmed, Peer::Clock, Peer::ClockBackground];
-    peers
-        .map(|peer| record(bench, peer, transactions))
-        .into_iter()
-        .collect()
-}
-
-fn record(bench: &Bench, peer: Peer, transactions: usize) -> Outcome<Timeline> {
+/// Has a process record transactions.
+pub(crate) fn run(bench: &Bench, transactions: usize) -> Outcome<Timeline> {
     let fixture = bench.fixture()?;
-    let parameters = peer
-        .parameters()
-        .ok_or("the other package is not recorded")?;
-    let url = fixture.url(parameters);
+    let url = fixture.url(PARAMETERS);
     let worker =
         Worker::spawn(&mut fixture.worker(&["timeline-of", &url, &transactions.to_string()]))?;
     let mut recorded: Vec<Transaction> = serde_json::from_str(&worker.line(PATIENCE)?)?;
@@ -130,7 +109,6 @@ fn record(bench: &Bench, peer: Peer, transactions: usize) -> Outcome<Timeline> {
         })
         .collect();
     Ok(Timeline {
-        peer,
         spans: drawn.spans,
         answered: drawn.answered,
         phases,
@@ -148,46 +126,31 @@ struct Transaction {
 impl Transaction {
     /// The parts, each from when to when.
     fn phases(&self) -> Outcome<Vec<(&'static str, (u64, u64))>> {
-        let request = |name: &str| self.spans.iter().find(|span| span.name == name);
-        let acquire = request(ACQUIRE).ok_or("no lease was asked for")?;
-        let delete = (self.spans.iter().find(|span| span.name == DELETE)).ok_or("no commit")?;
-        let mut phases = vec![
+        let find = |name: &str| {
+            let span = self.spans.iter().find(|span| span.name == name);
+            span.ok_or_else(|| format!("nothing was recorded of `{name}`"))
+        };
+        let (acquire, confirm) = (find(ACQUIRE)?, find(CONFIRM)?);
+        let (delete, release) = (find(DELETE)?, find(RELEASE)?);
+        Ok(vec![
             ("from the call to asking for the lease", (0, acquire.from)),
             ("asking", (acquire.from, acquire.to)),
-        ];
-        let committed = match request(CONFIRM) {
-            Some(confirm) => {
-                phases.push((
-                    "from the grant to asking for the confirmation",
-                    (acquire.to, confirm.from),
-                ));
-                phases.push(("confirming: the commit point", (confirm.from, confirm.to)));
-                phases.push(("the journal's removal", (confirm.to, delete.to)));
-                delete.to
-            }
-            None => {
-                phases.push((
-                    "from the grant to the commit point, the journal's removal",
-                    (acquire.to, delete.to),
-                ));
-                delete.to
-            }
-        };
-        match request(RELEASE).filter(|release| release.to <= self.answered) {
-            Some(release) => {
-                phases.push((
-                    "from there to asking for the release",
-                    (committed, release.from),
-                ));
-                phases.push(("releasing", (release.from, release.to)));
-                phases.push((
-                    "from the release to the answer",
-                    (release.to, self.answered),
-                ));
-            }
-            None => phases.push(("from there to the answer", (committed, self.answered))),
-        }
-        Ok(phases)
+            (
+                "from the grant to asking for the confirmation",
+                (acquire.to, confirm.from),
+            ),
+            ("confirming: the commit point", (confirm.from, confirm.to)),
+            ("the journal's removal", (confirm.to, delete.to)),
+            (
+                "from there to asking for the release",
+                (delete.to, release.from),
+            ),
+            ("releasing", (release.from, release.to)),
+            (
+                "from the release to the answer",
+                (release.to, self.answered),
+            ),
+        ])
     }
 }
 
@@ -216,12 +179,6 @@ pub(crate) fn serve(url: &str, transactions: usize) -> Outcome<()> {
             .set(counter::n.eq(counter::n + 1))
             .execute(&mut conn)?;
         let answered = micros(called.elapsed());
-        // What is released in the background is no part of the next.
-        while !(recorder.times().iter())
-            .any(|(operation, ..)| *operation == Operation::Request(RELEASE))
-        {
-            std::thread::yield_now();
-        }
         let spans = recorder
             .times()
             .into_iter()

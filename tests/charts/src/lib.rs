@@ -31,14 +31,10 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A colour for a line. Of the five, two each are shades for what goes together.
+/// A colour for a line.
 pub const BLUE: RGBColor = RGBColor(0x1f, 0x5f, 0xb4);
-/// Beside [`BLUE`].
-pub const LIGHT_BLUE: RGBColor = RGBColor(0x6b, 0xa3, 0xd6);
 /// Apart from [`BLUE`], to the colour-blind as well.
 pub const ORANGE: RGBColor = RGBColor(0xd9, 0x5f, 0x02);
-/// Beside [`ORANGE`].
-pub const LIGHT_ORANGE: RGBColor = RGBColor(0xf0, 0xa6, 0x5a);
 /// For what the others are compared with.
 pub const GREY: RGBColor = RGBColor(0x99, 0x99, 0x99);
 

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use fairness::{Commit, Policy, Scene, report, run};
+use fairness::{Policy, Scene, report, run};
 
 const USAGE: &str = "\
 cargo run --release -p fairness [-- COMMAND]
@@ -11,7 +11,7 @@ cargo run --release -p fairness [-- COMMAND]
   (none)                  prints docs/fairness.md as it would be now
   write [DOCS] [PRICE]    writes it, and docs/fairness/*.svg; DOCS is another directory, PRICE what a
                           million write request units cost, in US dollars
-  sweep NAME=V1,V2,.. ..  tries other numbers of the policy (lease/pace.rs), in all combinations";
+  sweep NAME=V1,V2,.. ..  tries other numbers of the policy (lease/wait_policy.rs), in all combinations";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -56,23 +56,21 @@ fn sweep(lists: &[&str]) -> Result<(), Box<dyn Error>> {
             (64, 1, 3),
             (1_000, 1, 30),
         ] {
-            for commit in [Commit::Clock, Commit::Confirmed] {
-                let scene = Scene {
-                    hold: std::time::Duration::from_millis(hold),
-                    timeout: std::time::Duration::from_secs(timeout),
-                    ..Scene::closed(waiters, commit)
-                };
-                let outcome = run(&scene, &[policy]);
-                println!(
-                    "  {waiters:4} × {hold:3} ms {commit:9?} {:6.1} {:6.2} {:5.1} % {:6.0} ms {:.3} {:6}",
-                    outcome.rate(),
-                    outcome.requests_each(),
-                    outcome.failed_share() * 100.0,
-                    outcome.wait(0.99).as_secs_f64() * 1e3,
-                    outcome.jain(),
-                    outcome.busiest_second,
-                );
-            }
+            let scene = Scene {
+                hold: std::time::Duration::from_millis(hold),
+                timeout: std::time::Duration::from_secs(timeout),
+                ..Scene::closed(waiters)
+            };
+            let outcome = run(&scene, &[policy]);
+            println!(
+                "  {waiters:4} × {hold:3} ms {:6.1} {:6.2} {:5.1} % {:6.0} ms {:.3} {:6}",
+                outcome.rate(),
+                outcome.requests_each(),
+                outcome.failed_share() * 100.0,
+                outcome.wait(0.99).as_secs_f64() * 1e3,
+                outcome.jain(),
+                outcome.busiest_second,
+            );
         }
     }
     Ok(())

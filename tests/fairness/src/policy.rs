@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backoff::Backoff;
-use crate::pace::{Experience, Pace, Refusal, Tuning};
+use diesel_sqlite_efs::testing::{Backoff, RecentWait, Refusal, Tuning, WaitPolicy};
 
 /// By what rule a process asks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,7 +21,7 @@ impl Policy {
     /// The crate's before that: exponential backoff with full jitter.
     pub const BACKOFF: Self = Self(Kind::Backoff);
     /// The Python package's: pauses of 50, 100, 150 ms and so on, ten attempts at most. It does not
-    /// confirm its commits, whatever the scene says, and its items tell nothing of waits.
+    /// confirm its commits, and its items say nothing about waits.
     pub const PYTHON: Self = Self(Kind::Python);
 
     /// The crate's with other numbers, by the names of its fields; times in seconds.
@@ -38,9 +37,11 @@ impl Policy {
                 "spread" => tuning.spread = value,
                 "oldest" => tuning.oldest = value,
                 "gain" => tuning.gain = value,
-                "patience" => tuning.patience = value,
-                "humblest" => tuning.humblest = Duration::from_secs_f64(value),
-                "humility" => tuning.humility = value,
+                "same_holder_backoff" => tuning.same_holder_backoff = value,
+                "longest_overdue_backoff" => {
+                    tuning.longest_overdue_backoff = Duration::from_secs_f64(value)
+                }
+                "overdue_backoff" => tuning.overdue_backoff = value,
                 "longest" => tuning.longest = Duration::from_secs_f64(value),
                 "longest_share" => tuning.longest_share = value,
                 _ => return Err(format!("the policy has no `{name}`")),
@@ -58,8 +59,8 @@ impl Policy {
         }
     }
 
-    /// Whether its holders confirm commits where the scene says so.
-    pub(crate) fn is_ours(&self) -> bool {
+    /// Whether a holder asks the store before it commits, and holds the lease until the answer.
+    pub(crate) fn confirms_commits(&self) -> bool {
         self.0 != Kind::Python
     }
 
@@ -68,10 +69,10 @@ impl Policy {
         Waiter {
             kind: self.0,
             random,
-            experience: None,
+            recent_wait: None,
             acquisition: Acquisition {
                 until,
-                pace: Pace::new(Tuning::CHOSEN, begun, None),
+                policy: WaitPolicy::new(Tuning::CHOSEN, begun, None),
                 backoff: None,
                 holder: None,
                 attempts: 0,
@@ -82,19 +83,19 @@ impl Policy {
 
 /// One process: what it remembers, and its acquisition.
 ///
-/// What it does with the crate's policy is what `lease/acquisition.rs` does.
+/// What it does with the crate's policy is what `lease/acquire.rs` does.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     kind: Kind,
     random: fastrand::Rng,
-    experience: Option<Experience>,
+    recent_wait: Option<RecentWait>,
     acquisition: Acquisition,
 }
 
 #[derive(Debug)]
 struct Acquisition {
     until: Instant,
-    pace: Pace,
+    policy: WaitPolicy,
     backoff: Option<Backoff>,
     /// Who was in the way at the last ask that was answered.
     holder: Option<u64>,
@@ -103,7 +104,7 @@ struct Acquisition {
 
 /// What an answer tells of the item in the way.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct InTheWay {
+pub(crate) struct CurrentHolder {
     pub(crate) holder: u64,
     pub(crate) waited: Option<Duration>,
 }
@@ -117,13 +118,13 @@ impl Waiter {
         };
         self.acquisition = Acquisition {
             until,
-            pace: Pace::new(tuning, now, self.experience),
+            policy: WaitPolicy::new(tuning, now, self.recent_wait),
             backoff: None,
             holder: None,
             attempts: 0,
         };
         let first_ask = match self.kind {
-            Kind::Paced(_) => self.acquisition.pace.first_ask(&mut self.random),
+            Kind::Paced(_) => self.acquisition.policy.first_ask(&mut self.random),
             Kind::Backoff | Kind::Python => None,
         };
         first_ask.unwrap_or(now)
@@ -132,7 +133,7 @@ impl Waiter {
     /// What an item that is put now tells.
     pub(crate) fn usual_wait(&self, now: Instant) -> Option<Duration> {
         match self.kind {
-            Kind::Paced(_) => Some(self.acquisition.pace.usual_wait(now)),
+            Kind::Paced(_) => Some(self.acquisition.policy.usual_wait(now)),
             Kind::Backoff | Kind::Python => None,
         }
     }
@@ -143,7 +144,7 @@ impl Waiter {
         &mut self,
         sent: Instant,
         now: Instant,
-        in_the_way: Option<InTheWay>,
+        current_holder: Option<CurrentHolder>,
     ) -> Option<Instant> {
         let acquisition = &mut self.acquisition;
         acquisition.attempts += 1;
@@ -163,15 +164,15 @@ impl Waiter {
         }
         let backoff = (acquisition.backoff).get_or_insert_with(|| Backoff::new(round_trip));
         let mut next = now + backoff.next_pause(None, &mut self.random);
-        if let (Kind::Paced(_), Some(in_the_way)) = (self.kind, in_the_way) {
+        if let (Kind::Paced(_), Some(current_holder)) = (self.kind, current_holder) {
             let refusal = Refusal {
                 sent,
-                waited: in_the_way.waited,
-                same_holder: acquisition.holder.replace(in_the_way.holder)
-                    == Some(in_the_way.holder),
+                waited: current_holder.waited,
+                same_holder: acquisition.holder.replace(current_holder.holder)
+                    == Some(current_holder.holder),
             };
-            let (pace, until) = (&mut acquisition.pace, acquisition.until);
-            next = (pace.next_ask(&refusal, now, until, &mut self.random)).unwrap_or(next);
+            let (policy, until) = (&mut acquisition.policy, acquisition.until);
+            next = (policy.next_ask(&refusal, now, until, &mut self.random)).unwrap_or(next);
         }
         Some(next.clamp(now, now + latest))
     }
@@ -179,11 +180,11 @@ impl Waiter {
     /// The item tells others `waited`.
     pub(crate) fn granted(&mut self, waited: Option<Duration>, now: Instant) {
         if let Some(waited) = waited {
-            self.experience = Some(self.acquisition.pace.granted(waited, now));
+            self.recent_wait = Some(self.acquisition.policy.granted(waited, now));
         }
     }
 
     pub(crate) fn gave_up(&mut self, now: Instant) {
-        self.experience = self.acquisition.pace.gave_up(now).or(self.experience);
+        self.recent_wait = self.acquisition.policy.gave_up(now).or(self.recent_wait);
     }
 }

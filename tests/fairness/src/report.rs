@@ -6,9 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use charts::{BLUE, Chart, GREY, LIGHT_BLUE, LIGHT_ORANGE, Line, ORANGE};
+use charts::{BLUE, Chart, GREY, Line, ORANGE};
 
-use crate::{Arrivals, Commit, Outcome, Policy, Scene, run};
+use crate::{Arrivals, Outcome, Policy, Scene, run};
 
 /// What a million write request units of DynamoDB's on-demand capacity cost in us-east-1, in US
 /// dollars (<https://aws.amazon.com/dynamodb/pricing/on-demand/>). A put or a deletion of an item
@@ -50,14 +50,6 @@ pub fn page(price: f64) -> String {
 }
 
 const POLICIES: [Policy; 3] = [Policy::PACED, Policy::BACKOFF, Policy::PYTHON];
-const BOTH: [Commit; 2] = [Commit::Confirmed, Commit::Clock];
-
-fn name(commit: Commit) -> &'static str {
-    match commit {
-        Commit::Confirmed => "confirmed",
-        Commit::Clock => "clock",
-    }
-}
 
 /// Once all are under way.
 fn settled(scene: Scene) -> Scene {
@@ -79,40 +71,35 @@ fn targets() -> String {
          |---|---|---|---|---|---|---|---|\n",
     );
     for hold in [1, 100] {
-        for commit in BOTH {
-            let scene = Scene {
-                hold: ms(hold),
-                ..Scene::closed(16, commit)
+        let scene = Scene {
+            hold: ms(hold),
+            ..Scene::closed(16)
+        };
+        for policy in POLICIES {
+            let outcomes: Vec<_> = (SEEDS.map(|seed| Scene { seed, ..scene }))
+                .map(|scene| run(&scene, &[policy]))
+                .collect();
+            let mean = |figure: fn(&Outcome) -> f64| {
+                outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64
             };
-            for policy in POLICIES {
-                if policy == Policy::PYTHON && commit == Commit::Confirmed {
-                    continue;
-                }
-                let outcomes: Vec<_> = (SEEDS.map(|seed| Scene { seed, ..scene }))
-                    .map(|scene| run(&scene, &[policy]))
-                    .collect();
-                let mean = |figure: fn(&Outcome) -> f64| {
-                    outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64
-                };
-                let worst = |figure: fn(&Outcome) -> f64| {
-                    outcomes.iter().map(figure).fold(f64::INFINITY, f64::min)
-                };
-                let longest = outcomes.iter().map(|outcome| outcome.wait(0.99)).max();
-                let _ = writeln!(
-                    table,
-                    "| {hold} ms | {} | {:.1} | {} | {} | {:.2} | {:.3} | {:.2} |",
-                    policy_and(policy, commit),
-                    mean(Outcome::rate),
-                    percent(mean(Outcome::failed_share)),
-                    time(longest.unwrap_or_default()),
-                    mean(Outcome::requests_each),
-                    worst(Outcome::jain),
-                    worst(|outcome| {
-                        let (least, most) = outcome.extremes();
-                        least as f64 / most.max(1) as f64
-                    }),
-                );
-            }
+            let worst = |figure: fn(&Outcome) -> f64| {
+                outcomes.iter().map(figure).fold(f64::INFINITY, f64::min)
+            };
+            let longest = outcomes.iter().map(|outcome| outcome.wait(0.99)).max();
+            let _ = writeln!(
+                table,
+                "| {hold} ms | {} | {:.1} | {} | {} | {:.2} | {:.3} | {:.2} |",
+                policy.name(),
+                mean(Outcome::rate),
+                percent(mean(Outcome::failed_share)),
+                time(longest.unwrap_or_default()),
+                mean(Outcome::requests_each),
+                worst(Outcome::jain),
+                worst(|outcome| {
+                    let (least, most) = outcome.extremes();
+                    least as f64 / most.max(1) as f64
+                }),
+            );
         }
     }
     table
@@ -138,14 +125,11 @@ fn figures(outcome: &Outcome, price: f64) -> String {
 const FLEETS: [usize; 10] = [2, 4, 8, 16, 32, 64, 128, 250, 500, 1_000];
 
 fn fleets(price: f64) -> String {
-    let mut table =
-        format!("| processes | commit | {FIGURES}\n|---|---|---|---|---|---|---|---|---|---|\n");
+    let mut table = format!("| processes | {FIGURES}\n|---|---|---|---|---|---|---|---|---|\n");
     for waiters in FLEETS {
-        for commit in BOTH {
-            let outcome = run(&settled(Scene::closed(waiters, commit)), &[Policy::PACED]);
-            let (commit, figures) = (name(commit), figures(&outcome, price));
-            let _ = writeln!(table, "| {waiters} | {commit} | {figures}");
-        }
+        let outcome = run(&settled(Scene::closed(waiters)), &[Policy::PACED]);
+        let figures = figures(&outcome, price);
+        let _ = writeln!(table, "| {waiters} | {figures}");
     }
     table
 }
@@ -156,7 +140,7 @@ fn patient(price: f64) -> String {
     for waiters in [100, 250, 500, 1_000] {
         let scene = Scene {
             timeout: Duration::from_secs(30),
-            ..Scene::closed(waiters, Commit::Confirmed)
+            ..Scene::closed(waiters)
         };
         for policy in POLICIES {
             let outcome = run(&settled(scene), &[policy]);
@@ -171,7 +155,7 @@ fn beside(price: f64) -> String {
     let mut table =
         format!("| processes | policy | {FIGURES}\n|---|---|---|---|---|---|---|---|---|---|\n");
     for waiters in [2, 16, 64, 250, 1_000] {
-        let scene = settled(Scene::closed(waiters, Commit::Clock));
+        let scene = settled(Scene::closed(waiters));
         for policy in POLICIES {
             let outcome = run(&scene, &[policy]);
             let (policy, figures) = (policy.name(), figures(&outcome, price));
@@ -192,7 +176,7 @@ fn holds() -> String {
                 hold: ms(hold),
                 hold_spread: 0.5,
                 timeout: Duration::from_secs(timeout),
-                ..Scene::closed(waiters, Commit::Confirmed)
+                ..Scene::closed(waiters)
             });
             let outcome = run(&scene, &[Policy::PACED]);
             let before = run(&scene, &[Policy::BACKOFF]);
@@ -216,31 +200,28 @@ fn holds() -> String {
 
 fn round_trips() -> String {
     let mut table = String::from(
-        "| round trip | commit | writes/s | at most | wait p99 | requests a write | Jain | backoff: writes/s | wait p99 | requests |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+        "| round trip | writes/s | at most | wait p99 | requests a write | Jain | backoff: writes/s | wait p99 | requests |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
     );
     for round_trip in [2, 5, 10, 20] {
-        for commit in BOTH {
-            let scene = settled(Scene {
-                round_trip: ms(round_trip),
-                ..Scene::closed(16, commit)
-            });
-            let outcome = run(&scene, &[Policy::PACED]);
-            let before = run(&scene, &[Policy::BACKOFF]);
-            let _ = writeln!(
-                table,
-                "| {round_trip} ms | {} | {:.1} | {:.1} | {} | {:.2} | {:.3} | {:.1} | {} | {:.2} |",
-                name(commit),
-                outcome.rate(),
-                1.0 / scene.busy().as_secs_f64(),
-                time(outcome.wait(0.99)),
-                outcome.requests_each(),
-                outcome.jain(),
-                before.rate(),
-                time(before.wait(0.99)),
-                before.requests_each(),
-            );
-        }
+        let scene = settled(Scene {
+            round_trip: ms(round_trip),
+            ..Scene::closed(16)
+        });
+        let outcome = run(&scene, &[Policy::PACED]);
+        let before = run(&scene, &[Policy::BACKOFF]);
+        let _ = writeln!(
+            table,
+            "| {round_trip} ms | {:.1} | {:.1} | {} | {:.2} | {:.3} | {:.1} | {} | {:.2} |",
+            outcome.rate(),
+            1.0 / scene.busy().as_secs_f64(),
+            time(outcome.wait(0.99)),
+            outcome.requests_each(),
+            outcome.jain(),
+            before.rate(),
+            time(before.wait(0.99)),
+            before.requests_each(),
+        );
     }
     table
 }
@@ -252,7 +233,7 @@ fn arrivals() -> String {
     );
     const PROCESSES: usize = 200;
     for load in [0.1, 0.3, 0.5, 0.7, 0.9] {
-        let scene = Scene::closed(PROCESSES, Commit::Confirmed);
+        let scene = Scene::closed(PROCESSES);
         let every = scene.busy().mul_f64(PROCESSES as f64 / load);
         let scene = settled(Scene {
             arrivals: Arrivals::After(every),
@@ -285,7 +266,7 @@ fn mixed() -> String {
         for hold in [1, 100] {
             let scene = settled(Scene {
                 hold: ms(hold),
-                ..Scene::closed(16, Commit::Clock)
+                ..Scene::closed(16)
             });
             let outcome = run(&scene, &[Policy::PACED, others]);
             let of = |first| outcome.served.iter().skip(first).step_by(2).sum::<u64>();
@@ -311,7 +292,7 @@ fn starts() -> String {
     );
     for waiters in [16, 100, 1_000] {
         for policy in POLICIES {
-            let outcome = run(&Scene::closed(waiters, Commit::Confirmed), &[policy]);
+            let outcome = run(&Scene::closed(waiters), &[policy]);
             let _ = writeln!(
                 table,
                 "| {waiters} | {} | {} | {:.1} | {} |",
@@ -336,7 +317,7 @@ fn throttled() -> String {
                 capacity: Some(1_000),
                 timeout: Duration::from_secs(30),
                 length: Duration::from_secs(60),
-                ..Scene::closed(waiters, Commit::Confirmed)
+                ..Scene::closed(waiters)
             };
             let outcome = run(&scene, &[policy]);
             let _ = writeln!(
@@ -408,22 +389,20 @@ fn charts(price: f64) -> [Charted; 6] {
 /// Draws fleets of all sizes, a line for each policy.
 fn draw(drawings: &Path, price: f64) -> Result<(), Box<dyn Error>> {
     let series = [
-        (Policy::PACED, Commit::Confirmed, BLUE),
-        (Policy::PACED, Commit::Clock, LIGHT_BLUE),
-        (Policy::BACKOFF, Commit::Confirmed, ORANGE),
-        (Policy::BACKOFF, Commit::Clock, LIGHT_ORANGE),
-        (Policy::PYTHON, Commit::Clock, GREY),
+        (Policy::PACED, BLUE),
+        (Policy::BACKOFF, ORANGE),
+        (Policy::PYTHON, GREY),
     ];
-    let fleets = series.map(|(policy, commit, colour)| {
+    let fleets = series.map(|(policy, colour)| {
         let outcomes = FLEETS.map(|waiters| {
-            let scene = settled(Scene::closed(waiters, commit));
+            let scene = settled(Scene::closed(waiters));
             (waiters as f64, run(&scene, &[policy]))
         });
-        (policy_and(policy, commit), colour, outcomes)
+        (policy.name(), colour, outcomes)
     });
     for (name, chart, figure) in charts(price) {
         let lines = fleets.each_ref().map(|(name, colour, outcomes)| Line {
-            name: name.clone(),
+            name: (*name).to_owned(),
             colour: *colour,
             points: (outcomes.iter())
                 .map(|(waiters, outcome)| (*waiters, figure(outcome)))
@@ -435,14 +414,6 @@ fn draw(drawings: &Path, price: f64) -> Result<(), Box<dyn Error>> {
         )?;
     }
     Ok(())
-}
-
-/// The Python package does not confirm its commits.
-fn policy_and(policy: Policy, commit: Commit) -> String {
-    match policy {
-        Policy::PYTHON => policy.name().to_owned(),
-        _ => format!("{}, {}", policy.name(), name(commit)),
-    }
 }
 
 fn percent(share: f64) -> String {

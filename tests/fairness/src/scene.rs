@@ -14,8 +14,6 @@ pub struct Scene {
     pub hold: Duration,
     /// By what part of it a single hold is shorter or longer, evenly drawn.
     pub hold_spread: f64,
-    /// Whether a holder asks the store before it commits.
-    pub commit: Commit,
     /// How long a process waits before it gives up.
     pub timeout: Duration,
     /// When a process wants the lock again.
@@ -30,15 +28,6 @@ pub struct Scene {
     pub seed: u64,
 }
 
-/// What a holder does at its commit point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Commit {
-    /// One more request, whose answer it waits for with the lease held.
-    Confirmed,
-    /// Nothing: its clocks say that the lease is good.
-    Clock,
-}
-
 /// When a process wants the lock again after it has released it, or has given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrivals {
@@ -51,13 +40,12 @@ pub enum Arrivals {
 impl Scene {
     /// Processes that write without a pause, as they are measured in the benchmarks: 7.1 ms to the
     /// store and back, 1 ms of work on the file, a timeout of 3 s, 20 s from the very start.
-    pub fn closed(waiters: usize, commit: Commit) -> Self {
+    pub fn closed(waiters: usize) -> Self {
         Self {
             waiters,
             round_trip: Duration::from_micros(7_100),
             hold: Duration::from_millis(1),
             hold_spread: 0.2,
-            commit,
             timeout: Duration::from_secs(3),
             arrivals: Arrivals::Closed,
             capacity: None,
@@ -67,11 +55,8 @@ impl Scene {
         }
     }
 
-    /// For how long the store sees the lock held, on average.
+    /// For how long the store sees the lock held by a holder that confirms its commit, on average.
     pub fn busy(&self) -> Duration {
-        match self.commit {
-            Commit::Confirmed => self.hold + self.round_trip * 2,
-            Commit::Clock => self.hold + self.round_trip,
-        }
+        self.hold + self.round_trip * 2
     }
 }

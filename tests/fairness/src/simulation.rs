@@ -5,8 +5,8 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
-use crate::policy::{InTheWay, Policy, Waiter};
-use crate::scene::{Arrivals, Commit, Scene};
+use crate::policy::{CurrentHolder, Policy, Waiter};
+use crate::scene::{Arrivals, Scene};
 
 /// Runs the scene; the policies are dealt out to the processes in turn.
 ///
@@ -62,7 +62,7 @@ struct WaitingProcess {
     asked: Duration,
     /// What the attempt on its way would tell others.
     tells: Option<Duration>,
-    in_the_way: Option<InTheWay>,
+    current_holder: Option<CurrentHolder>,
 }
 
 struct Run<'a> {
@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
                     begun: Duration::ZERO,
                     asked: Duration::ZERO,
                     tells: None,
-                    in_the_way: None,
+                    current_holder: None,
                 }
             })
             .collect();
@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
             Event::Answered(nth, Answer::Granted) => self.hold(nth),
             Event::Answered(nth, Answer::Refused) => self.wait(nth),
             Event::Answered(nth, Answer::Throttled) => {
-                self.processes[nth].in_the_way = None;
+                self.processes[nth].current_holder = None;
                 self.wait(nth);
             }
             Event::Releases(nth) => {
@@ -175,7 +175,7 @@ impl<'a> Run<'a> {
         let answer = if self.is_throttled() {
             Answer::Throttled
         } else if let Some(item) = self.item {
-            self.processes[nth].in_the_way = Some(InTheWay {
+            self.processes[nth].current_holder = Some(CurrentHolder {
                 holder: item.grant,
                 waited: item.waited,
             });
@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
         let now = self.instant();
         let process = &mut self.processes[nth];
         process.waiter.granted(process.tells, now);
-        let confirms = self.scene.commit == Commit::Confirmed && process.policy.is_ours();
+        let confirms = process.policy.confirms_commits();
         let waited = self.now - process.begun;
         self.serve(nth, waited);
         let spread = self.scene.hold_spread * (2.0 * self.random.f64() - 1.0);
@@ -226,7 +226,7 @@ impl<'a> Run<'a> {
         let now = self.instant();
         let process = &mut self.processes[nth];
         let sent = self.base + process.asked;
-        match process.waiter.next_ask(sent, now, process.in_the_way) {
+        match process.waiter.next_ask(sent, now, process.current_holder) {
             Some(next) => self.schedule(next.saturating_duration_since(now), Event::Asks(nth)),
             None => {
                 process.waiter.gave_up(now);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fairness::{Arrivals, Commit, Outcome, Policy, Scene, run};
+use fairness::{Arrivals, Outcome, Policy, Scene, run};
 
 const SEEDS: std::ops::Range<u64> = 0..6;
 
@@ -20,12 +20,16 @@ fn mean(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
 /// What the Python package's processes reach in the same place, measured.
 const PYTHON_RATE: f64 = 55.0;
 const PYTHON_P99: Duration = Duration::from_millis(1_960);
+/// For a write of one of 16 processes.
+const MOST_REQUESTS: f64 = 6.5;
 
-fn assert_short_writes(commit: Commit, rate: f64, requests: f64) {
-    for outcome in outcomes(Scene::closed(16, commit), Policy::PACED) {
-        assert!(outcome.rate() >= rate, "{} writes/s", outcome.rate());
+#[test]
+fn sixteen_writers_in_autocommit_mode() {
+    for outcome in outcomes(Scene::closed(16), Policy::PACED) {
+        let rate = outcome.rate();
+        assert!(rate >= 0.9 * PYTHON_RATE, "{rate} writes/s");
         let each = outcome.requests_each();
-        assert!(each <= requests, "{each} requests a write");
+        assert!(each <= MOST_REQUESTS, "{each} requests a write");
         assert_eq!(outcome.failed, 0);
         assert!(
             outcome.wait(0.99) < PYTHON_P99 / 2,
@@ -37,30 +41,18 @@ fn assert_short_writes(commit: Commit, rate: f64, requests: f64) {
 }
 
 #[test]
-fn sixteen_writers_with_commits_by_the_clock() {
-    assert_short_writes(Commit::Clock, 1.4 * PYTHON_RATE, 4.0);
-}
-
-#[test]
-fn sixteen_writers_with_confirmed_commits() {
-    assert_short_writes(Commit::Confirmed, 0.9 * PYTHON_RATE, 6.5);
-}
-
-#[test]
 fn sixteen_writers_that_hold_for_a_tenth_of_a_second() {
-    for commit in [Commit::Clock, Commit::Confirmed] {
-        let scene = Scene {
-            hold: Duration::from_millis(100),
-            ..Scene::closed(16, commit)
-        };
-        let outcomes = outcomes(scene, Policy::PACED);
-        let failed = mean(&outcomes, Outcome::failed_share);
-        assert!(failed <= 0.02, "{commit:?}: {failed} given up");
-        for outcome in outcomes {
-            let (least, most) = outcome.extremes();
-            assert!(least * 3 >= most, "{commit:?}: {least}/{most}");
-            assert!(outcome.jain() >= 0.9, "{commit:?}: Jain {}", outcome.jain());
-        }
+    let scene = Scene {
+        hold: Duration::from_millis(100),
+        ..Scene::closed(16)
+    };
+    let outcomes = outcomes(scene, Policy::PACED);
+    let failed = mean(&outcomes, Outcome::failed_share);
+    assert!(failed <= 0.02, "{failed} given up");
+    for outcome in outcomes {
+        let (least, most) = outcome.extremes();
+        assert!(least * 3 >= most, "{least}/{most}");
+        assert!(outcome.jain() >= 0.9, "Jain {}", outcome.jain());
     }
 }
 
@@ -70,7 +62,7 @@ fn requests_do_not_grow_with_the_number_of_waiters() {
         let scene = Scene {
             timeout: Duration::from_secs(30),
             warm_up: Duration::from_secs(60),
-            ..Scene::closed(waiters, Commit::Confirmed)
+            ..Scene::closed(waiters)
         };
         let outcome = run(&scene, &[Policy::PACED]);
         assert_eq!(outcome.failed, 0, "{waiters} waiters");
@@ -89,7 +81,7 @@ fn even_a_fleet_that_wants_five_times_too_much_asks_within_bounds_and_all_get_a_
     let scene = Scene {
         warm_up: Duration::from_secs(60),
         length: Duration::from_secs(60),
-        ..Scene::closed(1_000, Commit::Confirmed)
+        ..Scene::closed(1_000)
     };
     let outcome = run(&scene, &[Policy::PACED]);
     assert!(
@@ -103,12 +95,10 @@ fn even_a_fleet_that_wants_five_times_too_much_asks_within_bounds_and_all_get_a_
 
 #[test]
 fn who_is_alone_needs_one_request_to_acquire_and_waits_for_nothing_else() {
-    for (commit, requests) in [(Commit::Clock, 2.0), (Commit::Confirmed, 3.0)] {
-        let scene = Scene::closed(1, commit);
-        let outcome = run(&scene, &[Policy::PACED]);
-        assert!((outcome.requests_each() - requests).abs() < 0.01);
-        assert!(outcome.wait(1.0) <= scene.round_trip.mul_f64(1.05));
-    }
+    let scene = Scene::closed(1);
+    let outcome = run(&scene, &[Policy::PACED]);
+    assert!((outcome.requests_each() - 3.0).abs() < 0.01);
+    assert!(outcome.wait(1.0) <= scene.round_trip.mul_f64(1.05));
 }
 
 #[test]
@@ -118,7 +108,7 @@ fn after_a_rush_the_lock_is_soon_as_quick_as_before() {
     let scene = Scene {
         arrivals: Arrivals::After(Duration::from_secs(10)),
         length: Duration::from_secs(120),
-        ..Scene::closed(50, Commit::Confirmed)
+        ..Scene::closed(50)
     };
     let outcome = run(&scene, &[Policy::PACED]);
     assert!(outcome.wait(0.5) <= scene.round_trip.mul_f64(1.05));
@@ -131,11 +121,11 @@ fn after_a_rush_the_lock_is_soon_as_quick_as_before() {
 
 #[test]
 fn exponential_backoff_misses_the_targets() {
-    let short = outcomes(Scene::closed(16, Commit::Clock), Policy::BACKOFF);
-    assert!(mean(&short, Outcome::requests_each) > 5.0);
+    let short = outcomes(Scene::closed(16), Policy::BACKOFF);
+    assert!(mean(&short, Outcome::requests_each) > MOST_REQUESTS);
     let long = Scene {
         hold: Duration::from_millis(100),
-        ..Scene::closed(16, Commit::Clock)
+        ..Scene::closed(16)
     };
     assert!(mean(&outcomes(long, Policy::BACKOFF), Outcome::failed_share) > 0.1);
 }
@@ -147,7 +137,7 @@ fn exponential_backoff_misses_the_targets() {
 fn the_python_package_does_here_what_it_did_there() {
     let scene = Scene {
         hold: Duration::from_millis(5),
-        ..Scene::closed(16, Commit::Clock)
+        ..Scene::closed(16)
     };
     let short = outcomes(scene, Policy::PYTHON);
     let rate = mean(&short, Outcome::rate);
@@ -171,7 +161,7 @@ fn the_python_package_does_here_what_it_did_there() {
 
 #[test]
 fn a_seed_repeats_itself_and_another_does_not() {
-    let scene = Scene::closed(16, Commit::Clock);
+    let scene = Scene::closed(16);
     let [first, again] = [(); 2].map(|()| run(&scene, &[Policy::PACED]));
     assert_eq!((&first.served, &first.waits), (&again.served, &again.waits));
     let other = run(&Scene { seed: 2, ..scene }, &[Policy::PACED]);

@@ -197,7 +197,7 @@ pub enum Action {
     LoseAnswer(usize),
     /// It sends a request that arrives after it has given up waiting, if at all.
     LoseRequest(usize),
-    /// Its lease is renewed in the background: answered, twice, answer lost, late.
+    /// Its lease is renewed by another thread: answered, twice, answer lost, late.
     Renew(usize, Delivery),
     /// Its clocks pass the end of its lease.
     LeaseEnds(usize),

@@ -85,8 +85,8 @@ pub(crate) enum Scene {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum AtRelease {
     #[default]
-    Remove,
-    Retire,
+    Delete,
+    Tombstone,
     Leave,
 }
 
@@ -373,8 +373,8 @@ impl Protocol {
             },
             _ => match process.at_release {
                 AtRelease::Leave => return process.end_turn(),
-                AtRelease::Retire if self.rules.record_outlives_the_lease => retire(me, process),
-                AtRelease::Retire | AtRelease::Remove => Request::Delete(me),
+                AtRelease::Tombstone if self.rules.record_outlives_the_lease => retire(me, process),
+                AtRelease::Tombstone | AtRelease::Delete => Request::Delete(me),
             },
         };
         let answer = self.deliver(state, request, delivery);
@@ -553,7 +553,7 @@ impl Protocol {
             }
             return;
         }
-        process.at_release = AtRelease::Retire;
+        process.at_release = AtRelease::Tombstone;
         if process.is_valid() {
             process.phase = Phase::Deleting;
             if !self.windows.before_the_deletion {
@@ -655,8 +655,8 @@ fn granted(process: &mut Process, recorded: Option<Turn>) {
     process.span = process.puts;
     process.recorded = recorded;
     process.at_release = match recorded {
-        Some(_) => AtRelease::Retire,
-        None => AtRelease::Remove,
+        Some(_) => AtRelease::Tombstone,
+        None => AtRelease::Delete,
     };
     process.phase = Phase::Looking;
 }
@@ -710,7 +710,7 @@ fn settle(state: &mut State, me: Turn, process: &mut Process) {
         }
         _ => {}
     }
-    process.at_release = AtRelease::Remove;
+    process.at_release = AtRelease::Delete;
     process.before = state.pages;
     process.phase = Phase::Creating;
     if state.newest == Some(me) {
@@ -724,7 +724,7 @@ fn settle(state: &mut State, me: Turn, process: &mut Process) {
 /// Ends the journal, and with it the transaction.
 fn delete(state: &mut State, me: Turn, process: &mut Process) {
     remove_journal(state, me);
-    process.at_release = AtRelease::Remove;
+    process.at_release = AtRelease::Delete;
     process.phase = Phase::Releasing;
     match process.purpose {
         Purpose::Commit => state.acknowledged |= bit(me),

@@ -1,6 +1,8 @@
 //! The lock table: the one item, and the requests that change it on the crate's own conditions.
 
-use diesel_sqlite_efs::{JournalId, LockItem, PutCondition, SeenItem};
+use std::time::{Duration, SystemTime};
+
+use diesel_sqlite_efs::{JournalId, LockItem, PutCondition, StoredItem};
 
 use crate::{Rules, State, Turn};
 
@@ -76,8 +78,8 @@ impl State {
                     ..seen
                 };
                 let named = unnamed_record(named, current, rules);
-                let anyones = PutCondition::FreeOrExpired { now: u64::MAX };
-                let condition = PutCondition::Unchanged(&seen_item(named));
+                let anyones = PutCondition::free_or_expired(seconds(u32::MAX));
+                let condition = PutCondition::Unchanged(&stored_item(named));
                 let condition = if rules.takeover_names_the_holder {
                     condition
                 } else {
@@ -91,7 +93,7 @@ impl State {
                     _ => recorded,
                 };
                 let recorded = recorded.map(journal_id);
-                holds(current, item, PutCondition::Ours { recorded }, rules)
+                holds(current, item, PutCondition::ours(recorded), rules)
             }
             Request::Retire { item } => holds(current, item, PutCondition::Ended, rules),
         };
@@ -110,20 +112,15 @@ impl State {
 
 /// The crate's own answer.
 fn holds(current: Option<Item>, new: Item, condition: PutCondition<'_>, rules: &Rules) -> bool {
-    let mut new = LockItem {
-        key: String::new(),
-        lock_id: lock_id(new),
-        expires_at: new.end.into(),
-        holder: String::new(),
-        acquired_at: 0,
-        waited: None,
-        committed: new.committed.map(journal_id),
+    let end = if rules.ends_only_grow {
+        new.end
+    } else {
+        u8::MAX
     };
-    if !rules.ends_only_grow {
-        new.expires_at = u64::from(u8::MAX);
-    }
-    let current = current.map(seen_item);
-    (condition.holds(current.as_ref(), &new)).expect("the ends are numbers")
+    let mut item = LockItem::new("", lock_id(new), seconds(end.into()));
+    item.committed = new.committed.map(journal_id);
+    let current = current.map(stored_item);
+    (condition.holds(current.as_ref(), &item)).expect("the ends are numbers")
 }
 
 fn unnamed_record(named: Item, current: Option<Item>, rules: &Rules) -> Item {
@@ -136,15 +133,14 @@ fn unnamed_record(named: Item, current: Option<Item>, rules: &Rules) -> Item {
     }
 }
 
-fn seen_item(item: Item) -> SeenItem {
-    SeenItem {
-        lock_id: lock_id(item),
-        expires_at: item.end.to_string(),
-        holder: None,
-        acquired_at: None,
-        waited: None,
-        committed: item.committed.map(journal_id),
-    }
+fn stored_item(item: Item) -> StoredItem {
+    let mut stored = StoredItem::new(lock_id(item), item.end.to_string());
+    stored.committed = item.committed.map(journal_id);
+    stored
+}
+
+fn seconds(since_epoch: u32) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch.into())
 }
 
 fn lock_id(item: Item) -> String {

@@ -268,10 +268,10 @@ fn without_the_confirmation_stopped_clocks_undo_a_commit() {
         it.limits.stopped_clocks = 1;
         it.file_locks = true;
     });
-    let with_the_rule = search("commit by clock, with the rule", model.clone(), &SEEN);
+    let with_the_rule = search("stopped clocks, with the rule", model.clone(), &SEEN);
     assert_eq!(with_the_rule, None);
     let model = model.but(|it| it.rules.commit_confirmed = false);
-    fails("commit by clock", model, &SEEN);
+    fails("commit not confirmed", model, &SEEN);
 }
 
 #[test]

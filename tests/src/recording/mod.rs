@@ -202,7 +202,6 @@ struct State {
     reached: Option<Operation>,
     /// The operation that [`Plan::FailNext`] has met first.
     failed: Option<Operation>,
-    over: bool,
     crashed: bool,
     errno: i32,
     /// Since the pause, and before the next lease was granted.
@@ -244,7 +243,6 @@ impl Recorder {
                 disk: Disk::found(database),
                 reached: None,
                 failed: None,
-                over: false,
                 crashed: false,
                 errno: 0,
                 late: Late::default(),
@@ -270,7 +268,6 @@ impl Recorder {
         state.times.clear();
         state.reached = None;
         state.failed = None;
-        state.over = false;
         state.plan = plan;
     }
 
@@ -301,16 +298,6 @@ impl Recorder {
     /// What was done late.
     pub fn late(&self) -> Late {
         self.state().late
-    }
-
-    /// What was under way has ended: the test has said so, or the database was closed.
-    pub fn is_over(&self) -> bool {
-        self.state().over
-    }
-
-    /// What was under way has ended.
-    pub fn set_over(&self) {
-        self.state().over = true;
     }
 
     /// The process is gone now.
@@ -348,7 +335,6 @@ impl Recorder {
         let number = state.operations.len();
         state.operations.push(operation);
         state.times.push((Instant::now(), None));
-        state.over |= operation == Operation::Close(On::Main);
         let is_page = operation == Operation::Write(On::Main);
         let verdict = match &mut state.plan {
             Plan::Crash { at, leaves } if *at == number => {

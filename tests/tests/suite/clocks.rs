@@ -6,12 +6,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use diesel_sqlite_efs::testing::{Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, DynamoDbLockClient, InMemoryLockStore, Lease, LockError, Moment, PutAnswer, StoreError,
+    InMemoryLockStore, Lease, LockClient, LockError, ManualClock, PutAnswer, StoreError, Timestamp,
 };
 use integration::emulator::Emulator;
 use integration::options::load_seconds;
-use integration::store::{Hook, HookedStore, Put};
 
 use crate::fixtures::workers::WorkersFixture;
 
@@ -259,18 +259,18 @@ fn forget(lease: Lease, fixture: &ClocksFixture) {
 /// The lock table, which knows the true time.
 struct ClocksFixture {
     table: Arc<InMemoryLockStore>,
-    time: Clock,
+    time: ManualClock,
 }
 
 impl ClocksFixture {
     fn new() -> Self {
-        let time = Clock::manual(Moment {
-            monotonic: Duration::ZERO,
+        let time = ManualClock::new(Timestamp::new(
+            Duration::ZERO,
             // In the middle of a second.
-            wall: Duration::from_millis(1_800_000_000_500),
-        });
+            Duration::from_millis(1_800_000_000_500),
+        ));
         Self {
-            table: Arc::new(InMemoryLockStore::with_clock(time.clone())),
+            table: Arc::new(InMemoryLockStore::with_clock(time.clock())),
             time,
         }
     }
@@ -294,10 +294,10 @@ impl ClocksFixture {
 
     /// A host whose wall clock is off by so many seconds.
     fn host(&self, skew: i64) -> ClockedHost {
-        let clock = Clock::manual(Moment {
-            monotonic: Duration::from_secs(100),
-            wall: shifted(self.now(), skew),
-        });
+        let clock = ManualClock::new(Timestamp::new(
+            Duration::from_secs(100),
+            shifted(self.now(), skew),
+        ));
         let way = Way {
             clock: clock.clone(),
             event: Mutex::default(),
@@ -305,11 +305,14 @@ impl ClocksFixture {
         };
         let way = HookedStore::new(self.table.clone(), way);
         ClockedHost {
-            client: DynamoDbLockClient::with_store(way.clone())
-                .lease_duration(LEASE)
+            client: LockClient::builder()
+                .lock_store(way.clone())
+                .lock_expiration(LEASE)
                 // No renewal but those that the test asks for.
-                .max_hold(SECOND)
-                .clock(clock.clone()),
+                .without_renewal()
+                .clock(clock.clock())
+                .build()
+                .expect("a client"),
             clock,
             way,
         }
@@ -317,8 +320,8 @@ impl ClocksFixture {
 }
 
 struct ClockedHost {
-    client: DynamoDbLockClient,
-    clock: Clock,
+    client: LockClient,
+    clock: ManualClock,
     way: Arc<HookedStore<Way>>,
 }
 
@@ -330,10 +333,10 @@ impl ClockedHost {
     /// Lets so much time go by on each clock.
     fn shift(&self, monotonic: u64, wall: i64) {
         let now = self.clock.now();
-        self.clock.set(Moment {
-            monotonic: now.monotonic + Duration::from_secs(monotonic),
-            wall: shifted(now.wall, wall),
-        });
+        self.clock.set(Timestamp::new(
+            now.monotonic + Duration::from_secs(monotonic),
+            shifted(now.wall, wall),
+        ));
     }
 
     /// Steps the wall clock in the next put.
@@ -349,7 +352,7 @@ impl ClockedHost {
 
 /// A host's way to the table.
 struct Way {
-    clock: Clock,
+    clock: ManualClock,
     event: Mutex<Option<(Happens, i64)>>,
     lie: Mutex<(u32, i64)>,
 }
@@ -377,12 +380,9 @@ impl Way {
     }
 }
 
-fn step(clock: &Clock, seconds: i64) {
+fn step(clock: &ManualClock, seconds: i64) {
     let now = clock.now();
-    clock.set(Moment {
-        wall: shifted(now.wall, seconds),
-        ..now
-    });
+    clock.set(Timestamp::new(now.monotonic, shifted(now.wall, seconds)));
 }
 
 fn shifted(time: Duration, seconds: i64) -> Duration {
@@ -395,15 +395,10 @@ impl Hook for Way {
         self.happens(Happens::BeforePut);
         let answer = put.pass_on()?;
         self.happens(Happens::AfterPut);
-        Ok(match answer {
-            PutAnswer::Stored { previous, date } => PutAnswer::Stored {
-                previous,
-                date: self.date(date),
-            },
-            PutAnswer::Refused { current, date } => PutAnswer::Refused {
-                current,
-                date: self.date(date),
-            },
-        })
+        let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer else {
+            unreachable!("{answer:?}");
+        };
+        let date = self.date(*date);
+        Ok(answer.with_date(date))
     }
 }

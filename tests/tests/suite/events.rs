@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, DeleteAnswer, DynamoDbLockClient, EfsConfig, EfsSqliteConnection, InMemoryLockStore,
-    LockError, Moment, PutAnswer, SeenItem, StoreError,
+    DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockClient, LockError,
+    ManualClock, PutAnswer, StoreError, StoredItem, Timestamp,
 };
 use integration::process::wait_until;
 use integration::scratch::Scratch;
-use integration::store::{Delete, Hook, HookedStore, Put};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -165,11 +165,11 @@ fn names(events: &[Fields]) -> Vec<&str> {
     events.iter().map(|event| event["event"].as_str()).collect()
 }
 
-fn clock() -> Clock {
-    Clock::manual(Moment {
-        monotonic: Duration::from_secs(1_000),
-        wall: Duration::from_secs(1_800_000_000),
-    })
+fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::new(
+        Duration::from_secs(1_000),
+        Duration::from_secs(1_800_000_000),
+    ))
 }
 
 #[test]
@@ -206,11 +206,14 @@ fn a_write_is_seen_from_the_lease_to_its_release_without_its_values() -> TestRes
 fn waiting_taking_over_and_losing_are_told_with_who_held_it() -> TestResult {
     recorder();
     let (clock, key) = (clock(), "events-of-a-takeover");
-    let store = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+    let store = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
     let client = |holder: &str, store: &Arc<InMemoryLockStore>| {
-        diesel_sqlite_efs::DynamoDbLockClient::with_store(store.clone())
-            .holder(holder)
-            .clock(clock.clone())
+        LockClient::builder()
+            .lock_store(store.clone())
+            .lock_holder(holder)
+            .clock(clock.clock())
+            .build()
+            .expect("a client")
     };
     let lost = client("the first", &store).acquire(key, Duration::ZERO)?;
     // In the same process the second waits in line; what it waits for is not asked of the store.
@@ -220,14 +223,8 @@ fn waiting_taking_over_and_losing_are_told_with_who_held_it() -> TestResult {
     assert!(!lost.is_valid());
     // Still in line behind the first, which has not let go.
     drop(lost.release());
-    let item = diesel_sqlite_efs::SeenItem {
-        lock_id: "somebody".to_owned(),
-        expires_at: "1799999999".to_owned(),
-        holder: Some("the python package".to_owned()),
-        acquired_at: None,
-        committed: None,
-        waited: None,
-    };
+    let item = diesel_sqlite_efs::StoredItem::new("somebody", "1799999999")
+        .with_holder("the python package");
     store.set_item(key, Some(item));
     second.acquire(key, Duration::ZERO)?.release()?;
 
@@ -329,10 +326,11 @@ impl Failing {
     fn check(&self) -> Result<(), StoreError> {
         match self.fails.load(Ordering::SeqCst) {
             false => Ok(()),
-            true => Err(StoreError::Timeout {
-                endpoint: "nowhere".to_owned(),
-                after: Duration::from_millis(1),
-            }),
+            true => Err(StoreError::timeout(
+                "test",
+                "nowhere",
+                Duration::from_millis(1),
+            )),
         }
     }
 }
@@ -365,15 +363,8 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
     diesel::sql_query("CREATE TABLE counter (n INTEGER)").execute(&mut conn)?;
     assert!(conn.run_migrations(MIGRATIONS).is_err(), "the table exists");
 
-    let client = DynamoDbLockClient::with_store(store.clone());
-    let expired = SeenItem {
-        lock_id: "somebody".to_owned(),
-        expires_at: "2".to_owned(),
-        holder: None,
-        acquired_at: None,
-        committed: None,
-        waited: None,
-    };
+    let client = LockClient::builder().lock_store(store.clone()).build()?;
+    let expired = StoredItem::new("somebody", "2");
     store.table.set_item(key, Some(expired));
     let lease = client.acquire(key, Duration::ZERO)?;
     assert!(client.acquire(key, Duration::from_millis(1)).is_err());
@@ -387,7 +378,7 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
     store.table.set_item(key, None);
     assert!(lease.renew().is_err());
     drop(lease);
-    hand_on(&client, key)?;
+    hand_off(&client, key)?;
     let held = client.acquire(key, LONG)?;
     retry_and_give_up(&mut conn);
     held.release()?;
@@ -450,8 +441,8 @@ fn retry_and_give_up(conn: &mut EfsSqliteConnection) {
 }
 
 /// Lets a lease go from one thread to another; again if this machine is too slow for it.
-fn hand_on(client: &DynamoDbLockClient, key: &str) -> Result<(), LockError> {
-    while client.stats().handovers == 0 {
+fn hand_off(client: &LockClient, key: &str) -> Result<(), LockError> {
+    while client.stats().hand_offs == 0 {
         let lease = client.acquire(key, LONG)?;
         let waits = client.stats().waits;
         thread::scope(|scope| {
@@ -469,7 +460,8 @@ fn waits_and_leases_are_spans_of_whoever_asked() -> TestResult {
     recorder();
     let key = "spans-of-whoever-asked";
     let store = Arc::new(InMemoryLockStore::new());
-    let client = DynamoDbLockClient::with_store(store).lease_duration(Duration::from_secs(6));
+    let builder = LockClient::builder().lock_store(store);
+    let client = builder.lock_expiration(Duration::from_secs(6)).build()?;
     let held = client.acquire(key, Duration::ZERO)?;
     let request = tracing::info_span!(target: CALLER, "request");
     request.in_scope(|| assert!(client.acquire(key, Duration::from_millis(1)).is_err()));

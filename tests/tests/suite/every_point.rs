@@ -31,7 +31,7 @@ use crate::fixtures::hosts::execute;
 
 #[test]
 fn every_point_of_a_small_transaction() {
-    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
+    let run = |conn: &mut EfsSqliteConnection| {
         execute(conn, "UPDATE t SET n = n + 100 WHERE id = 3").map(drop)
     };
     Scenario::new("small", furnished(), run)
@@ -41,7 +41,7 @@ fn every_point_of_a_small_transaction() {
 
 #[test]
 fn every_point_of_a_large_transaction() {
-    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             execute(
@@ -56,7 +56,7 @@ fn every_point_of_a_large_transaction() {
 
 #[test]
 fn every_point_of_a_rollback() {
-    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
+    let run = |conn: &mut EfsSqliteConnection| {
         let result = conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100")?;
             Err::<(), _>(Error::RollbackTransaction)
@@ -73,7 +73,7 @@ fn every_point_of_a_rollback() {
 
 #[test]
 fn every_point_of_a_transaction_with_a_savepoint() {
-    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             execute(conn, "UPDATE t SET n = n + 100 WHERE id < 5")?;
             let inner = conn.transaction(|conn| {
@@ -94,7 +94,7 @@ fn every_point_of_a_transaction_with_a_savepoint() {
 
 #[test]
 fn every_point_of_ddl() {
-    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             conn.batch_execute(
                 "CREATE TABLE u (id INTEGER PRIMARY KEY, v TEXT); \
@@ -109,13 +109,13 @@ fn every_point_of_ddl() {
 
 #[test]
 fn every_point_of_a_vacuum() {
-    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| conn.batch_execute("VACUUM");
+    let run = |conn: &mut EfsSqliteConnection| conn.batch_execute("VACUUM");
     Scenario::new("vacuum", furnished(), run).explore();
 }
 
 #[test]
 fn every_point_of_the_first_transaction_of_an_empty_database() {
-    let run = |conn: &mut EfsSqliteConnection, _: &RecordedHost| {
+    let run = |conn: &mut EfsSqliteConnection| {
         conn.transaction(|conn| {
             conn.batch_execute("CREATE TABLE first (v); INSERT INTO first VALUES (zeroblob(5000))")
         })
@@ -124,9 +124,8 @@ fn every_point_of_the_first_transaction_of_an_empty_database() {
 }
 
 /// Reads, which recovers, and writes.
-fn read_and_write(conn: &mut EfsSqliteConnection, host: &RecordedHost) -> QueryResult<()> {
+fn read_and_write(conn: &mut EfsSqliteConnection) -> QueryResult<()> {
     Seen::by(conn, false)?;
-    host.settle();
     execute(conn, "UPDATE t SET n = n + 100 WHERE id > 8").map(drop)
 }
 
@@ -187,7 +186,7 @@ fn count_commit() -> Vec<Operation> {
     recorder.operations()
 }
 
-type Run = fn(&mut EfsSqliteConnection, &RecordedHost) -> QueryResult<()>;
+type Run = fn(&mut EfsSqliteConnection) -> QueryResult<()>;
 
 /// A transaction and what it begins with.
 struct Scenario {
@@ -547,8 +546,7 @@ impl Scenario {
                 Err(error) => return (None, Err(error.to_string())),
             }
         }
-        let result = conn.as_mut().map_or(Ok(()), |conn| (self.run)(conn, host));
-        host.recorder().set_over();
+        let result = conn.as_mut().map_or(Ok(()), |conn| (self.run)(conn));
         (conn, result.map_err(|error| error.to_string()))
     }
 

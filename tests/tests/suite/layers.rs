@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// The crate's top modules, from the bottom up, as `docs/design.md` draws them: each imports only
 /// those before it.
-const LAYERS: [&str; 10] = [
+const LAYERS: [&str; 11] = [
     "clock",
     "error",
     "telemetry",
@@ -22,6 +22,7 @@ const LAYERS: [&str; 10] = [
     "write_lock",
     "vfs",
     "connection",
+    "admin",
 ];
 
 #[test]
@@ -48,7 +49,9 @@ fn every_top_module_is_a_layer() {
     let known: BTreeSet<_> = LAYERS.into_iter().collect();
     let sources = Sources::read();
     let tops = sources.modules.keys().filter(|module| !module.is_empty());
-    let tops: BTreeSet<_> = tops.filter_map(|module| module.split("::").next()).collect();
+    let tops: BTreeSet<_> = tops
+        .filter_map(|module| module.split("::").next())
+        .collect();
     let tops: BTreeSet<_> = tops.into_iter().filter(|top| *top != "testing").collect();
     assert_eq!(tops, known);
 }
@@ -72,13 +75,20 @@ fn no_two_files_import_each_other() {
             break;
         }
     }
-    assert_eq!(graph, BTreeMap::new(), "each of these is on a circle, or leads to one");
+    assert_eq!(
+        graph,
+        BTreeMap::new(),
+        "each of these is on a circle, or leads to one"
+    );
 }
 
 #[test]
 fn the_design_names_the_layers_from_the_top_down() {
     let design = fs::read_to_string(root().join("docs/design.md")).expect("docs/design.md");
-    let section = design.split("\n## Layers\n").nth(1).expect("a section on layers");
+    let section = design
+        .split("\n## Layers\n")
+        .nth(1)
+        .expect("a section on layers");
     let section = section.split("\n## ").next().unwrap_or_default();
     let named: Vec<&str> = (section.lines())
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
@@ -144,20 +154,32 @@ impl Sources {
 /// Whether the name is defined there, and not only imported.
 fn defines(text: &str, name: &str) -> bool {
     let kinds = [
-        "struct", "enum", "trait", "fn", "const", "static", "type", "macro_rules!",
+        "struct",
+        "enum",
+        "trait",
+        "fn",
+        "const",
+        "static",
+        "type",
+        "macro_rules!",
     ];
     kinds.iter().any(|kind| {
-        text.match_indices(&format!("{kind} {name}")).any(|(at, found)| {
-            let after = text[at + found.len()..].chars().next();
-            after.is_none_or(|c| !c.is_alphanumeric() && c != '_')
-        })
+        text.match_indices(&format!("{kind} {name}"))
+            .any(|(at, found)| {
+                let after = text[at + found.len()..].chars().next();
+                after.is_none_or(|c| !c.is_alphanumeric() && c != '_')
+            })
     })
 }
 
 fn read_into(modules: &mut BTreeMap<String, String>, directory: &Path, module: &str) {
     for entry in fs::read_dir(directory).expect("sources") {
         let path = entry.expect("an entry").path();
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() {
             read_into(modules, &path, &below(module, &name));
             continue;
@@ -167,8 +189,13 @@ fn read_into(modules: &mut BTreeMap<String, String>, directory: &Path, module: &
             continue;
         }
         let text = fs::read_to_string(&path).expect("a source");
-        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let text = text
+            .split("#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default();
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
         let text = lines.collect::<Vec<_>>().join("\n");
         let module = match &*name {
             "lib" => String::new(),
@@ -217,7 +244,9 @@ fn expanded(text: &str) -> Vec<Vec<String>> {
         Some(list) => parts(list).iter().flat_map(|part| expanded(part)).collect(),
     };
     let prefixed = branches.into_iter().map(|branch| {
-        let branch = branch.into_iter().filter(|name| name != "self" && !name.is_empty());
+        let branch = branch
+            .into_iter()
+            .filter(|name| name != "self" && !name.is_empty());
         [name.clone()].into_iter().chain(branch).collect()
     });
     prefixed.collect()
@@ -249,7 +278,11 @@ fn parts(list: &str) -> Vec<&str> {
 fn absolute(module: &str, path: &[String]) -> Option<Vec<String>> {
     let mut from: Vec<String> = match path.first()?.as_str() {
         "crate" => Vec::new(),
-        _ => module.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        _ => module
+            .split("::")
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
     };
     for name in path {
         match name.as_str() {

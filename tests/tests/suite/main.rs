@@ -15,8 +15,8 @@
 //! | `NfsFixture` in `nfs` | a database on the rig's NFS mount | real NFS, by hand |
 //!
 //! What other packages need as well is the library `integration` (`tests/src`): `Emulator`, `Proxy`,
-//! `LockTable`, `Worker`, `Scratch`, `HookedStore`, a recording VFS, a Lambda runtime,
-//! `wait_until`, and the options of a test run. `harness` tests it.
+//! `LockTable`, `Worker`, `Scratch`, a recording VFS, a Lambda runtime, `wait_until`, and the options
+//! of a test run. `harness` tests it. The crate's feature `testing` has `HookedStore`.
 //!
 //! # Modules
 //!
@@ -24,9 +24,10 @@
 //! |---|---|
 //! | the connection is Diesel's: traits, statements, transactions, pools, async | `diesel_traits` `statements` `transactions` `retrying` `deadlines` `pools` `async_runtimes` `migrations` |
 //! | nothing is lost or torn, whatever dies, stops or fails | `every_point` `recovery` `kills` `answers` `processes` `two_mounts` `nfs` |
-//! | one holder at a time, and a free lock is found | `protocol` `clocks` `hand_on` `lock_keys` |
+//! | one holder at a time, and a free lock is found | `protocol` `clocks` `hand_off` `lock_keys` |
 //! | it shares files with the Python package, without its defects | `python_package` `seed_defects` |
 //! | what is wrong is said, with a remedy | `settings` `files` `surroundings` `command_line` |
+//! | a store of one's own can be used; the crate's modules are layers | `custom_stores` `layers` |
 //! | what it costs, and what it tells | `counts` `observability` `events` |
 //!
 //! # To add a test
@@ -44,15 +45,17 @@ mod async_runtimes;
 mod clocks;
 mod command_line;
 mod counts;
+mod custom_stores;
 mod deadlines;
 mod diesel_traits;
 mod events;
 mod every_point;
 mod files;
 mod fixtures;
-mod hand_on;
+mod hand_off;
 mod harness;
 mod kills;
+mod layers;
 mod lock_keys;
 mod migrations;
 mod nfs;

@@ -145,7 +145,7 @@ fn default_instrumentation() -> Option<Box<dyn Instrumentation>> {
 
 #[test]
 fn diesels_instrumentation_is_told_of_the_opening_with_the_applications_own_url() {
-    let fixture = HostsFixture::with_table();
+    let fixture = HostsFixture::new();
     let path = fixture.scratch().database();
     let local = format!("{}?lock=local&lock_timeout=2", path.display());
     let wrong = format!("{}?lock=local&lock_timeuot=2", path.display());

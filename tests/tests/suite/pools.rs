@@ -245,7 +245,7 @@ fn is_given_out_again_in_test(pool: &EfsPool) -> bool {
 
 #[test]
 fn a_connection_that_lost_its_lease_is_not_given_out_again() {
-    let ways_to_lose: [fn(&HostsFixture, &diesel_sqlite_efs::Clock); 3] = [
+    let ways_to_lose: [fn(&HostsFixture, &diesel_sqlite_efs::ManualClock); 3] = [
         |_, clock| clock.advance(LEASE),
         |fixture, _| fixture.remove_item(),
         |fixture, _| fixture.give_lease_to_another(),
@@ -253,7 +253,7 @@ fn a_connection_that_lost_its_lease_is_not_given_out_again() {
     for lose in ways_to_lose {
         for rolls_back in [false, true] {
             let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
-            let pool = pool_of(&fixture.host().config().clock(clock.clone()), 1);
+            let pool = pool_of(&fixture.host().config().clock(clock.clock()), 1);
             let again = is_given_out_again(&pool, |conn| {
                 let result = conn.transaction(|conn| {
                     insert(conn, 1)?;
@@ -279,7 +279,7 @@ fn a_connection_that_lost_its_lease_is_not_given_out_again() {
 #[test]
 fn a_connection_whose_loss_was_seen_by_the_inner_one_alone_is_not_given_out_again() {
     let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
-    let pool = pool_of(&fixture.host().config().clock(clock.clone()), 1);
+    let pool = pool_of(&fixture.host().config().clock(clock.clock()), 1);
     let again = is_given_out_again(&pool, |conn| {
         let result = conn.sqlite_mut().transaction(|conn| {
             conn.batch_execute("INSERT INTO t (n) VALUES (1)")?;
@@ -569,7 +569,7 @@ fn connections_of_a_pool_get_the_lock_in_the_order_in_which_they_asked() {
     );
 }
 
-/// Each write was confirmed, under leases that were asked for in turn: a lease that is handed on in
+/// Each write was confirmed, under leases that were asked for in turn: a lease that is handed off in
 /// the process is asked for once.
 #[track_caller]
 fn assert_asked_for_as_many(calls: &[Call], writes: usize) {

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use diesel_sqlite_efs::testing::{HookedStore, Put};
 use diesel_sqlite_efs::{
-    DynamoDbLockClient, InMemoryLockStore, LockError, PutAnswer, SeenItem, StoreError,
+    InMemoryLockStore, LockClient, LockError, PutAnswer, StoreError, StoredItem,
 };
 use integration::dynamodb::LockTable;
 use integration::emulator::Emulator;
 use integration::process::wait_until;
 use integration::proxy::{Action, Answer, Date, Operation, Proxy, Purpose, Rule};
-use integration::store::{HookedStore, Put};
 
 use crate::fixtures::workers::{LONG, WorkerProcess, WorkersFixture, proxy, requests, steps};
 
@@ -187,19 +187,21 @@ fn a_lease_of_the_shortest_duration_is_renewed_for_as_long_as_it_is_held() {
 
 #[test]
 fn a_short_lease_is_renewed_in_time_while_the_process_holds_a_longer_one() {
-    let client = DynamoDbLockClient::with_store(Arc::new(InMemoryLockStore::new()));
-    let for_long = client.clone().lease_duration(Duration::from_secs(18));
-    let for_short = client.clone().lease_duration(Duration::from_secs(6));
+    let store = Arc::new(InMemoryLockStore::new());
+    let [for_long, for_short] = [18, 6].map(|seconds| {
+        let builder = LockClient::builder().lock_store(store.clone());
+        let builder = builder.lock_expiration(Duration::from_secs(seconds));
+        builder.build().expect("a client")
+    });
     let long = for_long.acquire("long", LONG).expect("a lease");
     wait_until(LONG, "the longer one is renewed", || {
-        client.stats().renewals > 0
+        for_long.stats().renewals > 0
     });
     // Six seconds until the next renewal of that: too late for this one.
     let short = for_short.acquire("short", LONG).expect("a lease");
-    let renewed_before = client.stats().renewals;
     wait_until(LONG, "the shorter one is renewed", || {
         assert!(short.is_valid(), "it was forgotten");
-        client.stats().renewals > renewed_before
+        for_short.stats().renewals > 0
     });
     assert!(short.is_valid() && long.is_valid());
 }
@@ -330,7 +332,7 @@ fn threads_of_one_process_ask_the_store_one_at_a_time() {
     let fixture = ClientFixture::new("protocol-queue");
     let mut client = fixture.client(&[]);
     assert_eq!(client.ok("contend lock 6 4"), "0 overlaps");
-    // Nobody was refused: who held it was gone before the next one asked, or handed it on.
+    // Nobody was refused: who held it was gone before the next one asked, or handed it off.
     let steps = steps(&fixture.proxy);
     let leases = steps.len() / 2;
     assert_eq!(steps, ["Acquire 200", "DeleteItem 200"].repeat(leases));
@@ -371,25 +373,15 @@ fn a_last_attempt_without_time_for_an_answer_does_not_hide_who_holds_the_lease()
     // Refuses once, and then is too slow for the time it is given.
     let store = HookedStore::new(Arc::default(), move |put: Put<'_>| {
         if count.fetch_add(1, Ordering::SeqCst) == 0 {
-            return Ok(PutAnswer::Refused {
-                current: Some(SeenItem {
-                    lock_id: "another".to_owned(),
-                    expires_at: "9999999999".to_owned(),
-                    holder: Some("the-holder".to_owned()),
-                    acquired_at: None,
-                    committed: None,
-                    waited: None,
-                }),
-                date: None,
-            });
+            return Ok(PutAnswer::refused(Some(
+                StoredItem::new("another", "9999999999").with_holder("the-holder"),
+            )));
         }
         thread::sleep(put.give_up_after);
-        Err(StoreError::Timeout {
-            endpoint: "here".to_owned(),
-            after: put.give_up_after,
-        })
+        Err(StoreError::timeout("test", "here", put.give_up_after))
     });
-    let client = DynamoDbLockClient::with_store(store);
+    let client = LockClient::builder().lock_store(store).build();
+    let client = client.expect("a client");
     let error = client
         .acquire(KEY, Duration::from_millis(40))
         .expect_err("it is held");

@@ -144,14 +144,14 @@ fn what_only_reads_takes_no_lock_however_often_it_is_run() {
 
 #[test]
 fn a_transaction_that_lost_its_lease_is_run_again_and_happens_once() {
-    let ways_to_lose: [fn(&HostsFixture, &diesel_sqlite_efs::Clock); 2] = [
+    let ways_to_lose: [fn(&HostsFixture, &diesel_sqlite_efs::ManualClock); 2] = [
         |_, clock| clock.advance(LEASE),
         |fixture, _| fixture.remove_item(),
     ];
     for lose in ways_to_lose {
         for swallow in [false, true] {
             let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
-            let config = fixture.host().config().clock(clock.clone());
+            let config = fixture.host().config().clock(clock.clock());
             let mut conn = patient(config);
             let mut runs = 0;
             let result = conn.retrying_transaction(|conn| {
@@ -644,7 +644,7 @@ fn migrations_inside_a_transaction_belong_to_it() {
 #[test]
 fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
     let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
-    let config = fixture.host().config().clock(clock.clone());
+    let config = fixture.host().config().clock(clock.clock());
     let mut conn = patient(config);
     let mut runs = 0;
     let result = conn.with_write_lock(|conn| {

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::types::ScalarAttributeType;
-use diesel_sqlite_efs::{DynamoDbLockClient, StoreError};
+use diesel_sqlite_efs::testing::{HookedStore, Put};
+use diesel_sqlite_efs::{LockClient, StoreError};
 use integration::dynamodb::{AttributeValue, Item, LockTable, env_for};
 use integration::emulator::Emulator;
 use integration::proxy::{Action, Answer, Operation, Purpose, RefusedEndpoint, Rule};
-use integration::store::{HookedStore, Put};
 
 use crate::fixtures::bare_process::{BareFixture, BareProcess, INSERT, ShownError};
 
@@ -329,12 +329,12 @@ fn the_client_by_itself_waits_out_what_passes_too() -> TestResult {
         if asked.swap(true, Ordering::SeqCst) {
             return put.pass_on();
         }
-        Err(StoreError::Throttled {
-            message: "slow down".to_owned(),
-        })
+        Err(StoreError::throttled("test", "slow down"))
     });
-    let client = DynamoDbLockClient::with_store(store);
-    client.acquire("nightly-report", Duration::from_secs(30))?;
+    let client = LockClient::builder().lock_store(store).build()?;
+    client
+        .acquire("nightly-report", Duration::from_secs(30))?
+        .release()?;
     Ok(())
 }
 

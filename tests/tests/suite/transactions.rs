@@ -246,7 +246,7 @@ enum Loss {
 /// A connection whose transactions lose their lease when it is told to.
 struct Loser {
     fixture: HostsFixture,
-    clock: diesel_sqlite_efs::Clock,
+    clock: diesel_sqlite_efs::ManualClock,
     loss: Loss,
 }
 
@@ -262,7 +262,7 @@ impl Loser {
     }
 
     fn connect(&self) -> EfsSqliteConnection {
-        connect(&self.fixture.host().config().clock(self.clock.clone()))
+        connect(&self.fixture.host().config().clock(self.clock.clock()))
     }
 
     fn lose(&self) {
@@ -599,7 +599,7 @@ fn a_returned_row_is_committed_or_an_error_by_this_hosts_clocks_too() {
     for run in forms {
         let fixture = HostsFixture::with_table();
         let clock = manual_clock();
-        let mut conn = connect(&fixture.host().config().clock(clock.clone()));
+        let mut conn = connect(&fixture.host().config().clock(clock.clock()));
         // The rows are written when RETURNING is evaluated, and not committed yet.
         freeze_utils::register_impl(conn.sqlite_mut(), move || {
             clock.advance(LEASE);

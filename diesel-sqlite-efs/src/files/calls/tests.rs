@@ -17,11 +17,11 @@ use tempfile::TempDir;
 
 use self::faults::Fault;
 use super::Call;
-use crate::clock::{Clock, Moment};
+use crate::clock::{ManualClock, Timestamp};
 use crate::config::{EfsConfig, ReadCheck};
 use crate::connection::EfsSqliteConnection;
-use crate::store::hooked::{HookedStore, Put};
-use crate::store::{InMemoryLockStore, LockStore, SeenItem};
+use crate::store::{InMemoryLockStore, LockStore, StoredItem};
+use crate::testing::{HookedStore, Put};
 
 const KEY: &str = "database#files";
 const LEASE: Duration = Duration::from_secs(60);
@@ -156,14 +156,14 @@ fn every_call_at_a_journal_that_never_became_hot_may_fail() {
 #[derive(Debug, Clone)]
 struct Template {
     files: BTreeMap<PathBuf, Vec<u8>>,
-    item: Option<SeenItem>,
+    item: Option<StoredItem>,
 }
 
 /// A directory, a lock table and a clock.
 struct World {
     directory: TempDir,
     table: Arc<InMemoryLockStore>,
-    clock: Clock,
+    clock: ManualClock,
     read_check: ReadCheck,
 }
 
@@ -173,11 +173,8 @@ impl World {
         for (name, content) in &template.files {
             fs::write(directory.path().join(name), content).unwrap();
         }
-        let clock = Clock::manual(Moment {
-            monotonic: Duration::from_secs(1),
-            wall: START,
-        });
-        let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        let clock = ManualClock::new(Timestamp::new(Duration::from_secs(1), START));
+        let table = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
         table.set_item(KEY, template.item.clone());
         Self {
             directory,
@@ -196,7 +193,7 @@ impl World {
             .lock_timeout(Duration::from_millis(20))
             .lock_read_check(self.read_check)
             .assume_network_file_system(true)
-            .clock(self.clock.clone())
+            .clock(self.clock.clock())
     }
 
     fn connect(&self) -> ConnectionResult<EfsSqliteConnection> {

@@ -21,7 +21,9 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
 };
-use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents, SharedHttpClient};
+use aws_sdk_dynamodb::config::{
+    Builder, ConfigBag, Intercept, RuntimeComponents, SharedHttpClient,
+};
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
@@ -49,12 +51,23 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take until a first request could be sent: region, then credentials.
 pub(super) const TOTAL_CONFIGURATION_TIME: Duration = Duration::from_secs(3);
 
-/// A table at DynamoDB, or at what the environment names in its place.
+/// What errors call the service.
+pub(super) const SERVICE: &str = "DynamoDB";
+
+/// A table at DynamoDB, or at what the configuration names in its place.
 pub(super) struct Endpoint {
     table: String,
-    /// Given by tests, in place of what the environment says.
-    config: Option<SdkConfig>,
+    configuration: Configuration,
     connected: OnceCell<Connected>,
+}
+
+/// Where region, credentials and endpoint come from.
+#[derive(Debug, Clone)]
+pub(super) enum Configuration {
+    /// From where the AWS SDK looks for them, at the first call.
+    Environment,
+    Sdk(SdkConfig),
+    Client(Client),
 }
 
 /// What the first call has found out.
@@ -82,10 +95,10 @@ pub(super) struct Answered<T, E> {
 }
 
 impl Endpoint {
-    pub(super) fn new(table: String, config: Option<SdkConfig>) -> Self {
+    pub(super) fn new(table: String, configuration: Configuration) -> Self {
         Self {
             table,
-            config,
+            configuration,
             connected: OnceCell::new(),
         }
     }
@@ -106,7 +119,7 @@ impl Endpoint {
         send: impl Fn(Client, Observer) -> F,
     ) -> Result<Answered<T, E>, StoreError>
     where
-        E: Error + 'static,
+        E: Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let started = Instant::now();
@@ -148,7 +161,7 @@ impl Endpoint {
         send: impl Fn(Client, Observer) -> F,
     ) -> Result<(), StoreError>
     where
-        E: Error + 'static,
+        E: Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
         let started = Instant::now();
@@ -169,18 +182,19 @@ impl Endpoint {
     async fn connected(&self, deadline: Instant) -> Result<&Connected, StoreError> {
         let started = Instant::now();
         let connect = async {
-            let config = match &self.config {
-                Some(config) => config.clone(),
-                None => environment().await?,
+            let config = match &self.configuration {
+                Configuration::Environment => Builder::from(&environment().await?),
+                Configuration::Sdk(config) => Builder::from(config),
+                Configuration::Client(client) => client.config().to_builder(),
             };
-            let region = config.region().ok_or(StoreError::NoRegion)?.to_string();
             let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT);
-            let config = aws_sdk_dynamodb::config::Builder::from(&config)
+            let config = config
                 .http_client(https(None))
                 // One retry, on a new connection, is ours; the lock client does the rest.
                 .retry_config(RetryConfig::disabled())
                 .timeout_config(timeouts.build())
                 .build();
+            let region = config.region().ok_or(StoreError::NoRegion)?.to_string();
             Ok(Connected {
                 region,
                 current: Mutex::new(Generation {
@@ -193,11 +207,13 @@ impl Endpoint {
         match timeout(time_left(deadline), connected).await {
             Ok(connected) => connected,
             Err(_) => Err(StoreError::Unreachable {
+                service: SERVICE.into(),
                 endpoint: "the configured endpoint".to_owned(),
                 message: format!(
                     "the AWS configuration was not found within {} ms, nothing was sent",
                     started.elapsed().as_millis()
                 ),
+                source: None,
             }),
         }
     }
@@ -231,6 +247,11 @@ impl Endpoint {
                 excerpt(answer.body().bytes().unwrap_or_default())
             ),
         };
+        let throttled = |message| StoreError::Throttled {
+            service: SERVICE.into(),
+            message,
+            source: None,
+        };
         match code.unwrap_or_default() {
             "AccessDeniedException" | "AccessDenied" => {
                 StoreError::AccessDenied { action, message }
@@ -259,8 +280,8 @@ impl Endpoint {
             | "ThrottlingException"
             | "ThrottledException"
             | "RequestLimitExceeded"
-            | "TooManyRequestsException" => StoreError::Throttled { message },
-            _ if status == 429 => StoreError::Throttled { message },
+            | "TooManyRequestsException" => throttled(message),
+            _ if status == 429 => throttled(message),
             _ => StoreError::Service {
                 status,
                 code: code.map(str::to_owned),
@@ -306,26 +327,31 @@ impl Connected {
         let endpoint =
             (seen.sent_to.clone()).unwrap_or_else(|| format!("its endpoint in {}", self.region));
         drop(seen);
+        let unreachable = |message, source| StoreError::Unreachable {
+            service: SERVICE.into(),
+            endpoint: endpoint.clone(),
+            message,
+            source,
+        };
         let millis = after.as_millis();
         match failure {
             Failure::NoCredentials(message) => StoreError::Credentials { message },
             Failure::Misconfigured(message) => StoreError::Misconfigured { message },
             // The caller had no more patience, which says nothing of the endpoint.
             Failure::TimedOut if patience < CONNECT_TIMEOUT => {
-                StoreError::Timeout { endpoint, after }
+                StoreError::timeout(SERVICE, endpoint, after)
             }
-            Failure::TimedOut if !observer.was_sent() => StoreError::Unreachable {
-                endpoint,
-                message: format!(
+            Failure::TimedOut if !observer.was_sent() => unreachable(
+                format!(
                     "the request was not ready within {millis} ms (credentials?), nothing was sent"
                 ),
-            },
-            Failure::TimedOut if !observer.was_connected() => StoreError::Unreachable {
-                endpoint,
-                message: format!("no connection within {millis} ms"),
-            },
-            Failure::TimedOut => StoreError::Timeout { endpoint, after },
-            Failure::Dispatched(message) => StoreError::Unreachable { endpoint, message },
+                None,
+            ),
+            Failure::TimedOut if !observer.was_connected() => {
+                unreachable(format!("no connection within {millis} ms"), None)
+            }
+            Failure::TimedOut => StoreError::timeout(SERVICE, endpoint, after),
+            Failure::Dispatched(message, cause) => unreachable(message, Some(cause.into())),
         }
     }
 }
@@ -335,13 +361,13 @@ enum Failure {
     NoCredentials(String),
     /// The endpoint is not a URL, or the SDK finds fault with another setting.
     Misconfigured(Problem),
-    /// No connection, or it broke.
-    Dispatched(String),
+    /// No connection, or it broke: why, and the SDK's error.
+    Dispatched(String, BoxError),
     TimedOut,
 }
 
 /// One request, bounded in time.
-async fn attempt<T, E: Error + 'static>(
+async fn attempt<T, E: Error + Send + Sync + 'static>(
     request: impl Future<Output = Result<T, SdkError<E>>>,
     observer: &Observer,
     deadline: Instant,
@@ -365,29 +391,28 @@ async fn attempt<T, E: Error + 'static>(
         }
         Err(_) => return Err(Failure::TimedOut),
     };
-    let Err(error) = &result else {
-        return Ok(result);
+    let error = match result {
+        Ok(_) => return Ok(result),
+        Err(error) => error,
     };
-    match error {
-        SdkError::ConstructionFailure(_) => Ok(result),
+    let message = match &error {
         SdkError::DispatchFailure(failure) => {
             let is_timeout = failure.is_timeout();
             // The connector's own text only says of which kind the cause is.
             let cause = failure.as_connector_error().and_then(|e| e.source());
-            let cause = cause.unwrap_or(error);
-            Err(match observer.was_sent() {
-                true if is_timeout => Failure::TimedOut,
-                true => Failure::Dispatched(chain(cause)),
-                false => unready(cause),
-            })
+            let cause = cause.unwrap_or(&error);
+            match observer.was_sent() {
+                true if is_timeout => return Err(Failure::TimedOut),
+                true => chain(cause),
+                false => return Err(unready(cause)),
+            }
         }
-        SdkError::TimeoutError(_) => Err(Failure::TimedOut),
+        SdkError::TimeoutError(_) => return Err(Failure::TimedOut),
         // The connection broke inside the answer, so it was never read as a whole.
-        SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => {
-            Err(Failure::Dispatched(chain(error)))
-        }
-        _ => Ok(result),
-    }
+        SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => chain(&error),
+        _ => return Ok(Err(error)),
+    };
+    Err(Failure::Dispatched(message, error.into()))
 }
 
 /// Before the sending the SDK looks for credentials, then for the endpoint; it has no public types

@@ -12,9 +12,11 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType, TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
 };
 
-use super::{DynamoDbLockStore, FREE, deadline, seen_item};
+use super::attributes::stored_item;
+use super::put_request::FREE;
+use super::{DynamoDbLockStore, deadline};
 use crate::error::{Problem, StoreError};
-use crate::store::SeenItem;
+use crate::store::StoredItem;
 
 /// What one request may take, its repetition on a new connection included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,12 +52,12 @@ impl RawItem {
     ///
     /// # Errors
     /// [`StoreError::MalformedItem`] if no lock client has written it.
-    pub fn parse(&self) -> Result<SeenItem, StoreError> {
+    pub fn parse(&self) -> Result<StoredItem, StoreError> {
         let missing = || StoreError::MalformedItem {
             attribute: "pk",
             problem: "the item has no attributes".to_owned(),
         };
-        seen_item(&self.0).ok_or_else(missing)?
+        stored_item(&self.0).ok_or_else(missing)?
     }
 
     /// Its attributes as they are, sorted by name: for an item that [`parse`](Self::parse) refuses.

@@ -7,9 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 
 use super::*;
+use crate::clock::from_unix_seconds;
+use crate::store::{JournalId, StoredItem};
 
 const DATE: &str = "Sun, 22 Nov 2026 08:25:00 GMT";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,7 +25,7 @@ fn date() -> SystemTime {
 // Put
 
 /// The condition of a renewal.
-const RENEWAL: PutCondition<'_> = PutCondition::Ours { recorded: None };
+const RENEWAL: PutCondition<'_> = PutCondition::ours(None);
 
 #[test]
 fn a_put_sends_the_item_and_the_condition() {
@@ -58,7 +62,7 @@ fn a_put_sends_the_item_and_the_condition() {
 fn each_condition_names_what_it_compares() {
     let server = Server::start(|_, _| Reply::ok("{}"));
     let store = server.store();
-    let seen = SeenItem {
+    let seen = StoredItem {
         lock_id: "them".to_owned(),
         expires_at: "1795335900.1234567890123456789012".to_owned(),
         holder: None,
@@ -66,7 +70,7 @@ fn each_condition_names_what_it_compares() {
         committed: None,
         waited: None,
     };
-    let committed = SeenItem {
+    let committed = StoredItem {
         committed: Some(JournalId([0xde, 0xad, 0xbe, 0xef])),
         ..seen.clone()
     };
@@ -78,11 +82,7 @@ fn each_condition_names_what_it_compares() {
             r#":"lock_id = :me AND attribute_not_exists(committed)""#.to_owned(),
             &[],
         ),
-        (
-            PutCondition::Ours { recorded: None },
-            format!(r#":"{ours}""#),
-            &[],
-        ),
+        (PutCondition::ours(None), format!(r#":"{ours}""#), &[]),
         (
             PutCondition::Ours {
                 recorded: Some(journal),
@@ -110,7 +110,7 @@ fn each_condition_names_what_it_compares() {
             &[r#"":seen":{"S":"deadbeef"}"#],
         ),
         (
-            PutCondition::FreeOrExpired { now: 1_795_335_901 },
+            PutCondition::free_or_expired(from_unix_seconds(1_795_335_901)),
             format!(r#":"attribute_not_exists(pk) OR expires_at < :now OR {ours}""#),
             &[r#"":now":{"N":"1795335901"}"#],
         ),
@@ -137,11 +137,11 @@ fn a_stored_item_tells_the_date_and_what_it_replaced() {
     let store = server.store();
     let (previous, date) = (None, Some(date()));
     assert_eq!(put(&store), Ok(PutAnswer::Stored { previous, date }));
-    let previous = Some(SeenItem {
+    let previous = Some(StoredItem {
         lock_id: "them".to_owned(),
         expires_at: "1795335905".to_owned(),
         holder: Some("worker 2".to_owned()),
-        acquired_at: Some(1_795_335_895),
+        acquired_at: Some(from_unix_seconds(1_795_335_895)),
         committed: Some(JournalId([0xde, 0xad, 0xbe, 0xef])),
         waited: Some(Duration::from_millis(875)),
     });
@@ -176,7 +176,7 @@ fn a_refusal_tells_the_date_and_who_stands_in_the_way() {
     });
     let store = server.store();
     let date = Some(date());
-    let current = Some(SeenItem {
+    let current = Some(StoredItem {
         lock_id: "them".to_owned(),
         expires_at: "1795335905.123456001281738281".to_owned(),
         holder: None,
@@ -369,7 +369,7 @@ fn errors_of_the_service_are_told_apart_and_not_repeated() {
         ),
         (
             Reply::error(400, "ProvisionedThroughputExceededException", "slow down"),
-            |e| matches!(e, StoreError::Throttled { message } if message == "slow down"),
+            |e| matches!(e, StoreError::Throttled { message, .. } if message == "slow down"),
         ),
         (Reply::error(400, "ThrottlingException", "slow down"), |e| {
             matches!(e, StoreError::Throttled { .. })
@@ -436,7 +436,9 @@ fn a_refused_connection_is_unreachable_and_names_the_url() {
     let address = SocketAddr::from(([127, 0, 0, 2], taken.local_addr().unwrap().port()));
     let error = put(&store_at(address)).unwrap_err();
     match &error {
-        StoreError::Unreachable { endpoint, message } => {
+        StoreError::Unreachable {
+            endpoint, message, ..
+        } => {
             assert_eq!(*endpoint, format!("http://{address}"));
             assert!(message.contains("refused"), "{message}");
         }
@@ -450,7 +452,9 @@ fn a_silent_endpoint_is_a_timeout_after_two_connections() {
     let server = Server::start(|_, _| Reply::Silence);
     let started = Instant::now();
     match put(&server.store()) {
-        Err(StoreError::Timeout { endpoint, after }) => {
+        Err(StoreError::Timeout {
+            endpoint, after, ..
+        }) => {
             assert_eq!(endpoint, format!("http://{}", server.address));
             assert!(after >= Duration::from_millis(1_900), "{after:?}");
         }
@@ -474,6 +478,62 @@ fn a_call_ends_with_its_own_patience() {
     assert!(started.elapsed() < Duration::from_secs(10));
     // None if the machine was too busy to connect in that time.
     assert!(server.requests().len() <= 1);
+}
+
+#[test]
+fn a_given_configuration_keeps_neither_its_retries_nor_its_timeouts() {
+    let eager = RetryConfig::standard().with_max_attempts(9);
+    let patient = (TimeoutConfig::builder())
+        .operation_attempt_timeout(Duration::from_secs(60))
+        .read_timeout(Duration::from_secs(60))
+        .build();
+    let stores = |server: &Server| {
+        let sdk = sdk_config(&format!("http://{}", server.address))
+            .into_builder()
+            .retry_config(eager.clone())
+            .timeout_config(patient.clone())
+            .build();
+        [
+            DynamoDbLockStore::builder("locks").sdk_config(&sdk),
+            DynamoDbLockStore::builder("locks").client(&Client::new(&sdk)),
+        ]
+        .map(DynamoDbLockStoreBuilder::build)
+    };
+
+    let failing = Server::start(|_, _| Reply::error(500, "InternalServerError", "oops"));
+    for store in stores(&failing) {
+        let before = failing.requests().len();
+        let error = put(&store).unwrap_err();
+        assert!(matches!(error, StoreError::Service { .. }), "{error}");
+        assert_eq!(failing.requests().len(), before + 1, "sent once");
+    }
+
+    let silent = Server::start(|_, _| Reply::Silence);
+    for store in stores(&silent) {
+        let before = silent.requests().len();
+        let started = Instant::now();
+        let error = put(&store).unwrap_err();
+        assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
+        assert!(started.elapsed() < PATIENCE + Duration::from_secs(5));
+        let sent = &silent.connections_of_requests()[before..];
+        assert_eq!(sent.len(), 2, "once more, on a new connection");
+        assert_ne!(sent[0], sent[1]);
+
+        let started = Instant::now();
+        let give_up_after = Duration::from_millis(300);
+        let error = store.put(&item(), RENEWAL, give_up_after).unwrap_err();
+        assert!(matches!(error, StoreError::Timeout { .. }), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_client_without_a_region_is_reported() {
+    let config = aws_sdk_dynamodb::Config::builder().behavior_version(BehaviorVersion::latest());
+    let store = DynamoDbLockStore::builder("locks")
+        .client(&Client::from_conf(config.build()))
+        .build();
+    assert_eq!(put(&store), Err(StoreError::NoRegion));
 }
 
 #[test]
@@ -674,14 +734,18 @@ fn a_panic_in_the_sdk_is_an_error() {
     let config = SdkConfig::builder()
         .region(Region::new("eu-west-1"))
         .build();
-    let store = DynamoDbLockStore::from_parts("locks".to_owned(), Some(config));
+    let store = DynamoDbLockStore::builder("locks")
+        .sdk_config(&config)
+        .build();
     assert!(matches!(put(&store), Err(StoreError::Panicked { .. })));
 }
 
 #[test]
 fn no_region_is_reported() {
     let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest());
-    let store = DynamoDbLockStore::from_parts("locks".to_owned(), Some(config.build()));
+    let store = DynamoDbLockStore::builder("locks")
+        .sdk_config(&config.build())
+        .build();
     assert_eq!(put(&store), Err(StoreError::NoRegion));
     assert_eq!(store.warm_up(), Err(StoreError::NoRegion));
 }
@@ -712,7 +776,9 @@ fn an_endpoint_without_a_route_is_unreachable_and_not_late() {
     for patience in [Duration::from_millis(1_500), PATIENCE] {
         let error = store_at(address).put(&item(), RENEWAL, patience);
         match error {
-            Err(StoreError::Unreachable { endpoint, message }) => {
+            Err(StoreError::Unreachable {
+                endpoint, message, ..
+            }) => {
                 assert_eq!(endpoint, format!("http://{address}"));
                 assert!(message.contains("no connection within"), "{message}");
             }
@@ -872,9 +938,9 @@ fn item() -> LockItem {
     LockItem {
         key: "database#app.db".to_owned(),
         lock_id: "us".to_owned(),
-        expires_at: 1_795_335_910,
+        expires_at: from_unix_seconds(1_795_335_910),
         holder: "worker 1".to_owned(),
-        acquired_at: 1_795_335_900,
+        acquired_at: from_unix_seconds(1_795_335_900),
         committed: None,
         waited: Some(Duration::from_micros(1_250_900)),
     }
@@ -893,13 +959,19 @@ fn store_at(address: SocketAddr) -> DynamoDbLockStore {
 }
 
 fn store_at_url(url: &str) -> DynamoDbLockStore {
+    DynamoDbLockStore::builder("locks")
+        .sdk_config(&sdk_config(url))
+        .build()
+}
+
+fn sdk_config(url: &str) -> SdkConfig {
     let credentials = Credentials::new("AKIDEXAMPLE", "secret", None, None, "test");
-    let config = SdkConfig::builder()
+    SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .endpoint_url(url);
-    DynamoDbLockStore::from_parts("locks".to_owned(), Some(config.build()))
+        .endpoint_url(url)
+        .build()
 }
 
 /// A listener that never accepts, and the connections that fill its queue.

@@ -7,8 +7,8 @@ use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use diesel_sqlite_efs::{
-    HolderInfo, LockItem, LockName, LockStats, LockStore, PutAnswer, PutCondition, SeenItem,
-    StoreError, process_lock_stats,
+    HolderInfo, LockItem, LockName, LockStats, LockStore, PutAnswer, PutCondition, StoreError,
+    StoredItem, process_lock_stats,
 };
 use uuid::Uuid;
 
@@ -37,21 +37,17 @@ impl LockView {
     ///
     /// By a write whose condition never holds, as nobody has its `lock_id`: the refusal shows the
     /// item. So the function needs no permission to read, and each look costs a write request.
-    fn look(&self) -> Result<Option<SeenItem>, StoreError> {
-        let nobodys = LockItem {
-            key: self.name.key.clone(),
-            lock_id: Uuid::new_v4().to_string(),
-            expires_at: 0,
-            holder: "polls, looking".to_owned(),
-            acquired_at: 0,
-            committed: None,
-            waited: None,
-        };
-        let never = PutCondition::Ours { recorded: None };
+    fn look(&self) -> Result<Option<StoredItem>, StoreError> {
+        let nobodys = LockItem::new(
+            &self.name.key,
+            Uuid::new_v4().to_string(),
+            SystemTime::UNIX_EPOCH,
+        );
+        let never = PutCondition::ours(None);
         match self.store.put(&nobodys, never, PATIENCE)? {
             PutAnswer::Refused { current, .. } => Ok(current),
-            // Only a store that does not look at conditions.
-            PutAnswer::Stored { .. } => Ok(None),
+            // Only a store that does not look at conditions has stored it.
+            _ => Ok(None),
         }
     }
 }
@@ -100,21 +96,17 @@ fn see(view: Option<&LockView>) -> Sight {
     };
     match view.look() {
         Ok(None) => Sight::Free,
-        Ok(Some(item)) => sight_of(&item, now()),
+        Ok(Some(item)) => sight_of(&item, SystemTime::now()),
         Err(error) => Sight::Unseen(error.to_string()),
     }
 }
 
-fn sight_of(item: &SeenItem, now: f64) -> Sight {
-    let until = match item.expires_at_seconds() {
+fn sight_of(item: &StoredItem, now: SystemTime) -> Sight {
+    let until = match item.lease_end() {
         Ok(until) => until,
         Err(error) => return Sight::Unseen(error.to_string()),
     };
-    let holder = HolderInfo {
-        name: item.holder.clone(),
-        since: item.acquired_at,
-        until: Some(until),
-    };
+    let holder = HolderInfo::from(item);
     if until < now {
         Sight::Expired(holder.to_string())
     } else {
@@ -122,14 +114,9 @@ fn sight_of(item: &SeenItem, now: f64) -> Sight {
     }
 }
 
-fn now() -> f64 {
-    let since = SystemTime::UNIX_EPOCH.elapsed();
-    since.map_or(0.0, |since| since.as_secs_f64())
-}
-
 #[cfg(test)]
 mod tests {
-    use diesel_sqlite_efs::{DynamoDbLockClient, InMemoryLockStore};
+    use diesel_sqlite_efs::{InMemoryLockStore, LockClient};
 
     use super::*;
 
@@ -137,17 +124,14 @@ mod tests {
     fn a_look_shows_the_holder_and_changes_nothing() -> Result<(), Box<dyn std::error::Error>> {
         let store = Arc::new(InMemoryLockStore::new());
         let view = LockView {
-            name: LockName {
-                database: "polls.db".into(),
-                key: "polls".to_owned(),
-                table: "memory".to_owned(),
-            },
+            name: LockName::new("polls", "memory").with_database("polls.db"),
             store: store.clone(),
         };
         assert!(matches!(see(Some(&view)), Sight::Free));
         assert_eq!(store.item("polls"), None, "a look leaves nothing");
 
-        let client = DynamoDbLockClient::with_store(store.clone()).holder("somebody");
+        let builder = LockClient::builder().lock_store(store.clone());
+        let client = builder.lock_holder("somebody").build()?;
         let lease = client.acquire("polls", Duration::ZERO)?;
         let before = store.item("polls");
         let Sight::Held(told) = see(Some(&view)) else {
@@ -161,15 +145,9 @@ mod tests {
 
     #[test]
     fn an_expired_item_is_not_held() {
-        let item = SeenItem {
-            lock_id: "gone".to_owned(),
-            expires_at: "1000".to_owned(),
-            holder: None,
-            acquired_at: None,
-            committed: None,
-            waited: None,
-        };
-        assert!(matches!(sight_of(&item, 1001.0), Sight::Expired(_)));
-        assert!(matches!(sight_of(&item, 999.0), Sight::Held(_)));
+        let item = StoredItem::new("gone", "1000");
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(matches!(sight_of(&item, at(1001)), Sight::Expired(_)));
+        assert!(matches!(sight_of(&item, at(999)), Sight::Held(_)));
     }
 }

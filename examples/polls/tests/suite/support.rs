@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
-use diesel_sqlite_efs::{DeleteAnswer, EfsConfig, PutAnswer, SeenItem, StoreError};
-use integration::store::{Delete, Hook, HookedStore, Put};
+use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
+use diesel_sqlite_efs::{DeleteAnswer, EfsConfig, PutAnswer, StoreError, StoredItem};
 use polls::{App, LockLog, Settings, app};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -45,14 +45,9 @@ impl AppFixture {
 
     /// From now on somebody else writes, and does not end.
     pub(crate) fn make_busy(&self) {
-        let item = SeenItem {
-            lock_id: "somebody-else".to_owned(),
-            expires_at: "4000000000".to_owned(),
-            holder: Some("another function".to_owned()),
-            acquired_at: Some(1_700_000_000),
-            committed: None,
-            waited: None,
-        };
+        let item = StoredItem::new("somebody-else", "4000000000")
+            .with_holder("another function")
+            .with_acquired_at(UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         self.store.table.set_item(KEY, Some(item));
     }
 

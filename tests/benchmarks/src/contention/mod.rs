@@ -20,48 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Peer {
     Python,
-    Confirmed,
-    ConfirmedBackground,
-    Clock,
-    ClockBackground,
+    Ours,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Python,
-        Self::Confirmed,
-        Self::ConfirmedBackground,
-        Self::Clock,
-        Self::ClockBackground,
-    ];
-    /// This crate, in its modes.
-    pub(crate) const OURS: &[Self] = Self::ALL.split_first().expect("a peer").1;
+    pub(crate) const ALL: [Self; 2] = [Self::Python, Self::Ours];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Python => "Python package",
-            Self::Confirmed => "confirmed",
-            Self::ConfirmedBackground => "confirmed, background release",
-            Self::Clock => "clock",
-            Self::ClockBackground => "clock, background release",
-        }
-    }
-
-    /// The settings of this crate's; `None`: it is the other package.
-    pub(crate) fn parameters(self) -> Option<&'static str> {
-        match self {
-            Self::Python => None,
-            Self::Confirmed => Some("lock_timeout=3&lock_commit=confirmed&lock_release=wait"),
-            Self::ConfirmedBackground => {
-                Some("lock_timeout=3&lock_commit=confirmed&lock_release=background")
-            }
-            Self::Clock => Some("lock_timeout=3&lock_commit=clock&lock_release=wait"),
-            Self::ClockBackground => {
-                Some("lock_timeout=3&lock_commit=clock&lock_release=background")
-            }
+            Self::Ours => "this crate",
         }
     }
 }
+
+/// The settings of this crate's connections; the Python package waits for as long.
+pub(crate) const PARAMETERS: &str = "lock_timeout=3";
 
 /// Who writes how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,9 +174,9 @@ pub(crate) fn cases(options: &Options) -> Vec<Group> {
         .map(|&processes| group(&Peer::ALL, processes, 0, 0, rounds_of(processes)))
         .collect();
     groups.push(group(&Peer::ALL, many, 0, 100, rounds));
-    groups.push(group(Peer::OURS, 1, many, 0, 1));
+    groups.push(group(&[Peer::Ours], 1, many, 0, 1));
     // Others must not starve beside a process that hands its lease on among its threads.
-    groups.push(group(Peer::OURS, 2, many, 0, 1));
+    groups.push(group(&[Peer::Ours], 2, many, 0, 1));
     groups.retain(|group| !group.cases.is_empty());
     groups
 }
@@ -263,7 +237,6 @@ fn run(bench: &Bench, case: Case) -> Outcome<Figures> {
     }
     for worker in &mut crew {
         worker.close_stdin();
-        // What is released in the background is released at the end of the process.
         worker.wait(PATIENCE)?;
     }
     let counted = fixture.counter()? - before;
@@ -273,10 +246,10 @@ fn run(bench: &Bench, case: Case) -> Outcome<Figures> {
 fn start(fixture: &BenchFixture, case: Case) -> Outcome<Worker> {
     let hold = case.hold_ms.to_string();
     let threads = case.threads.to_string();
-    let mut command = match case.peer.parameters() {
-        None => fixture.python("contender.py", &[&hold]),
-        Some(parameters) => {
-            let url = fixture.url(parameters);
+    let mut command = match case.peer {
+        Peer::Python => fixture.python("contender.py", &[&hold]),
+        Peer::Ours => {
+            let url = fixture.url(PARAMETERS);
             let arguments = ["contender", &url, "--hold-ms", &hold, "--threads", &threads];
             fixture.worker(&arguments)
         }

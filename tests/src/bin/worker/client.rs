@@ -5,23 +5,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use diesel_sqlite_efs::{DynamoDbLockClient, Lease, LockError};
+use diesel_sqlite_efs::{Lease, LockClient, LockError};
 use tokio::runtime;
 
 use crate::Options;
 use crate::console::{Answer, Console, Failure};
 
 pub(crate) fn serve(table: String, options: &Options, console: &mut Console) {
-    let mut client = DynamoDbLockClient::new(table).clock(options.clock());
+    let mut builder = (LockClient::builder().lock_table(table)).clock(options.clock());
     if let Some(lease) = options.seconds("lease") {
-        client = client.lease_duration(lease);
+        builder = builder.lock_expiration(lease);
     }
     if let Some(max_hold) = options.seconds("max-hold") {
-        client = client.max_hold(max_hold);
+        builder = builder.lock_max_hold(max_hold);
     }
     if let Some(holder) = options.get("holder") {
-        client = client.holder(holder);
+        builder = builder.lock_holder(holder);
     }
+    let client = builder.build().expect("options that a client accepts");
     let mut runtime = match options.get("runtime") {
         None => return obey(client, console),
         Some("multi-thread") => runtime::Builder::new_multi_thread(),
@@ -33,7 +34,7 @@ pub(crate) fn serve(table: String, options: &Options, console: &mut Console) {
     }
 }
 
-fn obey(client: DynamoDbLockClient, console: &mut Console) {
+fn obey(client: LockClient, console: &mut Console) {
     console.answer(Ok("open".to_owned()));
     let mut leases = HashMap::new();
     while let Some(command) = console.next() {
@@ -43,7 +44,7 @@ fn obey(client: DynamoDbLockClient, console: &mut Console) {
     }
 }
 
-fn run(client: &DynamoDbLockClient, leases: &mut HashMap<String, Lease>, words: &[&str]) -> Answer {
+fn run(client: &LockClient, leases: &mut HashMap<String, Lease>, words: &[&str]) -> Answer {
     match *words {
         ["try-acquire", key] => match client.try_acquire(key).map_err(failure)? {
             Some(lease) => Ok(keep(leases, lease)),
@@ -104,7 +105,7 @@ fn outlive(lease: &Lease, timeout: Duration) -> Answer {
 
 /// As many threads as that acquire and release the lease so often; answers how many times two of
 /// them held it at once.
-fn contend(client: &DynamoDbLockClient, key: &str, threads: usize, times: usize) -> Answer {
+fn contend(client: &LockClient, key: &str, threads: usize, times: usize) -> Answer {
     const PATIENCE: Duration = Duration::from_secs(30);
     let (holders, overlaps) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let contender = || -> Result<(), LockError> {

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use console::Console;
-use diesel_sqlite_efs::{Clock, Moment};
+use diesel_sqlite_efs::{Clock, ManualClock, Timestamp};
 use integration::clock;
 
 const USAGE: &str = "usage: worker database URL [base-vfs=NAME] [clock=still|ahead|behind|stepping] [runtime=PLACE]\n       \
@@ -72,7 +72,7 @@ impl Options {
     fn clock(&self) -> Clock {
         match self.get("clock") {
             // As in a virtual machine that was frozen: no time has passed.
-            Some("still") => Clock::manual(now()),
+            Some("still") => ManualClock::new(now()).clock(),
             Some("ahead") => skewed(|wall, _| wall + HOUR),
             Some("behind") => skewed(|wall, _| wall - HOUR),
             Some("stepping") => skewed(stepping),
@@ -81,12 +81,9 @@ impl Options {
     }
 }
 
-fn now() -> Moment {
+fn now() -> Timestamp {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH);
-    Moment {
-        monotonic: Duration::ZERO,
-        wall: wall.unwrap_or_default(),
-    }
+    Timestamp::new(Duration::ZERO, wall.unwrap_or_default())
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -96,10 +93,7 @@ fn skewed(wall: fn(Duration, Duration) -> Duration) -> Clock {
     let start = Instant::now();
     clock::following(move || {
         let monotonic = start.elapsed();
-        Moment {
-            monotonic,
-            wall: wall(now().wall, monotonic),
-        }
+        Timestamp::new(monotonic, wall(now().wall, monotonic))
     })
 }
 

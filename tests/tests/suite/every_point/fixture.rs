@@ -10,19 +10,19 @@ use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
+use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    Clock, ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Moment,
-    PutAnswer, PutCondition, ReadCheck, SeenItem, StoreError,
+    ConnectError, DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, ManualClock,
+    PutAnswer, PutCondition, ReadCheck, StoreError, StoredItem, Timestamp,
 };
 use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
 use integration::scratch::Scratch;
-use integration::store::{Delete, Hook, HookedStore, Put};
 
 use crate::fixtures::hosts::execute;
 
 const LEASE: Duration = Duration::from_secs(60);
-/// The crate's thread that releases in the background.
-const KEEPER: &str = "efs-lease-keeper";
+/// The crate's thread that sends requests in the background.
+const RENEWER: &str = "efs-lease-renewer";
 /// By the store's clock, a leftover's lease is over.
 const START: Duration = Duration::from_secs(1_800_000_000);
 pub(super) const KEY: &str = "database#every-point";
@@ -32,7 +32,7 @@ pub(super) const KEY: &str = "database#every-point";
 pub(super) struct Template {
     database: Vec<u8>,
     journal: Option<Vec<u8>>,
-    item: Option<SeenItem>,
+    item: Option<StoredItem>,
 }
 
 impl Template {
@@ -60,7 +60,7 @@ pub(super) struct RecordedFixture {
     scratch: Scratch,
     table: Arc<InMemoryLockStore>,
     /// Of the store, and of all hosts but a frozen one.
-    clock: Clock,
+    clock: ManualClock,
     mode: Mode,
     /// It begins with an empty database.
     pub(super) new: bool,
@@ -79,7 +79,7 @@ impl RecordedFixture {
             fs::write(scratch.journal(), journal).expect("a journal");
         }
         let clock = clock();
-        let table = Arc::new(InMemoryLockStore::with_clock(clock.clone()));
+        let table = Arc::new(InMemoryLockStore::with_clock(clock.clock()));
         table.set_item(KEY, template.item.clone());
         Arc::new(Self {
             scratch,
@@ -129,7 +129,7 @@ impl RecordedFixture {
         self.host(OTHER, self.clock.clone(), None)
     }
 
-    fn host(&self, vfs: &str, clock: Clock, recorder: Option<Arc<Recorder>>) -> RecordedHost {
+    fn host(&self, vfs: &str, clock: ManualClock, recorder: Option<Arc<Recorder>>) -> RecordedHost {
         let numbered = Numbered {
             recorder: recorder.clone(),
         };
@@ -141,7 +141,7 @@ impl RecordedFixture {
             .lock_max_hold(LEASE)
             .lock_timeout(Duration::from_secs(20))
             .lock_read_check(ReadCheck::Counter)
-            .clock(clock)
+            .clock(clock.clock())
             .base_vfs(vfs);
         let config = match self.mode {
             Mode::Network => config.assume_network_file_system(true),
@@ -167,11 +167,8 @@ impl RecordedFixture {
     }
 }
 
-fn clock() -> Clock {
-    Clock::manual(Moment {
-        monotonic: Duration::from_secs(1),
-        wall: START,
-    })
+fn clock() -> ManualClock {
+    ManualClock::new(Timestamp::new(Duration::from_secs(1), START))
 }
 
 /// A process, and what it does to its files.
@@ -190,16 +187,6 @@ impl RecordedHost {
         EfsSqliteConnection::connect(&self.config)
     }
 
-    /// Where leases are released in the background, waits until that is done, so that the next
-    /// transaction need not: unless the point was reached, from where on it is slow.
-    pub(super) fn settle(&self) {
-        if self.recorder().reached().is_none() {
-            // A connection that is closed waits for what its process has to release.
-            let other = self.config.clone().base_vfs(OTHER);
-            drop(EfsSqliteConnection::connect(&other).expect("a connection"));
-        }
-    }
-
     /// Gives up soon where the lock is not to be had.
     pub(super) fn impatient(mut self) -> Self {
         self.config = self.config.lock_timeout(Duration::from_millis(20));
@@ -209,8 +196,7 @@ impl RecordedHost {
 
 /// Numbers the requests to the lock table with the file operations.
 ///
-/// Those of the thread that releases in the background are not: they come at any time. They wait,
-/// once the point was reached, until the transaction is over, as if that thread were slow.
+/// Renewals are not numbered: they come at any time.
 struct Numbered {
     recorder: Option<Arc<Recorder>>,
 }
@@ -225,13 +211,8 @@ impl Numbered {
         let Some(recorder) = &self.recorder else {
             return request();
         };
-        let gone = || StoreError::Misconfigured {
-            message: "the process is gone".into(),
-        };
-        if thread::current().name() == Some(KEEPER) {
-            while recorder.reached().is_some() && !recorder.is_over() && !recorder.crashed() {
-                thread::sleep(Duration::from_millis(1));
-            }
+        let gone = || StoreError::rejected("the process is gone");
+        if thread::current().name() == Some(RENEWER) {
             return match recorder.crashed() {
                 true => Err(gone()),
                 false => request(),
@@ -253,6 +234,7 @@ impl Hook for Numbered {
             PutCondition::FreeOrOurs | PutCondition::FreeOrExpired { .. } => ("acquire", true),
             PutCondition::Unchanged(_) => ("take over", true),
             PutCondition::Ended => ("retire", false),
+            other => unreachable!("{other:?}"),
         };
         self.numbered(
             name,

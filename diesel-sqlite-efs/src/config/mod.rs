@@ -1,0 +1,500 @@
+//! Settings: what there is, where each may come from, and what it is when nobody says.
+
+mod lease_terms;
+mod names;
+mod resolved;
+mod sources;
+pub(crate) mod url;
+mod values;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+pub(crate) use self::lease_terms::{GivenTerms, LeaseTerms};
+use self::names::{
+    BASE_VFS, CACHE_SIZE_BYTES, CACHE_SIZE_PAGES, LOCK, LOCK_KEY, LOCK_MAX_ATTEMPTS,
+    LOCK_READ_CHECK, LOCK_TABLE, LOCK_TIMEOUT, NAMES, REMOVED, SYNCHRONOUS,
+};
+pub(crate) use self::resolved::{CacheSize, Settings, StoreChoice};
+use self::sources::{Keyword, Place, Sources, nearest};
+use self::url::{Database, DatabaseUrl};
+use self::values::StoreKind;
+pub use self::values::{ReadCheck, Synchronous};
+use crate::clock::Clock;
+use crate::error::ConfigError;
+use crate::store::LockStore;
+
+/// Which database to open, and how its write lock behaves.
+///
+/// Every setting may be given by a method here, by a parameter of the database URL or by an
+/// environment variable; the first of these that gives it wins, and only its value is looked at.
+/// Names that do not exist are errors, in the URL as well as among the variables that begin with
+/// `SQLITE_LOCK_`; so are values that a setting cannot take. Values are checked when a connection
+/// is opened.
+///
+/// | method, URL parameter | environment variable | default |
+/// |---|---|---|
+/// | [`lock_table`](Self::lock_table) | `SQLITE_LOCK_DYNAMODB_TABLE` | none: required, unless `lock=local` |
+/// | [`lock_expiration`](Self::lock_expiration) | `SQLITE_LOCK_EXPIRATION` | 10 s |
+/// | [`lock_timeout`](Self::lock_timeout) | `SQLITE_LOCK_TIMEOUT` | 3 s |
+/// | [`lock_max_attempts`](Self::lock_max_attempts) | `SQLITE_LOCK_MAX_ATTEMPTS` | no limit but the timeout |
+/// | [`lock_key`](Self::lock_key) | `SQLITE_LOCK_KEY` | `database#` and the path as given |
+/// | [`lock_holder`](Self::lock_holder) | `SQLITE_LOCK_HOLDER` | function and sandbox, or host and process |
+/// | [`lock_max_hold`](Self::lock_max_hold) | `SQLITE_LOCK_MAX_HOLD` | 900 s, or the lease if that is longer |
+/// | [`lock_read_check`](Self::lock_read_check) | `SQLITE_LOCK_READ_CHECK` | `counter` on NFS, `reopen` on other network file systems, else `off` |
+/// | [`lock_local`](Self::lock_local), `lock=local` | `SQLITE_LOCK` | `dynamodb` |
+/// | [`synchronous`](Self::synchronous) | | `extra` |
+/// | [`cache_size_bytes`](Self::cache_size_bytes) | | 67108864 (64 MiB) |
+/// | [`cache_size_pages`](Self::cache_size_pages) | | |
+///
+/// In URLs and variables, times are seconds without a unit, such as `10` or `0.5`, and words may
+/// be in capitals. A variable that is set but empty is an error, not the default: unset it.
+///
+/// # Which lock
+/// The first place that names a lock table or a kind of lock decides: methods (of
+/// [`lock_table`](Self::lock_table), [`lock_local`](Self::lock_local) and
+/// [`lock_store`](Self::lock_store) the last call), then the URL, then the environment. So
+/// `lock_table=` in the URL overrides `SQLITE_LOCK=local`, and `lock=local` in the URL
+/// overrides a table named in the environment. `lock=dynamodb` without a table takes the table of
+/// the next place. `lock=local` *and* a table in one place contradict each other and are refused.
+///
+/// ```
+/// use std::time::Duration;
+/// use diesel_sqlite_efs::EfsConfig;
+///
+/// let config = EfsConfig::new("/mnt/efs/app.db")
+///     .lock_table("sqlite-locks")
+///     .lock_timeout(Duration::from_millis(500));
+/// // The same in a URL:
+/// let config = EfsConfig::from_url("/mnt/efs/app.db?lock_table=sqlite-locks&lock_timeout=0.5")?;
+/// # Ok::<(), diesel_sqlite_efs::ConfigError>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a configuration does nothing until a connection is opened with it"]
+pub struct EfsConfig {
+    database: Database,
+    /// The URL's parameters; all of them exist.
+    parameters: Vec<(String, String)>,
+    given: Given,
+}
+
+impl EfsConfig {
+    /// The database file at `path`, taken literally: any bytes but NUL, also `?`, `#`, `%` and what
+    /// is not UTF-8. Only `:memory:` and the empty path mean what they mean to SQLite, a database
+    /// in memory and a temporary one; a file of that name is `./:memory:`.
+    ///
+    /// ```
+    /// # use diesel_sqlite_efs::EfsConfig;
+    /// let config = EfsConfig::new("/mnt/efs/100% sure?.db").lock_table("sqlite-locks");
+    /// ```
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            database: Database::at(path.into()),
+            parameters: Vec::new(),
+            given: Given::default(),
+        }
+    }
+
+    /// The database and the settings in a URL, in one of the forms that Diesel takes:
+    ///
+    /// - a path: `app.db`, `/mnt/efs/app.db`. Taken literally up to the first `?`; what follows
+    ///   are parameters. For a name with a `?` in it use another form or [`new`](Self::new).
+    /// - `file:app.db`, `file:/mnt/efs/app.db`, `file:///mnt/efs/app.db`: a URI by SQLite's rules
+    ///   (<https://sqlite.org/uri.html>), percent-encoded.
+    /// - `sqlite://app.db` (relative), `sqlite:///mnt/efs/app.db`: the same as `file:`.
+    ///
+    /// Parameters follow as `?name=value&name=value`, percent-encoded in all forms: a literal `#`
+    /// is `%23`, `%` is `%25`, `&` is `%26`; `+` is a plus. A fragment (`#..`) is an error, because
+    /// SQLite ignores it together with all that follows. Databases in memory (`:memory:`,
+    /// `file::memory:`, `mode=memory`) and temporary ones (an empty name) need no lock table: no
+    /// other process can open them.
+    ///
+    /// Of SQLite's own parameters `mode` and `psow` are passed on; `cache=private`, `nolock=0` and
+    /// `immutable=0` say what is the case anyway; `cache=shared` is for databases in memory.
+    ///
+    /// ```
+    /// # use diesel_sqlite_efs::EfsConfig;
+    /// EfsConfig::from_url("sqlite:///mnt/efs/a%20b.db?mode=rw&lock_table=sqlite-locks")?;
+    /// let error = EfsConfig::from_url("app.db?lock_tiemout=3").unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "unknown parameter `lock_tiemout` in the database URL; did you mean `lock_timeout`?"
+    /// );
+    /// # Ok::<(), diesel_sqlite_efs::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`ConfigError::InvalidUrl`]: a scheme or a host that SQLite does not open, a `%` that
+    ///   encodes nothing, a NUL character (`%00`), a fragment, a parameter given twice.
+    /// - [`ConfigError::UnknownParameter`]: with the nearest one that exists;
+    ///   [`ConfigError::RemovedSetting`] for one that existed once.
+    /// - [`ConfigError::ForbiddenParameter`]: `vfs`, `nolock`, `immutable`, `cache=shared` and
+    ///   `modeof`, which would bypass the lock or break what it protects.
+    /// - [`ConfigError::InvalidValue`]: for SQLite's own parameters. Ours are checked when a
+    ///   connection is opened, because a method may still override them.
+    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
+        let DatabaseUrl {
+            database,
+            parameters,
+        } = DatabaseUrl::parse(url)?;
+        let known = || NAMES.iter().map(|names| names.parameter);
+        for (name, _) in &parameters {
+            if let Some(removed) = REMOVED.iter().find(|r| r.parameter == Some(name)) {
+                return Err(ConfigError::RemovedSetting {
+                    setting: url::parameter_in_url(name),
+                    became: removed.became,
+                    remedy: removed.remedy,
+                });
+            }
+        }
+        if let Some((name, _)) = (parameters.iter()).find(|(name, _)| !known().any(|k| k == name)) {
+            return Err(ConfigError::UnknownParameter {
+                name: name.clone(),
+                suggestion: nearest(name, known().chain(url::SQLITE_PARAMETERS)),
+            });
+        }
+        Ok(Self {
+            database,
+            parameters,
+            given: Given::default(),
+        })
+    }
+
+    /// The DynamoDB table that holds the lock, by name or ARN. Required for a file, unless
+    /// [`lock_local`](Self::lock_local) or [`lock_store`](Self::lock_store) says otherwise.
+    ///
+    /// Names have 3 to 255 letters, digits, `_`, `.` and `-`
+    /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html>).
+    pub fn lock_table(mut self, name: impl Into<String>) -> Self {
+        self.given.store = Some(StoreChoice::DynamoDb { table: name.into() });
+        self
+    }
+
+    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 10 seconds by default.
+    ///
+    /// It bounds how long a writer that crashed or was frozen blocks the others. Long transactions
+    /// do not need a longer one, they renew theirs. A lease must last at least two renewal periods
+    /// (the rule of
+    /// [Amazon's lock client](https://github.com/awslabs/amazon-dynamodb-lock-client)), so that one
+    /// renewal may fail; the period is a third of the lease, but at least a second, the time that one
+    /// request may take. Hence the minimum of 2 seconds.
+    ///
+    /// Others judge by DynamoDB's clock, to the second, whether a lease has ended. So a holder stops
+    /// earlier: by a quarter of the lease, at most 2 s.
+    pub fn lock_expiration(mut self, lease: Duration) -> Self {
+        self.given.terms.expiration = Some(lease);
+        self
+    }
+
+    /// How long a write waits for the lock before it fails as busy: above zero, up to 1 day;
+    /// 3 seconds by default, as in the Python package.
+    ///
+    /// Zero is refused because it is read in two ways; to try once and fail, set
+    /// [`lock_max_attempts(1)`](Self::lock_max_attempts).
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.given.timeout = Some(timeout);
+        self
+    }
+
+    /// How often a write asks for the lock before it fails as busy: 1 to 1,000,000. By default
+    /// only [`lock_timeout`](Self::lock_timeout) limits it: a fixed number of attempts gives up
+    /// long before the timeout, since the first ones follow each other closely.
+    pub fn lock_max_attempts(mut self, attempts: u32) -> Self {
+        self.given.max_attempts = Some(attempts);
+        self
+    }
+
+    /// The lock item's primary key, 1 to 2048 bytes
+    /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>).
+    ///
+    /// By default `database#` and the path exactly as given (in a URL, as decoded), which is the
+    /// Python package's key. Processes exclude each other only under the same key, and no two
+    /// databases may share one: set it where processes reach one file under different paths, and
+    /// where two files have the same path, say `app.db` relative to different directories. The
+    /// default for a path that is not UTF-8 is `database-bytes#` and the path percent-encoded.
+    ///
+    /// The first writer's key and table are kept in a file beside the database, `<database>-lock-key`,
+    /// and whoever is set to another is refused ([`ConfigError::OtherLock`]). To change them, delete
+    /// that file while no process has the database open.
+    pub fn lock_key(mut self, key: impl Into<String>) -> Self {
+        self.given.key = Some(key.into());
+        self
+    }
+
+    /// Display name of this process, shown in the lock item and in a busy error: 1 to 1024 bytes
+    /// without control characters. Nothing is decided by it.
+    ///
+    /// By default, on Lambda, the function's name and its sandbox (the
+    /// [variables](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html)
+    /// `AWS_LAMBDA_FUNCTION_NAME` and `AWS_LAMBDA_LOG_STREAM_NAME`), elsewhere the host's name and
+    /// the process id.
+    pub fn lock_holder(mut self, holder: impl Into<String>) -> Self {
+        self.given.terms.holder = Some(holder.into());
+        self
+    }
+
+    /// How long one transaction may hold the lock by renewing its lease: from the lease's own
+    /// duration to 1 day; by default 900 seconds, the longest time that a
+    /// [Lambda function](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
+    /// can run, or the lease if that is longer.
+    ///
+    /// It keeps a transaction that was forgotten open from blocking all other writers forever.
+    pub fn lock_max_hold(mut self, max_hold: Duration) -> Self {
+        self.given.terms.max_hold = Some(max_hold);
+        self
+    }
+
+    /// How reads are protected from a commit in progress: by default [`ReadCheck::Counter`] on NFS,
+    /// where a file lock can be lost unnoticed but makes the client ask the server when it is taken;
+    /// [`ReadCheck::Reopen`] on other network file systems, where not even that is known; and
+    /// [`ReadCheck::Off`] on a local one, where the kernel keeps file locks for all processes.
+    pub fn lock_read_check(mut self, check: ReadCheck) -> Self {
+        self.given.read_check = Some(check);
+        self
+    }
+
+    /// No lock table: SQLite's own file locks alone, for development and for databases that only
+    /// this machine opens. Refused on a network file system when a connection is opened, and for a
+    /// database that a lock table protects ([`ConfigError::OtherLock`]).
+    pub fn lock_local(mut self) -> Self {
+        self.given.store = Some(StoreChoice::Local);
+        self
+    }
+
+    /// A lock store of your own, shared by clones of this configuration: for tests, an
+    /// [`InMemoryLockStore`](crate::InMemoryLockStore) that several connections use together.
+    ///
+    /// ```
+    /// use std::sync::{Arc, LazyLock};
+    /// use diesel_sqlite_efs::{EfsConfig, InMemoryLockStore};
+    ///
+    /// let locks = Arc::new(InMemoryLockStore::new());
+    /// let config = EfsConfig::new("test.db").lock_store(locks.clone());
+    /// assert!(locks.item("database#test.db").is_none());
+    /// ```
+    pub fn lock_store(mut self, store: Arc<dyn LockStore>) -> Self {
+        self.given.store = Some(StoreChoice::Custom(store));
+        self
+    }
+
+    /// How carefully SQLite syncs; [`Synchronous::Extra`] by default.
+    pub fn synchronous(mut self, level: Synchronous) -> Self {
+        self.given.synchronous = Some(level);
+        self
+    }
+
+    /// How much memory the connection may use to cache pages, in bytes: 65,536 (64 KiB) to
+    /// 68,719,476,736 (64 GiB), rounded down to whole KiB; 64 MiB by default.
+    ///
+    /// It is a limit and not set aside in advance. A page in the cache saves a request to the file
+    /// server, so it is larger than SQLite's own 2 MB. Becomes
+    /// [`PRAGMA cache_size`](https://sqlite.org/pragma.html#pragma_cache_size). Of this and
+    /// [`cache_size_pages`](Self::cache_size_pages) the last call wins; in a URL only one of them
+    /// may stand.
+    pub fn cache_size_bytes(mut self, bytes: u64) -> Self {
+        self.given.cache_size = Some(CacheSize::Bytes(bytes));
+        self
+    }
+
+    /// The same limit in pages of the database, which have 4096 bytes unless it was created with
+    /// others: 1 to 16,777,216. See [`cache_size_bytes`](Self::cache_size_bytes).
+    pub fn cache_size_pages(mut self, pages: u32) -> Self {
+        self.given.cache_size = Some(CacheSize::Pages(pages));
+        self
+    }
+
+    /// The [SQLite VFS](https://sqlite.org/vfs.html) below ours, which does the file operations;
+    /// `unix` by default. For tests that record operations or take file locks away (`unix-none`).
+    /// It must be registered before a connection is opened.
+    pub fn base_vfs(mut self, name: impl Into<String>) -> Self {
+        self.given.base_vfs = Some(name.into());
+        self
+    }
+
+    /// Where time is read from; the system's clocks by default. For tests, a
+    /// [manual clock](Clock::manual).
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.given.clock = Some(clock);
+        self
+    }
+
+    /// Says whether the database is on a file system that several machines share, where this is
+    /// detected wrongly. By default the file system's type decides: NFS, SMB and FUSE are network
+    /// file systems.
+    ///
+    /// With `true`, directories are looked up afresh before each look for a journal and
+    /// [`lock_local`](Self::lock_local) is refused; with `false`, neither.
+    pub fn assume_network_file_system(mut self, is_network: bool) -> Self {
+        self.given.network_override = Some(is_network);
+        self
+    }
+
+    /// All settings, from here, the URL and the process's environment.
+    ///
+    /// # Errors
+    /// `InvalidValue`, `UnknownVariable`, `NoTable`; `Database` for a path with a NUL byte.
+    pub(crate) fn resolve(&self) -> Result<Settings, ConfigError> {
+        self.resolve_in(std::env::vars_os())
+    }
+
+    /// [`resolve`](Self::resolve) in another environment.
+    pub(crate) fn resolve_in(
+        &self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Settings, ConfigError> {
+        let given = &self.given;
+        let sources = Sources::new(&self.parameters, environment, &NAMES, &REMOVED)?;
+        let terms = given.terms.resolve(&sources)?;
+        Ok(Settings {
+            database: self.checked_database()?,
+            store: self.store(&sources)?,
+            terms,
+            timeout: (sources.first(&LOCK_TIMEOUT, given.timeout.as_ref())?)
+                .unwrap_or(DEFAULT_TIMEOUT),
+            max_attempts: sources.first(&LOCK_MAX_ATTEMPTS, given.max_attempts.as_ref())?,
+            key: match sources.first(&LOCK_KEY, given.key.as_ref())? {
+                Some(key) => key,
+                None => self.default_key()?,
+            },
+            read_check: sources.first(&LOCK_READ_CHECK, given.read_check.as_ref())?,
+            synchronous: (sources.first(&SYNCHRONOUS, given.synchronous.as_ref())?)
+                .unwrap_or(Synchronous::Extra),
+            cache_size: self.cache_size(&sources)?,
+            base_vfs: (sources.first(&BASE_VFS, given.base_vfs.as_ref())?)
+                .unwrap_or_else(|| DEFAULT_BASE_VFS.to_owned()),
+            clock: given.clock.as_ref().unwrap_or(&SYSTEM_CLOCK).clone(),
+            network_override: given.network_override,
+        })
+    }
+
+    fn checked_database(&self) -> Result<Database, ConfigError> {
+        if let Database::File { path, .. } = &self.database
+            && path.as_os_str().as_bytes().contains(&0)
+        {
+            return Err(ConfigError::Database {
+                path: path.clone(),
+                problem: "a path cannot contain a NUL byte".into(),
+            });
+        }
+        Ok(self.database.clone())
+    }
+
+    fn store(&self, sources: &Sources<'_>) -> Result<StoreChoice, ConfigError> {
+        if matches!(self.database, Database::Memory { .. }) {
+            return Ok(StoreChoice::Local);
+        }
+        match &self.given.store {
+            Some(StoreChoice::DynamoDb { table }) => {
+                let table = LOCK_TABLE.check(table.clone())?;
+                return Ok(StoreChoice::DynamoDb { table });
+            }
+            Some(other) => return Ok(other.clone()),
+            None => {}
+        }
+        let mut kind = None;
+        for place in [Place::Url, Place::Environment] {
+            if kind.is_none() {
+                kind = sources.at(place, &LOCK)?;
+            }
+            let table = sources.at(place, &LOCK_TABLE)?;
+            match (kind, table) {
+                (Some(StoreKind::Local), None) => return Ok(StoreChoice::Local),
+                (Some(StoreKind::Local), Some(table)) => {
+                    return Err(LOCK.invalid(
+                        place,
+                        StoreKind::Local.word().to_owned(),
+                        format!("the lock table `{table}` is named beside it; give only one"),
+                    ));
+                }
+                (_, Some(table)) => return Ok(StoreChoice::DynamoDb { table }),
+                (_, None) => {}
+            }
+        }
+        Err(ConfigError::NoTable)
+    }
+
+    fn default_key(&self) -> Result<String, ConfigError> {
+        let key = match &self.database {
+            Database::Memory { url } => format!("database#{url}"),
+            Database::File { path, .. } => match path.to_str() {
+                Some(path) => format!("database#{path}"),
+                None => format!("database-bytes#{}", url::encode(path.as_os_str())),
+            },
+        };
+        if (LOCK_KEY.accepts)(&key) {
+            return Ok(key);
+        }
+        Err(ConfigError::InvalidValue {
+            setting: "the default of `lock_key`".to_owned(),
+            value: key,
+            problem: "the path is too long for a key; set `lock_key` to another name of up to \
+                      2048 bytes, the same in all processes"
+                .to_owned(),
+        })
+    }
+
+    fn cache_size(&self, sources: &Sources<'_>) -> Result<CacheSize, ConfigError> {
+        match self.given.cache_size {
+            Some(CacheSize::Bytes(bytes)) => CACHE_SIZE_BYTES.check(bytes).map(CacheSize::Bytes),
+            Some(CacheSize::Pages(pages)) => CACHE_SIZE_PAGES.check(pages).map(CacheSize::Pages),
+            None => match (
+                sources.first(&CACHE_SIZE_BYTES, None)?,
+                sources.first(&CACHE_SIZE_PAGES, None)?,
+            ) {
+                (None, None) => Ok(DEFAULT_CACHE_SIZE),
+                (Some(bytes), None) => Ok(CacheSize::Bytes(bytes)),
+                (None, Some(pages)) => Ok(CacheSize::Pages(pages)),
+                (Some(_), Some(pages)) => Err(CACHE_SIZE_PAGES.invalid(
+                    Place::Url,
+                    pages.to_string(),
+                    "`cache_size_bytes` is given as well; give only one",
+                )),
+            },
+        }
+    }
+}
+
+/// The table of a lock client, if it is one.
+///
+/// # Errors
+/// `InvalidValue`, as for [`EfsConfig::lock_table`].
+pub(crate) fn client_table(name: Option<String>) -> Result<String, ConfigError> {
+    match name {
+        Some(name) => LOCK_TABLE.check_from(Place::Client, name),
+        None => Err(LOCK_TABLE.invalid(
+            Place::Client,
+            String::new(),
+            "it is not set: name the lock table, or give a `lock_store`",
+        )),
+    }
+}
+
+/// What was set by methods.
+#[derive(Debug, Clone, Default)]
+struct Given {
+    store: Option<StoreChoice>,
+    terms: GivenTerms,
+    timeout: Option<Duration>,
+    max_attempts: Option<u32>,
+    key: Option<String>,
+    read_check: Option<ReadCheck>,
+    synchronous: Option<Synchronous>,
+    cache_size: Option<CacheSize>,
+    base_vfs: Option<String>,
+    clock: Option<Clock>,
+    network_override: Option<bool>,
+}
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+const DEFAULT_CACHE_SIZE: CacheSize = CacheSize::Bytes(64 << 20);
+const DEFAULT_BASE_VFS: &str = "unix";
+/// One for the process: times of two clocks, which count from different points, do not compare.
+static SYSTEM_CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,494 @@
+//! Getting the lease: one attempt, or as many as fit into a timeout.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::backoff::Backoff;
+use super::lease::{Lease, LeaseInner, LocalQueue, Turn};
+use super::registry::Registry;
+use super::requests::{ItemDraft, LeaseContext, PutOutcome};
+use super::wait_policy::{Refusal, Tuning, WaitPolicy};
+use crate::clock::{Timestamp, from_unix_seconds};
+use crate::error::{HolderInfo, LockError, StoreError};
+use crate::store::{JournalId, PutAnswer, PutCondition, StoredItem};
+use crate::telemetry::events::LockSpan;
+
+/// One acquisition, however many attempts it takes.
+///
+/// All attempts have the same `lock_id`, so that a grant whose answer was lost is recognised. An
+/// acquisition that ends without a lease removes an item that it may have left.
+#[derive(Debug)]
+pub(crate) struct Acquisition {
+    context: LeaseContext,
+    registry: Arc<Registry>,
+    queue: Arc<LocalQueue>,
+    turn: Option<Turn>,
+    lock_id: String,
+    /// The caller's span, which the spans of the acquisition and its lease belong to.
+    caller: LockSpan,
+    begun: Instant,
+    attempts: u32,
+    waited: bool,
+    unanswered: Unanswered,
+    /// What the last request took; zero before the first.
+    round_trip: Duration,
+    policy: WaitPolicy,
+    /// For asks that were not answered, or whose answer says nothing of the others.
+    backoff: Option<Backoff>,
+    random: fastrand::Rng,
+    /// The last ask, if it was refused and no pause has followed it yet.
+    refusal: Option<Refusal>,
+    /// The item that the last attempt was refused for.
+    current_holder: Option<StoredItem>,
+    /// Why the last attempt was not answered.
+    last_failure: Option<StoreError>,
+}
+
+/// How long an acquisition may go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AcquireLimits {
+    pub(crate) until: Instant,
+    pub(crate) max_attempts: Option<u32>,
+}
+
+/// What puts whose answers were lost may have left in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unanswered {
+    /// Nothing: the last put was answered.
+    Nothing,
+    /// An item of ours without a commit record.
+    Item,
+    /// An item of ours with the commit record of the item that it replaced.
+    ItemWithRecord(JournalId),
+}
+
+/// What came of an attempt that did not fail.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    Granted(Lease),
+    /// Another holds the lease; `free_in` is when it ends at the latest, if known.
+    Refused {
+        free_in: Option<Duration>,
+    },
+}
+
+impl Acquisition {
+    /// What an answer may take on a busy host: a request that was given less and timed out says
+    /// little about the store.
+    pub(crate) const MIN_USEFUL_TIMEOUT: Duration = Duration::from_millis(250);
+
+    pub(crate) fn new(context: LeaseContext, registry: Arc<Registry>) -> Self {
+        let begun = Instant::now();
+        let last = registry.recent_wait(&context.name.key);
+        Self {
+            queue: registry.queue(&context.name.key),
+            context,
+            registry,
+            turn: None,
+            lock_id: Uuid::new_v4().to_string(),
+            caller: LockSpan::current(),
+            begun,
+            attempts: 0,
+            waited: false,
+            unanswered: Unanswered::Nothing,
+            round_trip: Duration::ZERO,
+            policy: WaitPolicy::new(Tuning::CHOSEN, begun, last),
+            backoff: None,
+            random: fastrand::Rng::new(),
+            refusal: None,
+            current_holder: None,
+            last_failure: None,
+        }
+    }
+
+    /// Asks once, and not at all if a connection of this process holds or awaits the lease.
+    pub(crate) fn try_once(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
+        match self.turn.take().or_else(|| self.queue.try_enter()) {
+            None => Ok(Attempt::Refused { free_in: None }),
+            Some(turn) => self.attempt(turn, give_up_after).map_err(|failure| {
+                self.last_failure = Some(failure.clone());
+                self.failed(failure)
+            }),
+        }
+    }
+
+    /// As [`try_once`](Self::try_once) for a caller that can wait: does not ask if others are to be
+    /// let in first, because this process had the lease just now and they have waited longer.
+    pub(crate) fn try_in_turn(&mut self, give_up_after: Duration) -> Result<Attempt, LockError> {
+        match self.policy.first_ask(&mut self.random) {
+            None => self.try_once(give_up_after),
+            Some(_) => Ok(Attempt::Refused { free_in: None }),
+        }
+    }
+
+    /// As [`try_in_turn`](Self::try_in_turn); `None` if the caller should [`wait`](Self::wait) for the
+    /// lease, after a refusal or without an answer.
+    pub(crate) fn try_before_waiting(
+        &mut self,
+        give_up_after: Duration,
+    ) -> Result<Option<Lease>, LockError> {
+        match self.try_in_turn(give_up_after) {
+            Ok(Attempt::Granted(lease)) => Ok(Some(lease)),
+            Err(error) if !error.is_retryable() => Err(error),
+            Ok(Attempt::Refused { .. }) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Until when others are to be let in first, if they are: by what this process has seen while
+    /// this acquisition was in its queue.
+    fn lets_others_in_until(&mut self) -> Option<Instant> {
+        let last = self.registry.recent_wait(&self.context.name.key)?;
+        WaitPolicy::new(Tuning::CHOSEN, Instant::now(), Some(last)).first_ask(&mut self.random)
+    }
+
+    /// Lets others of this process ask in the meantime; [`wait`](Self::wait) queues again.
+    pub(crate) fn leave_queue(&mut self) {
+        self.turn = None;
+    }
+
+    /// Waits for the lease, first in this process's queue, then at the store.
+    pub(crate) fn wait(&mut self, limits: AcquireLimits) -> Result<Lease, LockError> {
+        let span = self.context.events().wait_span(&self.caller);
+        span.in_scope(|| self.count_wait(limits))
+    }
+
+    fn count_wait(&mut self, limits: AcquireLimits) -> Result<Lease, LockError> {
+        if !self.waited {
+            self.waited = true;
+            self.context.counters.count(|stats| stats.waits += 1);
+            let held_by = self.current_holder.as_ref().map(HolderInfo::from);
+            self.context
+                .events()
+                .waiting(self.attempts, held_by.as_ref());
+        }
+        let began = Instant::now();
+        let result = self.wait_in_queue(limits);
+        (self.context.counters).count(|stats| stats.waited += began.elapsed());
+        result
+    }
+
+    fn wait_in_queue(&mut self, limits: AcquireLimits) -> Result<Lease, LockError> {
+        // The lease was another's just now: asking again at once would be answered the same.
+        let mut next_ask = (self.attempts > 0).then(|| self.next_ask(None, limits.until));
+        loop {
+            let left = limits.until.saturating_duration_since(Instant::now());
+            let turn = match self.turn.take() {
+                Some(turn) => turn,
+                None => match self.queue.enter(left) {
+                    None => return Err(self.gave_up()),
+                    Some((turn, None)) => {
+                        next_ask = next_ask.max(self.lets_others_in_until());
+                        turn
+                    }
+                    Some((turn, Some(lease))) => match self.reuse_local_lease(lease, turn) {
+                        Some(lease) => return Ok(lease),
+                        None => continue,
+                    },
+                },
+            };
+            let attempts_are_used_up =
+                (limits.max_attempts).is_some_and(|most| self.attempts >= most);
+            // The last attempt of all is made as late as its answer allows.
+            let round_trip = self.round_trip.max(self.context.times.fastest_answer());
+            let latest = left.saturating_sub(round_trip * 2);
+            if attempts_are_used_up || (self.attempts > 0 && latest.is_zero()) {
+                return Err(self.gave_up());
+            }
+            let pause = next_ask.map(|at| at.saturating_duration_since(Instant::now()));
+            thread::sleep(pause.unwrap_or_default().min(latest));
+            let left = limits.until.saturating_duration_since(Instant::now());
+            let free_in = match self.attempt(turn, left) {
+                Ok(Attempt::Granted(lease)) => return Ok(lease),
+                Ok(Attempt::Refused { free_in }) => {
+                    self.last_failure = None;
+                    free_in
+                }
+                Err(failure) if failure.is_transient() => {
+                    // A request that had no time left says less than an attempt before it.
+                    let cut_short = matches!(failure, StoreError::Timeout { .. })
+                        && left < Self::MIN_USEFUL_TIMEOUT;
+                    if self.attempts == 1 || !cut_short {
+                        self.last_failure = Some(failure);
+                    }
+                    None
+                }
+                Err(failure) => return Err(self.failed(failure)),
+            };
+            next_ask = Some(self.next_ask(free_in, limits.until));
+        }
+    }
+
+    /// When to ask again; `free_in` is when the other's lease ends at the latest.
+    fn next_ask(&mut self, free_in: Option<Duration>, until: Instant) -> Instant {
+        let now = Instant::now();
+        let round_trip = self.round_trip;
+        let backoff = self.backoff.get_or_insert_with(|| Backoff::new(round_trip));
+        let fallback = now + backoff.next_pause(free_in, &mut self.random);
+        let refusal = self.refusal.take();
+        let next = (refusal.as_ref())
+            .and_then(|refusal| self.policy.next_ask(refusal, now, until, &mut self.random));
+        match (next, free_in) {
+            (None, _) => fallback,
+            (Some(next), None) => next,
+            (Some(next), Some(free_in)) => next.min(now + free_in.max(Backoff::SHORTEST)),
+        }
+    }
+
+    /// The refusal of the last attempt, as an error.
+    pub(crate) fn busy(&self) -> LockError {
+        LockError::Busy {
+            lock: self.context.name.clone(),
+            holder: self.current_holder.as_ref().map(HolderInfo::from),
+            waited: self.begun.elapsed(),
+            attempts: self.attempts,
+        }
+    }
+
+    /// Why there is no lease: the last attempt failed, or another has it.
+    fn gave_up(&self) -> LockError {
+        // Without an attempt nothing was learnt: another of this process had the turn.
+        if self.attempts > 0
+            && let Some(wait) = self.policy.gave_up(Instant::now())
+        {
+            self.registry.remember(&self.context.name.key, wait);
+        }
+        match &self.last_failure {
+            Some(failure) => self.failed(failure.clone()),
+            None => self.busy(),
+        }
+    }
+
+    fn failed(&self, source: StoreError) -> LockError {
+        self.context.store_error(source)
+    }
+
+    /// One attempt: a put that is granted if the key is free, and if the other's lease has expired, a
+    /// second one that takes it over. The turn is kept if it was refused.
+    fn attempt(&mut self, turn: Turn, give_up_after: Duration) -> Result<Attempt, StoreError> {
+        self.attempts += 1;
+        self.context.counters.count(|stats| stats.attempts += 1);
+        let asked = Instant::now();
+        let outcome = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
+        let (current, date) = match outcome.answer {
+            PutAnswer::Stored { .. } => return self.granted(outcome, None, turn, give_up_after),
+            PutAnswer::Refused { current, date } => (current, date),
+        };
+        let now = self.store_time(outcome.received, date);
+        let Some(current) = current else {
+            return self.attempt_blind(asked, turn, now, give_up_after);
+        };
+        let free_in = current.expires_at_seconds()? - now;
+        // Our own, where the answer to a takeover was lost that had kept its predecessor's record.
+        let ours = current.lock_id == self.lock_id;
+        if free_in > 0.0 && !ours {
+            self.was_refused(asked, Some(current));
+            self.turn = Some(turn);
+            return Ok(Attempt::Refused {
+                free_in: Some(Duration::from_secs_f64(free_in)),
+            });
+        }
+        let takeover = PutCondition::Unchanged(&current);
+        let outcome = self.put(current.committed, takeover, give_up_after)?;
+        match outcome.answer {
+            PutAnswer::Stored { .. } => self.granted(outcome, Some(current), turn, give_up_after),
+            PutAnswer::Refused { ref current, .. } => {
+                self.was_refused(asked, current.clone());
+                self.turn = Some(turn);
+                Ok(Attempt::Refused { free_in: None })
+            }
+        }
+    }
+
+    /// The store does not say whose lease it is: the Python package's condition decides.
+    fn attempt_blind(
+        &mut self,
+        asked: Instant,
+        turn: Turn,
+        now: f64,
+        give_up_after: Duration,
+    ) -> Result<Attempt, StoreError> {
+        let condition = PutCondition::free_or_expired(from_unix_seconds(now as u64));
+        let outcome = self.put(None, condition, give_up_after)?;
+        match &outcome.answer {
+            PutAnswer::Stored { previous, .. } => {
+                let previous = previous.clone();
+                self.granted(outcome, previous, turn, give_up_after)
+            }
+            PutAnswer::Refused { .. } => {
+                self.was_refused(asked, None);
+                self.turn = Some(turn);
+                Ok(Attempt::Refused { free_in: None })
+            }
+        }
+    }
+
+    fn was_refused(&mut self, asked: Instant, current: Option<StoredItem>) {
+        let holder = |item: &Option<StoredItem>| item.as_ref().map(|item| item.lock_id.clone());
+        self.refusal = Some(Refusal {
+            sent: asked,
+            waited: current.as_ref().and_then(|item| item.waited),
+            same_holder: current.is_some() && holder(&current) == holder(&self.current_holder),
+        });
+        // A store that does not say who holds it now has not said before.
+        self.current_holder = current;
+    }
+
+    /// The time by the store's clock; later than it is by no more than the skew we allow for.
+    fn store_time(&self, received: Timestamp, date: Option<SystemTime>) -> f64 {
+        /// Hosts' clocks are taken to agree to within this where the store's is not known.
+        const ALLOWANCE_WITHOUT_DATE: f64 = 2.0;
+        let estimate = self.context.times.server_clock.at(received);
+        match date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) {
+            // The host's clock may have been stepped since the request was sent.
+            Some(date) => estimate.min(date.as_secs_f64() + 1.0),
+            None => estimate - ALLOWANCE_WITHOUT_DATE,
+        }
+    }
+
+    fn put(
+        &mut self,
+        committed: Option<JournalId>,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutOutcome, StoreError> {
+        let draft = ItemDraft {
+            lock_id: &self.lock_id,
+            acquired_at: None,
+            committed,
+            waited: Some(self.policy.usual_wait(Instant::now())),
+            since: None,
+            not_before: 0,
+        };
+        let result = self.context.put(&draft, condition, give_up_after);
+        match &result {
+            Ok(outcome) => {
+                self.unanswered = Unanswered::Nothing;
+                self.round_trip = outcome.round_trip;
+            }
+            Err(error) if error.outcome_unknown() => {
+                self.unanswered = self.unanswered.after_lost_answer(committed);
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn granted(
+        &mut self,
+        outcome: PutOutcome,
+        taken_from: Option<StoredItem>,
+        turn: Turn,
+        give_up_after: Duration,
+    ) -> Result<Attempt, StoreError> {
+        let record = taken_from.as_ref().and_then(|item| item.committed);
+        let inner = LeaseInner::granted(self.context.clone(), &self.caller, &outcome, record);
+        let lease = Lease::new(Arc::new(inner), turn, self.registry.clone());
+        // A record that a blind put has wiped must be in the item again, too.
+        let blind = matches!(&outcome.answer, PutAnswer::Stored { previous: Some(old), .. } if old.committed != record);
+        if outcome.clock_was_wrong || blind {
+            (lease.inner()).correct(&outcome.item, record, give_up_after)?;
+        }
+        let waited = outcome.item.waited.unwrap_or_default();
+        let wait = self.policy.granted(waited, Instant::now());
+        self.registry.remember(&self.context.name.key, wait);
+        self.context.counters.count(|stats| {
+            stats.acquisitions += 1;
+            stats.takeovers += u64::from(taken_from.is_some());
+        });
+        lease.inner().in_span(|| {
+            if let Some(from) = &taken_from {
+                self.context.events().taken_over(&HolderInfo::from(from));
+            }
+            self.acquired();
+        });
+        self.keep_renewed(&lease);
+        Ok(Attempt::Granted(lease))
+    }
+
+    /// Goes on with a lease that another transaction of this process has handed off; releases it to
+    /// the store if it cannot.
+    fn reuse_local_lease(&mut self, before: Arc<LeaseInner>, turn: Turn) -> Option<Lease> {
+        // Its times mean nothing by another clock.
+        let is_usable = before.has_clock_of(&self.context);
+        let inner = match is_usable {
+            true => {
+                let context = self.context.clone();
+                Arc::new(LeaseInner::handed_off(&before, context, &self.caller))
+            }
+            false => before,
+        };
+        // Where it ended while clocks stood still, the commit's confirmation will show that.
+        if !is_usable || inner.remaining().is_zero() {
+            // A failure is reported as an event; the lease expires by itself.
+            let _ = inner.release_to_store();
+            return None;
+        }
+        let lease = Lease::new(inner, turn, self.registry.clone());
+        self.context.counters.count(|stats| {
+            stats.acquisitions += 1;
+            stats.hand_offs += 1;
+        });
+        lease.inner().in_span(|| self.acquired());
+        self.keep_renewed(&lease);
+        Some(lease)
+    }
+
+    fn keep_renewed(&self, lease: &Lease) {
+        let terms = &self.context.terms;
+        if terms.max_hold > terms.renewal_period() {
+            self.registry.renewer.watch(lease.inner());
+        }
+    }
+
+    fn acquired(&self) {
+        (self.context.events()).acquired(self.attempts, self.begun.elapsed());
+    }
+}
+
+impl Drop for Acquisition {
+    fn drop(&mut self) {
+        let context = &self.context;
+        let result = match self.unanswered {
+            Unanswered::Nothing => return,
+            Unanswered::Item => context.delete(&self.lock_id).map(drop),
+            // The journal that the record names is still there: the next holder must know.
+            Unanswered::ItemWithRecord(record) => {
+                let acquired_at = context.times.server_clock.at(context.clock.now()) as u64;
+                (context.put_tombstone(&self.lock_id, acquired_at, record)).map(drop)
+            }
+        };
+        if let Err(error) = result {
+            context.events().release_failed(&error.to_string());
+        }
+    }
+}
+
+impl Unanswered {
+    /// The answer to one more put was lost, which had this record.
+    fn after_lost_answer(self, record: Option<JournalId>) -> Self {
+        match (record, self) {
+            (Some(record), _) => Self::ItemWithRecord(record),
+            // An earlier takeover may have been applied: its record must not be deleted.
+            (None, Self::ItemWithRecord(record)) => Self::ItemWithRecord(record),
+            (None, Self::Nothing | Self::Item) => Self::Item,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_may_be_in_the_table_is_remembered() {
+        const RECORD: JournalId = JournalId([1; 4]);
+        let item = Unanswered::Nothing.after_lost_answer(None);
+        assert_eq!(item, Unanswered::Item);
+        let with_record = item.after_lost_answer(Some(RECORD));
+        assert_eq!(with_record, Unanswered::ItemWithRecord(RECORD));
+        assert_eq!(with_record.after_lost_answer(None), with_record);
+    }
+}

@@ -1,0 +1,263 @@
+//! What a lease puts and deletes, and what the answers mean. One request at a time for each lease.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::phase::Validity;
+use super::server_clock::ServerClock;
+use crate::clock::{Clock, Timestamp, from_unix_seconds};
+use crate::config::LeaseTerms;
+use crate::error::{LockError, LockName, StoreError, panic_message};
+use crate::store::{DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition};
+use crate::telemetry::events::Events;
+use crate::telemetry::stats::Counters;
+
+/// The longest that one request of a release may take.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a lease needs for its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaseContext {
+    pub(crate) store: Arc<dyn LockStore>,
+    pub(crate) clock: Clock,
+    pub(crate) times: Arc<StoreTimes>,
+    pub(crate) terms: Arc<LeaseTerms>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) name: Arc<LockName>,
+}
+
+/// What its answers have shown of a store, to all its users in this process.
+#[derive(Debug, Default)]
+pub(crate) struct StoreTimes {
+    pub(crate) server_clock: ServerClock,
+    fastest_answer: Mutex<Option<Duration>>,
+}
+
+/// The parts of an item that differ from put to put.
+pub(crate) struct ItemDraft<'a> {
+    pub(crate) lock_id: &'a str,
+    /// `None` for the first put: now.
+    pub(crate) acquired_at: Option<u64>,
+    pub(crate) committed: Option<JournalId>,
+    pub(crate) waited: Option<Duration>,
+    /// Of the put before it, if its time can be relied on.
+    pub(crate) since: Option<Validity>,
+    /// The end is not brought forward from here; epoch seconds.
+    pub(crate) not_before: u64,
+}
+
+/// A put that was answered.
+pub(crate) struct PutOutcome {
+    pub(crate) answer: PutAnswer,
+    /// For how long it is good, if it was stored.
+    pub(crate) validity: Validity,
+    pub(crate) item: LockItem,
+    pub(crate) round_trip: Duration,
+    pub(crate) received: Timestamp,
+    /// The item's `expires_at` was computed from a clock that turned out to be off by too much.
+    pub(crate) clock_was_wrong: bool,
+}
+
+impl PutOutcome {
+    /// Whether the table now has an item with an `expires_at` that others must not go by.
+    pub(crate) fn stored_a_wrong_end(&self) -> bool {
+        matches!(self.answer, PutAnswer::Stored { .. }) && self.clock_was_wrong
+    }
+}
+
+impl LeaseContext {
+    pub(crate) fn events(&self) -> Events<'_> {
+        Events {
+            key: &self.name.key,
+            holder: &self.terms.holder,
+        }
+    }
+
+    /// One put, sent now.
+    pub(crate) fn put(
+        &self,
+        draft: &ItemDraft<'_>,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutOutcome, StoreError> {
+        let server_clock = &self.times.server_clock;
+        let sent = self.clock.now();
+        // A wall clock that was set back must not end an item early that others go by.
+        let at_least = (draft.since).map_or(0.0, |validity| validity.store_time(sent));
+        let began = server_clock.at(sent).max(at_least);
+        let from_now = (began + self.terms.expiration.as_secs_f64()).floor();
+        let expires_at = from_now.max(draft.not_before as f64);
+        let item = LockItem {
+            key: self.name.key.clone(),
+            lock_id: draft.lock_id.to_owned(),
+            expires_at: from_unix_seconds(expires_at as u64),
+            holder: self.terms.holder.clone(),
+            acquired_at: from_unix_seconds(draft.acquired_at.unwrap_or(began as u64)),
+            committed: draft.committed,
+            waited: draft.waited,
+        };
+        let asked = Instant::now();
+        let answer = self.ask(|store| store.put(&item, condition, give_up_after))?;
+        self.times.answered_in(asked.elapsed());
+        let received = self.clock.now();
+        let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
+        let clock_error = server_clock.learn(began, sent, received, *date);
+        let good_for = Duration::from_secs_f64((expires_at - began).max(0.0));
+        let good_for = good_for.min(self.terms.expiration);
+        Ok(PutOutcome {
+            answer,
+            validity: Validity {
+                from: sent,
+                began,
+                good_for: good_for.saturating_sub(self.terms.safety_margin()),
+            },
+            item,
+            round_trip: received.elapsed_since(sent),
+            received,
+            clock_was_wrong: clock_error > self.terms.safety_margin() / 4,
+        })
+    }
+
+    /// Replaces the item with this `lock_id` by a tombstone: one that has expired, and lasts.
+    pub(crate) fn put_tombstone(
+        &self,
+        lock_id: &str,
+        acquired_at: u64,
+        record: JournalId,
+    ) -> Result<PutAnswer, StoreError> {
+        /// Expired by any clock, and too long ago for DynamoDB to remove the item: it leaves alone
+        /// what expired more than five years back
+        /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/time-to-live-ttl-before-you-start.html>).
+        const LONG_EXPIRED: u64 = 1;
+        let item = LockItem {
+            key: self.name.key.clone(),
+            lock_id: lock_id.to_owned(),
+            expires_at: from_unix_seconds(LONG_EXPIRED),
+            holder: self.terms.holder.clone(),
+            acquired_at: from_unix_seconds(acquired_at),
+            committed: Some(record),
+            // Nobody is in the way of the next.
+            waited: None,
+        };
+        self.ask(|store| store.put(&item, PutCondition::Ended, RELEASE_TIMEOUT))
+    }
+
+    /// Deletes the item, if it has this `lock_id`.
+    pub(crate) fn delete(&self, lock_id: &str) -> Result<DeleteAnswer, StoreError> {
+        self.ask(|store| store.delete(&self.name.key, lock_id, RELEASE_TIMEOUT))
+    }
+
+    /// Counts a request, makes it, and turns a panic in the store's code into an error.
+    fn ask<T>(
+        &self,
+        request: impl FnOnce(&dyn LockStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.counters.count(|stats| stats.requests += 1);
+        catch_unwind(AssertUnwindSafe(|| request(&*self.store))).unwrap_or_else(|panic| {
+            Err(StoreError::Panicked {
+                message: panic_message(&*panic),
+            })
+        })
+    }
+
+    pub(crate) fn store_error(&self, source: StoreError) -> LockError {
+        LockError::Store {
+            lock: self.name.clone(),
+            source,
+        }
+    }
+}
+
+impl StoreTimes {
+    /// A request was answered in this time.
+    fn answered_in(&self, took: Duration) {
+        let mut fastest = (self.fastest_answer.lock()).unwrap_or_else(PoisonError::into_inner);
+        *fastest = Some(fastest.map_or(took, |fastest| fastest.min(took)));
+    }
+
+    /// What a request takes at least, as far as is known.
+    pub(crate) fn fastest_answer(&self) -> Duration {
+        let fastest = self.fastest_answer.lock();
+        fastest
+            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_default()
+    }
+}
+
+/// Lets one request of a lease be under way at a time: an answer must not be about a state that
+/// another one has changed.
+#[derive(Debug, Default)]
+pub(crate) struct RequestSlot {
+    is_taken: Mutex<bool>,
+    freed: Condvar,
+}
+
+/// The right to make a request, until it is dropped. No mutex is locked meanwhile.
+#[derive(Debug)]
+#[must_use = "the slot is free again once this is dropped"]
+pub(crate) struct SlotGuard<'a>(&'a RequestSlot);
+
+impl RequestSlot {
+    /// Waits until no other request is under way.
+    pub(crate) fn take(&self) -> SlotGuard<'_> {
+        let is_taken = (self.freed)
+            .wait_while(self.is_taken(), |is_taken| *is_taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        self.guard(is_taken)
+    }
+
+    /// `None` while another request is under way.
+    pub(crate) fn try_take(&self) -> Option<SlotGuard<'_>> {
+        let is_taken = self.is_taken();
+        (!*is_taken).then(|| self.guard(is_taken))
+    }
+
+    fn guard(&self, mut is_taken: MutexGuard<'_, bool>) -> SlotGuard<'_> {
+        *is_taken = true;
+        SlotGuard(self)
+    }
+
+    fn is_taken(&self) -> MutexGuard<'_, bool> {
+        (self.is_taken.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SlotGuard<'_> {
+    fn drop(&mut self) {
+        *self.0.is_taken() = false;
+        self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn one_request_at_a_time_has_the_slot() {
+        let slot = RequestSlot::default();
+        let first = slot.take();
+        assert!(slot.try_take().is_none());
+        thread::scope(|scope| {
+            let second = scope.spawn(|| drop(slot.take()));
+            assert!(!second.is_finished());
+            drop(first);
+            second.join().unwrap();
+        });
+        assert!(slot.try_take().is_some());
+    }
+
+    #[test]
+    fn a_request_that_panics_frees_the_slot() {
+        let slot = RequestSlot::default();
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _slot = slot.take();
+            panic!("a request");
+        }));
+        assert!(panicked.is_err());
+        assert!(slot.try_take().is_some());
+    }
+}

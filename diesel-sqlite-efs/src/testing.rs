@@ -1,0 +1,10 @@
+//! For the tests of this repository alone: **unstable**, it may change in any release.
+//!
+//! [`HookedStore`] is a lock table that sees each request; the rest is the policy by which waiters
+//! ask for the lease, which `tests/fairness` simulates.
+
+mod hooked_store;
+
+pub use self::hooked_store::{Delete, Hook, HookedStore, Put};
+pub use crate::lease::backoff::Backoff;
+pub use crate::lease::wait_policy::{RecentWait, Refusal, Tuning, WaitPolicy};
