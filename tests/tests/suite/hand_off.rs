@@ -3,7 +3,6 @@
 
 use std::env;
 use std::io::{self, BufRead};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,7 +12,7 @@ use diesel::result::DatabaseErrorKind::SerializationFailure;
 use diesel::result::Error;
 use diesel_sqlite_efs::{EfsConfig, EfsConnectionManager};
 use integration::dynamodb::env_for;
-use integration::process::{Worker, wait_until};
+use integration::process::{Worker, ignored_test, wait_until};
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule};
 
 use crate::fixtures::workers::{LONG, WorkersFixture, proxy};
@@ -36,9 +35,8 @@ impl Writers {
         let path = fixture.scratch.database().display();
         let table = fixture.table.name();
         let url = format!("{path}?lock_table={table}&lock_expiration=6&lock_timeout=60");
-        let mut command = Command::new(env::current_exe().expect("this program"));
+        let mut command = ignored_test("hand_off::child");
         command
-            .args(["--exact", "hand_off::child", "--ignored", "--nocapture"])
             .envs(env_for(&proxy.endpoint()))
             .env("WRITERS_URL", url)
             .env("WRITERS_THREADS", threads.to_string());

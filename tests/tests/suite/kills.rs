@@ -21,7 +21,9 @@ use integration::options;
 use integration::process::wait_until;
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule, RuleHandle};
 
-use crate::fixtures::workers::{Answer, Failure, LONG, WorkerProcess, WorkersFixture, proxy};
+use crate::fixtures::workers::{
+    Answer, Failure, LONG, WRITE_ITEMS, WorkerProcess, WorkersFixture, proxy,
+};
 
 /// Short to wait for, and long enough to reach the commit point on a busy machine.
 const LEASE: Duration = Duration::from_secs(3);
@@ -29,8 +31,6 @@ const SHORT_LEASE: &str = "lock_expiration=3&lock_timeout=2";
 /// Waits for a lease to run out, and then keeps its own.
 const PATIENT: &str = "lock_timeout=20&lock_expiration=60";
 
-/// Changes every one of the table's pages, so that half a transaction would show.
-const WRITE: &str = "execute UPDATE item SET state = 'new'";
 /// The same of a successor; what it writes adds to what stands there.
 const MARK: &str = "execute UPDATE item SET mark = mark + 1";
 const READ: &str = "query SELECT state, mark, count(*) FROM item GROUP BY state, mark";
@@ -61,12 +61,12 @@ fn stopped_anywhere_beyond_its_lease_a_holder_tells_what_is_true() {
 
 #[test]
 fn out_of_memory_in_mid_transaction_a_process_leaves_nothing_of_it() {
-    let fixture = furnished(WorkersFixture::new("kills-memory-middle"));
+    let fixture = WorkersFixture::new("kills-memory-middle").with_items();
     let between = proxy();
     let mut successor = fixture.open_behind(&between, PATIENT);
     let mut holder = fixture.open(SHORT_LEASE);
     persistently(&mut holder, "immediate");
-    holder.ok(WRITE);
+    holder.ok(WRITE_ITEMS);
     holder.starve();
     holder.tell("exhaust");
     let status = holder.end();
@@ -81,7 +81,7 @@ fn out_of_memory_in_mid_transaction_a_process_leaves_nothing_of_it() {
 
 #[test]
 fn out_of_memory_at_the_commit_point_a_transaction_is_there_whole_or_not_at_all() {
-    let fixture = furnished(WorkersFixture::new("kills-memory-commit"));
+    let fixture = WorkersFixture::new("kills-memory-commit").with_items();
     let holder = Holder::at(Point::ConfirmAsked, &fixture, &mut Rng::new());
     holder.process.starve();
     holder.held.expect("a request").release();
@@ -96,7 +96,7 @@ fn out_of_memory_at_the_commit_point_a_transaction_is_there_whole_or_not_at_all(
 
 #[test]
 fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
-    let fixture = furnished(WorkersFixture::new("kills-memory-sqlite"));
+    let fixture = WorkersFixture::new("kills-memory-sqlite").with_items();
     let mut holder = fixture.open(PATIENT);
     // Room for the pages of small transactions, and for no large one's.
     holder.ok("query PRAGMA hard_heap_limit = 3000000");
@@ -116,7 +116,7 @@ fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
     }
 
     holder.ok("begin");
-    holder.ok(WRITE);
+    holder.ok(WRITE_ITEMS);
     let failure = holder.fails(LARGE);
     assert!(failure.message.contains("out of memory"), "{failure:?}");
     // SQLite undoes the statement, or the whole transaction, of which a commit then tells.
@@ -209,14 +209,14 @@ impl Holder {
         let held = match point {
             Point::MidTransaction => {
                 persistently(&mut process, "immediate");
-                process.ok(WRITE);
+                process.ok(WRITE_ITEMS);
                 None
             }
             Point::Random => {
                 let begun = Instant::now();
                 persistently(&mut process, SAME);
                 let most = begun.elapsed().min(LEASE);
-                process.tell(WRITE);
+                process.tell(WRITE_ITEMS);
                 thread::sleep(most.mul_f64(1.2 * random.f64()));
                 None
             }
@@ -247,7 +247,7 @@ impl Holder {
                 Point::ReleaseAsked => Rule::delete(Action::Hold),
                 _ => Rule::put_to(Purpose::Record, Action::Hold),
             });
-            process.tell(WRITE);
+            process.tell(WRITE_ITEMS);
             let mut answer = None;
             wait_until(LONG * 2, "it is held or done", || {
                 answer = process.answered();
@@ -317,7 +317,7 @@ fn mark(process: &mut WorkerProcess, marks: u32) {
 fn kill(seed: u64) -> Result<Recovery, String> {
     let mut random = Rng::with_seed(seed);
     let point = Point::of(seed);
-    let fixture = furnished(WorkersFixture::new(&format!("kills-{seed}")));
+    let fixture = WorkersFixture::new(&format!("kills-{seed}")).with_items();
     let between = proxy();
     let mut successor = fixture.open_behind(&between, PATIENT);
     let holder = Holder::at(point, &fixture, &mut random);
@@ -367,9 +367,7 @@ fn pause(seed: u64) -> Result<String, String> {
     let mut random = Rng::with_seed(seed);
     let point = Point::of(seed);
     let conduct = CONDUCTS[random.usize(..CONDUCTS.len())];
-    let fixture = furnished(WorkersFixture::without_file_locks(&format!(
-        "pauses-{seed}"
-    )));
+    let fixture = WorkersFixture::without_file_locks(&format!("pauses-{seed}")).with_items();
     let between = proxy();
     let mut successor = fixture.open_behind(
         &between,
@@ -603,14 +601,4 @@ fn counts(all: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
 fn print(line: &str) {
     // Nothing is lost if nobody listens.
     let _ = std::io::stderr().write_all(line.as_bytes());
-}
-
-/// Forty rows on several pages, all of them old and without a mark.
-fn furnished(fixture: WorkersFixture) -> WorkersFixture {
-    fixture.open("").ok(
-        "batch CREATE TABLE item (id INTEGER PRIMARY KEY, state TEXT, mark INTEGER DEFAULT 0, filler BLOB); \
-         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
-         INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n",
-    );
-    fixture
 }

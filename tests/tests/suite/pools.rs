@@ -5,7 +5,6 @@ use std::env;
 use std::fs;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use diesel_sqlite_efs::{
     EfsTransactionManager, LockError, ReadCheck,
 };
 use integration::dynamodb::env_for;
-use integration::process::{Worker, wait_until};
+use integration::process::{Worker, ignored_test, wait_until};
 use integration::proxy::{Operation, Proxy, Purpose, Request};
 use integration::recording::{self, Fault, HOLDER, Plan, Recorder};
 
@@ -707,9 +706,8 @@ fn a_manager_may_be_used_without_a_pool() {
 fn requests_of_a_pool(table: &str, kind: &str, url_parameters: bool) -> (WorkersFixture, Proxy) {
     let (fixture, proxy) = (WorkersFixture::new(table), proxy());
     let path = fixture.scratch.database().display().to_string();
-    let mut command = Command::new(env::current_exe().expect("this program"));
+    let mut command = ignored_test("pools::child");
     command
-        .args(["--exact", "pools::child", "--ignored", "--nocapture"])
         .envs(env_for(&proxy.endpoint()))
         .env("POOL_KIND", kind);
     if url_parameters {

@@ -11,7 +11,8 @@ use integration::process::wait_until;
 use integration::proxy::{Action, Proxy, Purpose, Rule, RuleHandle};
 
 use crate::fixtures::workers::{
-    Answer, LONG, WorkerProcess, WorkersFixture, proxy, requests, steps,
+    Answer, LONG, NEW_ITEMS, OLD_ITEMS, READ_ITEMS, WRITE_ITEMS, WorkerProcess, WorkersFixture,
+    proxy, requests, steps,
 };
 
 /// Long enough to be still running when the test is done.
@@ -22,16 +23,9 @@ const SHORT_LEASE: &str = "lock_expiration=6";
 const PATIENT: &str = "lock_timeout=20&lock_expiration=60";
 const IMPATIENT: &str = "lock_timeout=2";
 
-/// What the table holds before and after the holder's transaction.
-const OLD: &str = "old|40";
-const NEW: &str = "new|40";
-const READ: &str = "query SELECT state, count(*) FROM item GROUP BY state";
-/// Changes every one of the table's pages, so that half a transaction would show.
-const WRITE: &str = "execute UPDATE item SET state = 'new'";
-
 #[test]
 fn while_a_dead_writers_lease_runs_nobody_touches_its_journal() {
-    let fixture = furnished(WorkersFixture::new("recovery-lease-runs"));
+    let fixture = WorkersFixture::new("recovery-lease-runs").with_items();
     let mut reader = fixture.open(IMPATIENT);
     let mut writer = fixture.open(IMPATIENT);
     let parameters = format!("{LONG_LEASE}&lock_holder=the-dead-one");
@@ -53,7 +47,7 @@ fn while_a_dead_writers_lease_runs_nobody_touches_its_journal() {
         !unheard
     });
     for failure in [
-        reader.busy(READ),
+        reader.busy(READ_ITEMS),
         writer.busy("execute UPDATE item SET state = 'other'"),
         writer.busy("immediate"),
         opening,
@@ -66,13 +60,13 @@ fn while_a_dead_writers_lease_runs_nobody_touches_its_journal() {
 
     // What a dead holder's lease is worth is for DynamoDB's clock to say; here for the test.
     fixture.table.delete(&fixture.key()).expect("the item goes");
-    assert_eq!(reader.ok(READ), OLD);
+    assert_eq!(reader.ok(READ_ITEMS), OLD_ITEMS);
     fixture.assert_whole();
 }
 
 #[test]
 fn a_readers_last_attempt_without_time_for_an_answer_does_not_hide_who_is_in_the_way() {
-    let fixture = furnished(WorkersFixture::new("recovery-hasty-reader"));
+    let fixture = WorkersFixture::new("recovery-hasty-reader").with_items();
     let proxy = proxy();
     let mut reader = fixture.open_behind(&proxy, "lock_timeout=0.2");
     let parameters = format!("{LONG_LEASE}&lock_holder=the-dead-one");
@@ -82,7 +76,7 @@ fn a_readers_last_attempt_without_time_for_an_answer_does_not_hide_who_is_in_the
     wait_until(LONG, "the first answer is heard, and no other", || {
         proxy.reset();
         let silence = proxy.rule(Rule::put(Action::Silence).from(2));
-        let failure = reader.fails(READ);
+        let failure = reader.fails(READ_ITEMS);
         if silence.hits() == 0 || failure.kind == "Store" {
             return false;
         }
@@ -92,13 +86,13 @@ fn a_readers_last_attempt_without_time_for_an_answer_does_not_hide_who_is_in_the
     });
     fixture.table.delete(&fixture.key()).expect("the item goes");
     proxy.reset();
-    assert_eq!(reader.ok(READ), OLD);
+    assert_eq!(reader.ok(READ_ITEMS), OLD_ITEMS);
     fixture.assert_whole();
 }
 
 #[test]
 fn a_reader_that_began_before_a_commit_does_not_see_half_of_it() {
-    let fixture = furnished(WorkersFixture::without_file_locks("recovery-half"));
+    let fixture = WorkersFixture::without_file_locks("recovery-half").with_items();
     let mut reader = fixture.open(IMPATIENT);
     reader.ok("begin");
     assert_eq!(
@@ -110,21 +104,21 @@ fn a_reader_that_began_before_a_commit_does_not_see_half_of_it() {
     failure.assert_retryable("TornRead");
     reader.ok("rollback");
     // Begun now, it finds the hot journal of a holder whose lease runs.
-    reader.busy(READ);
+    reader.busy(READ_ITEMS);
     holder.confirmation.release();
     holder.process.answer().expect("the commit is acknowledged");
-    assert_eq!(reader.ok(READ), NEW);
+    assert_eq!(reader.ok(READ_ITEMS), NEW_ITEMS);
     fixture.assert_whole();
 }
 
 #[test]
 fn a_reader_rolls_a_dead_writers_journal_back_under_the_lease() {
-    let fixture = furnished(WorkersFixture::new("recovery-reader"));
+    let fixture = WorkersFixture::new("recovery-reader").with_items();
     let proxy = proxy();
     let mut reader = fixture.open_behind(&proxy, PATIENT);
     let _proxy = Holder::killed_at_confirmation(&fixture, SHORT_LEASE);
     fixture.wait_until_expired();
-    assert_eq!(reader.ok(READ), OLD);
+    assert_eq!(reader.ok(READ_ITEMS), OLD_ITEMS);
     // Expired, taken over, confirmed, journal ended, released.
     assert_eq!(
         steps(&proxy),
@@ -141,24 +135,24 @@ fn a_reader_rolls_a_dead_writers_journal_back_under_the_lease() {
 
 #[test]
 fn a_writer_waits_for_a_dead_writers_lease_and_rolls_its_journal_back() {
-    let fixture = furnished(WorkersFixture::new("recovery-writer"));
+    let fixture = WorkersFixture::new("recovery-writer").with_items();
     let mut writer = fixture.open(PATIENT);
     let _proxy = Holder::killed_at_confirmation(&fixture, SHORT_LEASE);
     writer.ok("execute INSERT INTO item (state) VALUES ('later')");
-    assert_eq!(writer.ok(READ), "later|1; old|40");
+    assert_eq!(writer.ok(READ_ITEMS), "later|1; old|40");
     assert!(writer.ok("stats").contains("takeovers: 1"));
     fixture.assert_whole();
 }
 
 #[test]
 fn a_reader_keeps_a_dead_writers_recorded_transaction() {
-    let fixture = furnished(WorkersFixture::new("recovery-recorded-reader"));
+    let fixture = WorkersFixture::new("recovery-recorded-reader").with_items();
     let proxy = proxy();
     let mut reader = fixture.open_behind(&proxy, PATIENT);
     Holder::recorded(&fixture).process.kill();
     assert!(fixture.has_journal());
     fixture.wait_until_expired();
-    assert_eq!(reader.ok(READ), NEW);
+    assert_eq!(reader.ok(READ_ITEMS), NEW_ITEMS);
     // The journal was removed and not rolled back: there was nothing to confirm.
     assert_eq!(
         steps(&proxy),
@@ -169,29 +163,29 @@ fn a_reader_keeps_a_dead_writers_recorded_transaction() {
 
 #[test]
 fn a_writer_keeps_a_dead_writers_recorded_transaction() {
-    let fixture = furnished(WorkersFixture::new("recovery-recorded-writer"));
+    let fixture = WorkersFixture::new("recovery-recorded-writer").with_items();
     let mut writer = fixture.open(PATIENT);
     Holder::recorded(&fixture).process.kill();
     writer.ok("execute INSERT INTO item (state) VALUES ('later')");
-    assert_eq!(writer.ok(READ), "later|1; new|40");
+    assert_eq!(writer.ok(READ_ITEMS), "later|1; new|40");
     fixture.assert_whole();
 }
 
 /// A window: as DynamoDB's TTL would do, hours or days later.
 #[test]
 fn a_record_that_is_cleared_away_takes_its_transaction_with_it() {
-    let fixture = furnished(WorkersFixture::new("recovery-cleared-away"));
+    let fixture = WorkersFixture::new("recovery-cleared-away").with_items();
     Holder::recorded(&fixture).process.kill();
     assert!(fixture.has_journal());
     fixture.table.delete(&fixture.key()).expect("the item goes");
-    assert_eq!(fixture.open(PATIENT).ok(READ), OLD);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), OLD_ITEMS);
     fixture.assert_whole();
 }
 
 /// A window: it puts an item of its own, without a record.
 #[test]
 fn a_successor_of_the_python_package_takes_a_recorded_transaction_with_it() {
-    let fixture = furnished(WorkersFixture::new("recovery-python-successor"));
+    let fixture = WorkersFixture::new("recovery-python-successor").with_items();
     Holder::recorded(&fixture).process.kill();
     fixture.wait_until_expired();
     let now = SystemTime::now();
@@ -199,13 +193,13 @@ fn a_successor_of_the_python_package_takes_a_recorded_transaction_with_it() {
     let granted = (fixture.table).acquire_as_python(&fixture.key(), id, now, expires_at);
     assert!(granted.expect("an answer"));
     assert_eq!(fixture.attribute("committed"), None);
-    assert_eq!(fixture.open(PATIENT).ok(READ), OLD);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), OLD_ITEMS);
     fixture.assert_whole();
 }
 
 #[test]
 fn a_successor_that_dies_after_its_takeover_leaves_the_commit_record() {
-    let fixture = furnished(WorkersFixture::new("recovery-two-deaths"));
+    let fixture = WorkersFixture::new("recovery-two-deaths").with_items();
     let proxy = proxy();
     let mut first = fixture.open_behind(&proxy, SHORT_LEASE);
     Holder::recorded(&fixture).process.kill();
@@ -214,7 +208,7 @@ fn a_successor_that_dies_after_its_takeover_leaves_the_commit_record() {
 
     fixture.wait_until_expired();
     let takeover = proxy.rule(Rule::put_to(Purpose::TakeOver, Action::HoldAnswer));
-    first.tell(READ);
+    first.tell(READ_ITEMS);
     takeover.wait_for_hits(1, LONG);
     wait_until(LONG, "the lease is taken over", || {
         fixture.attribute("lock_id") != holders_id
@@ -224,13 +218,13 @@ fn a_successor_that_dies_after_its_takeover_leaves_the_commit_record() {
     assert!(fixture.has_journal());
 
     let mut second = fixture.open(PATIENT);
-    assert_eq!(second.ok(READ), NEW);
+    assert_eq!(second.ok(READ_ITEMS), NEW_ITEMS);
     fixture.assert_whole();
 }
 
 #[test]
 fn a_successor_that_dies_while_it_rolls_back_leaves_the_journal_to_the_next() {
-    let fixture = furnished(WorkersFixture::new("recovery-two-rollbacks"));
+    let fixture = WorkersFixture::new("recovery-two-rollbacks").with_items();
     let proxy = proxy();
     let mut first = fixture.open_behind(&proxy, SHORT_LEASE);
     let _proxy = Holder::killed_at_confirmation(&fixture, SHORT_LEASE);
@@ -238,24 +232,24 @@ fn a_successor_that_dies_while_it_rolls_back_leaves_the_journal_to_the_next() {
     fixture.wait_until_expired();
     // Refused, taken over, confirmed; the fourth would tell that the journal has ended.
     let end = proxy.rule(Rule::put(Action::Hold).from(4));
-    first.tell(READ);
+    first.tell(READ_ITEMS);
     end.wait_for_hits(1, LONG);
     first.kill();
     assert!(fixture.has_journal());
     assert_eq!(fixture.attribute("committed"), None);
 
     let mut second = fixture.open(PATIENT);
-    assert_eq!(second.ok(READ), OLD);
+    assert_eq!(second.ok(READ_ITEMS), OLD_ITEMS);
     fixture.assert_whole();
 }
 
 #[test]
 fn a_commit_whose_answer_is_lost_once_succeeds_after_one_retry() {
-    let fixture = furnished(WorkersFixture::new("recovery-lost-answer"));
+    let fixture = WorkersFixture::new("recovery-lost-answer").with_items();
     let proxy = proxy();
     let mut writer = fixture.open_behind(&proxy, LONG_LEASE);
     let cut = proxy.rule(Rule::put_to(Purpose::Record, Action::CutAnswer).nth(1));
-    writer.ok(WRITE);
+    writer.ok(WRITE_ITEMS);
     assert_eq!(cut.hits(), 1);
     assert_eq!(
         steps(&proxy),
@@ -266,35 +260,35 @@ fn a_commit_whose_answer_is_lost_once_succeeds_after_one_retry() {
             "DeleteItem 200"
         ]
     );
-    assert_eq!(fixture.open("").ok(READ), NEW);
+    assert_eq!(fixture.open("").ok(READ_ITEMS), NEW_ITEMS);
     fixture.assert_whole();
 }
 
 #[test]
 fn a_commit_that_never_reached_the_store_is_of_unknown_outcome_and_rolled_back_by_the_next() {
-    let fixture = furnished(WorkersFixture::new("recovery-silence"));
+    let fixture = WorkersFixture::new("recovery-silence").with_items();
     let holder = unknown_outcome(&fixture, Action::Silence);
     assert_eq!(fixture.attribute("committed"), None);
-    assert_eq!(fixture.open(PATIENT).ok(READ), OLD);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), OLD_ITEMS);
     assert_works(holder, &fixture, "again|1; old|40");
 }
 
 #[test]
 fn a_commit_whose_answer_never_came_is_of_unknown_outcome_and_kept_by_the_next() {
-    let fixture = furnished(WorkersFixture::new("recovery-silent-answer"));
+    let fixture = WorkersFixture::new("recovery-silent-answer").with_items();
     let holder = unknown_outcome(&fixture, Action::SilenceAnswer);
     assert!(fixture.attribute("committed").is_some());
-    assert_eq!(fixture.open(PATIENT).ok(READ), NEW);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), NEW_ITEMS);
     assert_works(holder, &fixture, "again|1; new|40");
 }
 
 #[test]
 fn a_commit_of_unknown_outcome_is_settled_by_the_same_connection() {
-    let fixture = furnished(WorkersFixture::new("recovery-silence-self"));
+    let fixture = WorkersFixture::new("recovery-silence-self").with_items();
     let mut holder = unknown_outcome(&fixture, Action::SilenceAnswer);
     holder.proxy.reset();
     holder.process.ok("query PRAGMA busy_timeout = 20000");
-    assert_eq!(holder.process.ok(READ), NEW);
+    assert_eq!(holder.process.ok(READ_ITEMS), NEW_ITEMS);
     assert_works(holder, &fixture, "again|1; new|40");
 }
 
@@ -315,15 +309,15 @@ fn unknown_outcome(fixture: &WorkersFixture, action: Action) -> Holder {
 
 #[test]
 fn a_holder_stopped_at_the_commit_point_with_no_successor_tells_what_is_true() {
-    let fixture = furnished(WorkersFixture::without_file_locks("recovery-thaw-alone"));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-alone").with_items();
     let holder = Holder::stopped_at_confirmation(&fixture);
     let mut holder = holder.thawed();
     match holder.process.answer() {
-        Ok(_) => assert_eq!(fixture.open(PATIENT).ok(READ), NEW),
+        Ok(_) => assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), NEW_ITEMS),
         Err(failure) => {
             // Its request was applied, late; it cannot have learned otherwise.
             assert_eq!(failure.kind, "OutcomeUnknown", "{failure:?}");
-            assert_eq!(fixture.open(PATIENT).ok(READ), NEW);
+            assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), NEW_ITEMS);
         }
     }
     holder.process.ok("query PRAGMA busy_timeout = 20000");
@@ -332,35 +326,31 @@ fn a_holder_stopped_at_the_commit_point_with_no_successor_tells_what_is_true() {
 
 #[test]
 fn a_holder_stopped_at_the_commit_point_does_not_undo_its_successors_recovery() {
-    let fixture = furnished(WorkersFixture::without_file_locks(
-        "recovery-thaw-recovered",
-    ));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-recovered").with_items();
     let holder = Holder::stopped_at_confirmation(&fixture);
-    assert_eq!(fixture.open(PATIENT).ok(READ), OLD);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), OLD_ITEMS);
     let holder = holder.thawed();
     assert_lost(&holder.process.answer());
-    assert_eq!(fixture.open(PATIENT).ok(READ), OLD);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), OLD_ITEMS);
     assert_works(holder, &fixture, "again|1; old|40");
 }
 
 #[test]
 fn a_holder_stopped_at_the_commit_point_does_not_undo_its_successors_commit() {
-    let fixture = furnished(WorkersFixture::without_file_locks(
-        "recovery-thaw-committed",
-    ));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-committed").with_items();
     let holder = Holder::stopped_at_confirmation(&fixture);
     fixture
         .open(PATIENT)
         .ok("execute UPDATE item SET state = 'next'");
     let holder = holder.thawed();
     assert_lost(&holder.process.answer());
-    assert_eq!(fixture.open(PATIENT).ok(READ), "next|40");
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), "next|40");
     assert_works(holder, &fixture, "again|1; next|40");
 }
 
 #[test]
 fn a_holder_stopped_at_the_commit_point_leaves_its_successors_open_transaction_alone() {
-    let fixture = furnished(WorkersFixture::without_file_locks("recovery-thaw-open"));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-open").with_items();
     let holder = Holder::stopped_at_confirmation(&fixture);
     let mut successor = fixture.open(PATIENT);
     successor.ok("begin");
@@ -376,9 +366,9 @@ fn a_holder_stopped_at_the_commit_point_leaves_its_successors_open_transaction_a
 
 #[test]
 fn a_holder_stopped_at_the_commit_point_leaves_its_successors_hot_journal_alone() {
-    let fixture = furnished(WorkersFixture::without_file_locks("recovery-thaw-hot"));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-hot").with_items();
     let holder = Holder::stopped_at_confirmation(&fixture);
-    assert_eq!(fixture.open(PATIENT).ok(READ), OLD);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), OLD_ITEMS);
     let successor = Holder::at_confirmation_of(
         &fixture,
         PATIENT,
@@ -396,11 +386,11 @@ fn a_holder_stopped_at_the_commit_point_leaves_its_successors_hot_journal_alone(
 
 #[test]
 fn a_holder_stopped_after_its_record_is_kept_and_leaves_its_successors_journal_alone() {
-    let fixture = furnished(WorkersFixture::without_file_locks("recovery-thaw-record"));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-record").with_items();
     let holder = Holder::recorded(&fixture);
     holder.process.pause();
     fixture.wait_until_expired();
-    assert_eq!(fixture.open(PATIENT).ok(READ), NEW);
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), NEW_ITEMS);
     let successor = Holder::at_confirmation_of(
         &fixture,
         PATIENT,
@@ -421,10 +411,10 @@ fn a_holder_stopped_after_its_record_is_kept_and_leaves_its_successors_journal_a
 
 #[test]
 fn a_holder_stopped_in_mid_transaction_loses_it_and_nothing_else() {
-    let fixture = furnished(WorkersFixture::without_file_locks("recovery-thaw-early"));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-early").with_items();
     let mut holder = fixture.open(SHORT_LEASE);
     holder.ok("begin");
-    holder.ok(WRITE);
+    holder.ok(WRITE_ITEMS);
     holder.pause();
     fixture.wait_until_expired();
     // The holder's journal stands there and is not hot; its successor makes one of its own.
@@ -433,37 +423,33 @@ fn a_holder_stopped_in_mid_transaction_loses_it_and_nothing_else() {
         .ok("execute UPDATE item SET state = 'next'");
     holder.resume();
     holder.fails("commit").assert_retryable("LeaseLost");
-    assert_eq!(holder.ok(READ), "next|40");
+    assert_eq!(holder.ok(READ_ITEMS), "next|40");
     holder.ok("execute INSERT INTO item (state) VALUES ('again')");
-    assert_eq!(holder.ok(READ), "again|1; next|40");
+    assert_eq!(holder.ok(READ_ITEMS), "again|1; next|40");
     fixture.assert_whole();
 }
 
 #[test]
 fn a_holder_thawed_before_its_first_write_leaves_its_successors_cold_journal_alone() {
-    let fixture = furnished(WorkersFixture::without_file_locks(
-        "recovery-thaw-cold-journal",
-    ));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-cold-journal").with_items();
     let mut holder = frozen_before_its_journal(&fixture);
     let mut successor = fixture.open(PATIENT);
     successor.ok("begin");
     successor.ok("execute UPDATE item SET state = 'next'");
     let before = fixture.files();
     assert!(before.1.is_some());
-    holder.fails(WRITE).assert_retryable("LeaseLost");
+    holder.fails(WRITE_ITEMS).assert_retryable("LeaseLost");
     assert_eq!(fixture.files(), before);
     assert!(holder.fails("commit").retryable);
     assert_eq!(fixture.files(), before);
     successor.ok("commit");
-    assert_eq!(holder.ok(READ), "next|40");
+    assert_eq!(holder.ok(READ_ITEMS), "next|40");
     fixture.assert_whole();
 }
 
 #[test]
 fn a_holder_thawed_before_its_first_write_leaves_its_successors_hot_journal_alone() {
-    let fixture = furnished(WorkersFixture::without_file_locks(
-        "recovery-thaw-hot-journal",
-    ));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-hot-journal").with_items();
     let mut holder = frozen_before_its_journal(&fixture);
     // Takes the lease over, so that the next one has it for the asking.
     fixture
@@ -476,35 +462,33 @@ fn a_holder_thawed_before_its_first_write_leaves_its_successors_hot_journal_alon
         "execute UPDATE item SET state = 'next'",
     );
     let before = fixture.files();
-    holder.fails(WRITE).assert_retryable("LeaseLost");
+    holder.fails(WRITE_ITEMS).assert_retryable("LeaseLost");
     assert!(holder.fails("commit").retryable);
     assert_eq!(fixture.files(), before);
     successor.confirmation.release();
     successor.process.answer().expect("the successor commits");
-    assert_eq!(holder.ok(READ), "next|40");
+    assert_eq!(holder.ok(READ_ITEMS), "next|40");
     fixture.assert_whole();
 }
 
 #[test]
 fn a_holder_thawed_before_its_first_write_makes_no_journal_of_a_state_that_its_successor_has_changed()
  {
-    let fixture = furnished(WorkersFixture::without_file_locks(
-        "recovery-thaw-old-state",
-    ));
+    let fixture = WorkersFixture::without_file_locks("recovery-thaw-old-state").with_items();
     let mut holder = frozen_before_its_journal(&fixture);
     fixture
         .open(PATIENT)
         .ok("execute UPDATE item SET state = 'next'");
     assert!(!fixture.has_journal(), "nothing of the successor's is left");
     let before = fixture.files().0;
-    holder.fails(WRITE).assert_retryable("LeaseLost");
+    holder.fails(WRITE_ITEMS).assert_retryable("LeaseLost");
     assert!(holder.fails("commit").retryable);
     assert_eq!(fixture.files().0, before);
     // Whoever comes next would have rolled such a journal back.
-    assert_eq!(fixture.open(PATIENT).ok(READ), "next|40");
-    assert_eq!(holder.ok(READ), "next|40");
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), "next|40");
+    assert_eq!(holder.ok(READ_ITEMS), "next|40");
     holder.ok("execute INSERT INTO item (state) VALUES ('again')");
-    assert_eq!(fixture.open(PATIENT).ok(READ), "again|1; next|40");
+    assert_eq!(fixture.open(PATIENT).ok(READ_ITEMS), "again|1; next|40");
     fixture.assert_whole();
 }
 
@@ -521,20 +505,20 @@ fn frozen_before_its_journal(fixture: &WorkersFixture) -> WorkerProcess {
 
 #[test]
 fn a_leftover_that_never_became_hot_is_removed_once_the_store_has_confirmed() {
-    let fixture = furnished(WorkersFixture::new("recovery-leftover"));
+    let fixture = WorkersFixture::new("recovery-leftover").with_items();
     let proxy = proxy();
     let mut writer = fixture.open_behind(&proxy, LONG_LEASE);
     // A header whose magic was not written yet.
     fs::write(fixture.scratch.journal(), [0; 512]).expect("a journal");
-    assert_eq!(writer.ok(READ), OLD);
+    assert_eq!(writer.ok(READ_ITEMS), OLD_ITEMS);
     assert_eq!(requests(&proxy), [""; 0], "a reader does not mind it");
     assert!(fixture.has_journal());
-    writer.ok(WRITE);
+    writer.ok(WRITE_ITEMS);
     assert_eq!(
         steps(&proxy),
         ["Acquire 200", "Renew 200", "Record 200", "DeleteItem 200"]
     );
-    assert_eq!(writer.ok(READ), NEW);
+    assert_eq!(writer.ok(READ_ITEMS), NEW_ITEMS);
     fixture.assert_whole();
 }
 
@@ -547,7 +531,7 @@ struct Holder {
 
 impl Holder {
     fn at_confirmation(fixture: &WorkersFixture, parameters: &str, action: Action) -> Self {
-        Self::at_confirmation_of(fixture, parameters, action, WRITE)
+        Self::at_confirmation_of(fixture, parameters, action, WRITE_ITEMS)
     }
 
     /// Runs the statement up to the request that confirms it, and does `action` to that and to
@@ -632,16 +616,6 @@ fn assert_works(mut holder: Holder, fixture: &WorkersFixture, expected: &str) {
     holder
         .process
         .ok("execute INSERT INTO item (state) VALUES ('again')");
-    assert_eq!(holder.process.ok(READ), expected);
+    assert_eq!(holder.process.ok(READ_ITEMS), expected);
     fixture.assert_whole();
-}
-
-/// Forty rows on several pages, all of them old.
-fn furnished(fixture: WorkersFixture) -> WorkersFixture {
-    fixture.open("").ok(
-        "batch CREATE TABLE item (id INTEGER PRIMARY KEY, state TEXT, filler BLOB); \
-         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
-         INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n",
-    );
-    fixture
 }

@@ -3,7 +3,6 @@
 use std::env;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, ReadCheck};
 use integration::dynamodb::env_for;
 use integration::emulator::Emulator;
-use integration::process::Worker;
+use integration::process::{Worker, ignored_test};
 
 use crate::events::{Fields, events_of, recorder};
 use crate::fixtures::hosts::{
@@ -275,9 +274,8 @@ fn processes_that_read_and_then_write_lose_no_update() {
         drop(setup);
         let mut processes: Vec<_> = (0..PROCESSES)
             .map(|_| {
-                let mut command = Command::new(env::current_exe().expect("this program"));
+                let mut command = ignored_test("retrying::child");
                 command
-                    .args(["--exact", "retrying::child", "--ignored", "--nocapture"])
                     .envs(env_for(Emulator::shared().endpoint()))
                     .env("SQLITE_LOCK_DYNAMODB_TABLE", fixture.table.name())
                     .env("RETRYING_DATABASE", fixture.scratch.database())

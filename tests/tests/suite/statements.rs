@@ -1,6 +1,5 @@
 //! Which statements take the lease, and how many requests each transaction costs.
 
-use std::process::Command;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -12,7 +11,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use diesel_sqlite_efs::EfsSqliteConnection;
 use integration::dynamodb::{self, LockTable};
 use integration::emulator::Emulator;
-use integration::process::Worker;
+use integration::process::{Worker, ignored_test};
 use integration::proxy::{Operation, Proxy};
 use integration::scratch::Scratch;
 
@@ -405,11 +404,8 @@ fn over_http_a_change_is_two_puts_and_a_delete() {
         scratch.database().display(),
         table.name()
     );
-    let program = std::env::current_exe().expect("this program");
-    let mut command = Command::new(program);
+    let mut command = ignored_test("statements::one_after_the_other_as_told");
     command
-        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
-        .arg("statements::one_after_the_other_as_told")
         .env(DATABASE_URL, url)
         .envs(dynamodb::env_for(&proxy.endpoint()));
     let mut worker = Worker::spawn(&mut command).expect("a worker");

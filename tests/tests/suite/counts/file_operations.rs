@@ -15,12 +15,12 @@ use crate::fixtures::workers::{WorkerProcess, WorkersFixture};
 type Operation = String;
 type Counts = BTreeMap<Operation, usize>;
 
-const SELECT: &str = "query SELECT n FROM item WHERE id = 1";
-const UPDATE: &str = "execute UPDATE item SET n = n + 1 WHERE id = 1";
-const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER); \
+pub(crate) const SELECT: &str = "query SELECT n FROM item WHERE id = 1";
+pub(crate) const UPDATE: &str = "execute UPDATE item SET n = n + 1 WHERE id = 1";
+pub(crate) const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER); \
      INSERT INTO item VALUES (1, 0), (2, 0)";
 /// What this crate sets for its connections.
-const SAME_MODE: &str =
+pub(crate) const SAME_MODE: &str =
     "batch PRAGMA synchronous=EXTRA; PRAGMA temp_store=MEMORY; PRAGMA cache_spill=OFF";
 
 /// What is counted, each on a connection that has done it before.

@@ -11,10 +11,12 @@ use integration::emulator::Emulator;
 use integration::process::NoLine;
 
 use super::rig::{
-    Call, FURNISH, LEDGER, LONG_ON_RIG, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, Point,
-    READ, StandingStill, Successor, Trouble, WRITE, each_case,
+    Call, LEDGER, LONG_ON_RIG, Lost, Mount, NEXT, NfsFixture, OVERWRITE, Point, StandingStill,
+    Successor, Trouble, each_case,
 };
-use crate::fixtures::workers::{Answer, Failure, WorkerProcess};
+use crate::fixtures::workers::{
+    Answer, CREATE_ITEMS, Failure, NEW_ITEMS, OLD_ITEMS, READ_ITEMS, WRITE_ITEMS, WorkerProcess,
+};
 
 /// Who opens the database instead of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +145,7 @@ impl Peer {
         successor: Successor,
     ) -> Seen {
         let fixture = NfsFixture::new();
-        fixture.open_plain("B").ok(FURNISH);
+        fixture.open_plain("B").ok(CREATE_ITEMS);
         let mut holder = crew.enlist(self, &fixture, host);
         insist(&mut holder.process, "immediate");
         let stopped = (match point {
@@ -154,9 +156,9 @@ impl Peer {
         .map(|call| StandingStill::at(&fixture, host, &holder.number, call));
         let mut other = crew.enlist(self, &fixture, "B");
         // For half a minute its name cache says that there is no journal.
-        assert_eq!(insist(&mut other.process, READ), OLD);
+        assert_eq!(insist(&mut other.process, READ_ITEMS), OLD_ITEMS);
         let looked = Instant::now();
-        holder.process.ok(WRITE);
+        holder.process.ok(WRITE_ITEMS);
         if let Some(stopped) = &stopped {
             holder.process.tell("commit");
             stopped.wait();
@@ -170,13 +172,13 @@ impl Peer {
         match successor {
             Successor::Idle => {}
             Successor::Commits => {
-                seen.successor_read = Some(told(&mut other.process, READ));
+                seen.successor_read = Some(told(&mut other.process, READ_ITEMS));
                 seen.successor_told = Some(told(&mut other.process, OVERWRITE));
             }
             Successor::StaysOpen => {
                 let begun = told(&mut other.process, "immediate");
                 if begun.is_ok() {
-                    seen.successor_read = Some(told(&mut other.process, READ));
+                    seen.successor_read = Some(told(&mut other.process, READ_ITEMS));
                     // Its outcome is the commit's.
                     let _ = told(&mut other.process, OVERWRITE);
                 } else {
@@ -199,7 +201,7 @@ impl Peer {
         if successor == Successor::StaysOpen && seen.successor_told.is_none() {
             seen.successor_told = Some(told(&mut other.process, "commit"));
         }
-        seen.other_reads = Some(told(&mut other.process, READ));
+        seen.other_reads = Some(told(&mut other.process, READ_ITEMS));
         drop(stopped);
         crew.dismiss(self, host, holder);
         crew.dismiss(self, "B", other);
@@ -215,27 +217,27 @@ impl Peer {
             Call::JournalDeleted,
         ] {
             let fixture = NfsFixture::new();
-            fixture.open_plain("A").ok(FURNISH);
+            fixture.open_plain("A").ok(CREATE_ITEMS);
             let mut holder = self.open(&fixture, "A");
             insist(&mut holder.process, "immediate");
             let stopped = StandingStill::at(&fixture, "A", &holder.number, call);
             let mut other = self.open(&fixture, "B");
             // For half a minute its name cache says that there is no journal.
-            assert_eq!(insist(&mut other.process, READ), OLD);
+            assert_eq!(insist(&mut other.process, READ_ITEMS), OLD_ITEMS);
             let looked = Instant::now();
-            holder.process.ok(WRITE);
+            holder.process.ok(WRITE_ITEMS);
             holder.process.tell("commit");
             stopped.wait();
             fixture.run(&["exec", "S", "kill", "-KILL", &holder.number]);
             holder.process.kill();
             let mut seen = Seen {
                 looked: looked.elapsed(),
-                successor_read: Some(told(&mut other.process, READ)),
+                successor_read: Some(told(&mut other.process, READ_ITEMS)),
                 successor_told: Some(told(
                     &mut other.process,
                     "execute UPDATE item SET filler = ''",
                 )),
-                other_reads: Some(told(&mut other.process, READ)),
+                other_reads: Some(told(&mut other.process, READ_ITEMS)),
                 ..Seen::default()
             };
             drop(other);
@@ -454,7 +456,7 @@ impl Seen {
     fn audit(&mut self, fixture: &NfsFixture) {
         self.has_journal = fixture.has_journal();
         let mut auditor = fixture.open_plain("S");
-        self.there = told(&mut auditor, READ).to_string();
+        self.there = told(&mut auditor, READ_ITEMS).to_string();
         self.integrity = told(&mut auditor, "query PRAGMA integrity_check").to_string();
     }
 
@@ -467,7 +469,10 @@ impl Seen {
     }
 
     fn is_torn(&self) -> bool {
-        self.integrity != "`ok`" || ![OLD, NEW, NEXT].iter().any(|state| self.is(state))
+        self.integrity != "`ok`"
+            || ![OLD_ITEMS, NEW_ITEMS, NEXT]
+                .iter()
+                .any(|state| self.is(state))
     }
 
     /// Whether what was told agrees with what is there.
@@ -481,14 +486,14 @@ impl Seen {
             "THE SUCCESSOR'S COMMIT IS LOST"
         } else if matches!(self.successor_told, Some(Told::Failed(_))) && self.is(NEXT) {
             "THE SUCCESSOR'S WAS REFUSED, YET IS THERE"
-        } else if acknowledged && self.successor_has_read(OLD) {
+        } else if acknowledged && self.successor_has_read(OLD_ITEMS) {
             "ACKNOWLEDGED, YET ROLLED BACK"
-        } else if acknowledged && !successor_acknowledged && !self.is(NEW) {
+        } else if acknowledged && !successor_acknowledged && !self.is(NEW_ITEMS) {
             "ACKNOWLEDGED, YET LOST"
-        } else if refused && successor == Successor::Idle && self.is(NEW) {
+        } else if refused && successor == Successor::Idle && self.is(NEW_ITEMS) {
             "REFUSED, YET THERE"
-        } else if refused && self.successor_has_read(NEW) {
-            "REFUSED, YET READ AND BUILT UPON"
+        } else if refused && self.successor_has_read(NEW_ITEMS) {
+            "REFUSED, YET READ_ITEMS AND BUILT UPON"
         } else {
             "agrees"
         }
@@ -498,12 +503,12 @@ impl Seen {
     fn verdict_of_kill(&self, call: Call) -> &'static str {
         if self.is_torn() {
             "TORN"
-        } else if ![OLD, NEW]
+        } else if ![OLD_ITEMS, NEW_ITEMS]
             .iter()
             .any(|state| self.successor_has_read(state))
         {
-            "A READ WAS TORN"
-        } else if call == Call::JournalDeleted && !self.is(NEW) {
+            "A READ_ITEMS WAS TORN"
+        } else if call == Call::JournalDeleted && !self.is(NEW_ITEMS) {
             "COMMITTED, YET LOST"
         } else {
             "whole"

@@ -3,10 +3,12 @@
 use integration::proxy::{Action, Proxy, Rule};
 
 use super::rig::{
-    Call, LEASE, LEDGER, LONG_ON_RIG, Lost, Mount, NEW, NEXT, NfsFixture, OLD, OVERWRITE, PATIENT,
-    Point, READ, StandingStill, Successor, Trouble, WRITE, each_case,
+    Call, LEASE, LEDGER, LONG_ON_RIG, Lost, Mount, NEXT, NfsFixture, OVERWRITE, PATIENT, Point,
+    StandingStill, Successor, Trouble, each_case,
 };
-use crate::fixtures::workers::{Answer, Failure, WorkerProcess, proxy};
+use crate::fixtures::workers::{
+    Answer, Failure, NEW_ITEMS, OLD_ITEMS, READ_ITEMS, WRITE_ITEMS, WorkerProcess, proxy,
+};
 
 /// A writer on `host` is lost in mid-transaction past both leases, and comes back.
 fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Successor) {
@@ -16,14 +18,14 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     let mut holder = fixture.open(host, &store, LEASE);
     let mut other = fixture.open("B", &fixture.proxy, PATIENT);
     // What it has cached now says that there is no journal.
-    assert_eq!(other.ok(READ), OLD);
+    assert_eq!(other.ok(READ_ITEMS), OLD_ITEMS);
 
     let action = match point {
         Point::Committed => Action::HoldAnswer,
         Point::BeforeCommit | Point::Committing => Action::Hold,
     };
     holder.ok("immediate");
-    holder.ok(WRITE);
+    holder.ok(WRITE_ITEMS);
     // A host whose clock is off has put its item twice by now.
     let confirmation = store.rule(Rule::put(action));
     if point != Point::BeforeCommit {
@@ -33,13 +35,13 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     let lost = Lost::begin(&fixture, host, trouble);
     fixture.wait_until_expired();
     let recovered = match point {
-        Point::Committed => NEW,
-        Point::BeforeCommit | Point::Committing => OLD,
+        Point::Committed => NEW_ITEMS,
+        Point::BeforeCommit | Point::Committing => OLD_ITEMS,
     };
     match successor {
         Successor::Idle => {}
         Successor::Commits => {
-            assert_eq!(other.ok(READ), recovered);
+            assert_eq!(other.ok(READ_ITEMS), recovered);
             other.ok(OVERWRITE);
         }
         Successor::StaysOpen => {
@@ -57,7 +59,7 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     if successor == Successor::StaysOpen {
         other.ok("commit");
     }
-    let found = other.ok(READ);
+    let found = other.ok(READ_ITEMS);
     println!(
         "ours | {host} {trouble:?} | {point:?} | successor {successor:?} | told {} | then `{found}`",
         match &answer {
@@ -68,7 +70,7 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     judge(point, successor, &answer, &found);
     holder.ok("query PRAGMA busy_timeout = 90000");
     holder.ok("execute INSERT INTO item (state) VALUES ('again')");
-    assert_eq!(other.ok(READ), format!("again|1; {found}"));
+    assert_eq!(other.ok(READ_ITEMS), format!("again|1; {found}"));
     drop((holder, other));
     fixture.assert_whole();
 }
@@ -81,11 +83,11 @@ fn judge(point: Point, successor: Successor, answer: &Answer, found: &str) {
         assert!(unknown || failure.retryable, "{failure:?}");
     }
     match (successor, answer) {
-        (Successor::Idle, Ok(_)) => assert_eq!(found, NEW),
+        (Successor::Idle, Ok(_)) => assert_eq!(found, NEW_ITEMS),
         (Successor::Idle, Err(failure)) if failure.kind == "OutcomeUnknown" => {
-            assert!(found == NEW || found == OLD, "{found}");
+            assert!(found == NEW_ITEMS || found == OLD_ITEMS, "{found}");
         }
-        (Successor::Idle, Err(_)) => assert_eq!(found, OLD),
+        (Successor::Idle, Err(_)) => assert_eq!(found, OLD_ITEMS),
         (_, answer) => {
             assert_eq!(found, NEXT, "the successor's work is intact");
             // Once recorded it was committed, before its successor wrote.
@@ -126,8 +128,8 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
         holder.ok("immediate");
         let earlier = (action.is_none())
             .then(|| StandingStill::at(&fixture, "A", &number, Call::SomePagesWritten));
-        assert_eq!(other.ok(READ), OLD);
-        holder.ok(WRITE);
+        assert_eq!(other.ok(READ_ITEMS), OLD_ITEMS);
+        holder.ok(WRITE_ITEMS);
         let confirmation = action.map(|action| store.rule(Rule::put(action)));
         holder.tell("commit");
         if let Some(stopped) = &earlier {
@@ -139,14 +141,14 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
         assert!(fixture.has_journal());
         fixture.run(&["exec", "A", "kill", "-KILL", &number]);
         holder.kill();
-        let found = other.ok(READ);
+        let found = other.ok(READ_ITEMS);
         let at = match (is_recorded, &earlier) {
             (true, _) => "its record written",
             (false, None) => "its pages synced",
             (false, Some(_)) => "some pages written",
         };
         println!("ours | A killed | {at} | then `{found}`");
-        assert_eq!(found, if is_recorded { NEW } else { OLD });
+        assert_eq!(found, if is_recorded { NEW_ITEMS } else { OLD_ITEMS });
         drop(other);
         fixture.assert_whole();
     }

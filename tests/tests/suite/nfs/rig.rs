@@ -12,7 +12,7 @@ use integration::options;
 use integration::process::wait_until;
 use integration::proxy::Proxy;
 
-use crate::fixtures::workers::{WorkerProcess, proxy};
+use crate::fixtures::workers::{CREATE_ITEMS, WorkerProcess, proxy};
 
 /// Emulated hosts are slow.
 pub(super) const LONG_ON_RIG: Duration = Duration::from_secs(120);
@@ -23,16 +23,8 @@ pub(super) const LEASE: &str = "lock_expiration=20&lock_timeout=60";
 /// For whoever comes after.
 pub(super) const PATIENT: &str = "lock_expiration=60&lock_timeout=90";
 
-pub(super) const OLD: &str = "old|40";
-pub(super) const NEW: &str = "new|40";
 pub(super) const NEXT: &str = "next|40";
-pub(super) const READ: &str = "query SELECT state, count(*) FROM item GROUP BY state";
-pub(super) const WRITE: &str = "execute UPDATE item SET state = 'new'";
 pub(super) const OVERWRITE: &str = "execute UPDATE item SET state = 'next'";
-/// A table whose pages are all changed by one statement.
-pub(super) const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, state TEXT, filler BLOB); \
-     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
-     INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n";
 /// The counter, the entries, the sum of the accounts: 8000.
 pub(super) const LEDGER: &str = "query SELECT (SELECT value FROM counter), \
      (SELECT count(*) FROM entry), (SELECT sum(balance) FROM account)";
@@ -211,7 +203,7 @@ impl NfsFixture {
     }
 
     pub(super) fn furnish(&self, host: &str) {
-        self.open(host, &self.proxy, PATIENT).ok(FURNISH);
+        self.open(host, &self.proxy, PATIENT).ok(CREATE_ITEMS);
     }
 
     /// Waits until the lock's lease and the file system's are both over.

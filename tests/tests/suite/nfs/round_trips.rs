@@ -3,18 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::rig::{Mount, NfsFixture, PATIENT};
+use crate::counts::file_operations::{FURNISH, SAME_MODE, SELECT, UPDATE};
 use crate::fixtures::workers::WorkerProcess;
 
 /// Requests by their names, as `mountstats` has them.
 type Requests = BTreeMap<String, i64>;
 
-const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER); \
-     INSERT INTO item VALUES (1, 0), (2, 0)";
-/// What this crate sets for its connections.
-const SAME_MODE: &str =
-    "batch PRAGMA synchronous=EXTRA; PRAGMA temp_store=MEMORY; PRAGMA cache_spill=OFF";
-const SELECT: &str = "query SELECT n FROM item WHERE id = 1";
-const UPDATE: &str = "execute UPDATE item SET n = n + 1 WHERE id = 1";
 /// How many more a warm transaction may make than plain SQLite's, with the read checks that are
 /// meant for NFS.
 const MORE_TO_READ: i64 = 2;
