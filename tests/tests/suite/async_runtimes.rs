@@ -162,8 +162,7 @@ async fn a_statement_dropped_while_it_waits_for_the_lock_is_seen_to_its_end() {
     // It has ended: the connection can be used at once.
     fixture.remove_item();
     insert(&mut conn, 2).await.expect("an insert");
-    assert_eq!(committed(&fixture), [2]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -190,8 +189,7 @@ async fn a_transaction_that_is_one_blocking_task_is_never_cut_in_two() {
     drop(transaction);
     dropping.join().expect("no panic").expect("it waits");
     // Dropping its future has waited for its end.
-    assert_eq!(committed(&fixture), [1, 2]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 2]);
     insert(&mut conn, 3).await.expect("the connection works");
 }
 
@@ -261,6 +259,5 @@ async fn a_blocking_task_whose_future_is_dropped_runs_to_its_end_and_closes_its_
     wait_until(LONG, "the transaction has ended", || {
         fixture.item().is_none()
     });
-    assert_eq!(committed(&fixture), [1]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }

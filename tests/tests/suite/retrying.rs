@@ -85,8 +85,7 @@ fn a_transaction_that_was_overtaken_is_run_again_with_the_lock_taken_first() {
         ["BEGIN", "ROLLBACK", "BEGIN IMMEDIATE", "COMMIT"]
     );
     assert_eq!(conn.lock_stats().retries, 1);
-    assert_eq!(committed(&fixture), [10, 20]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[10, 20]);
 }
 
 #[test]
@@ -107,8 +106,7 @@ fn a_lock_that_becomes_free_between_two_runs_is_taken_before_the_next_reads() {
     assert_eq!(result, Ok(1));
     let calls = [&[Call::Acquire], &CHANGE[..]].concat();
     assert_eq!(host.store.take_calls(), calls);
-    assert_eq!(committed(&fixture), [1]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
@@ -165,8 +163,7 @@ fn a_transaction_that_lost_its_lease_is_run_again_and_happens_once() {
                 Ok::<_, Error>(2)
             });
             assert_eq!((result, runs), (Ok(2), 2));
-            assert_eq!(committed(&fixture), [2]);
-            fixture.assert_nothing_left();
+            fixture.assert_committed(&[2]);
         }
     }
 }
@@ -552,8 +549,7 @@ fn no_run_begins_that_cannot_end_before_the_deadline() {
     assert_serialization_failure(result);
     assert_eq!((runs, conn.lock_stats().retries), (1, 0));
     assert_lock_error!(conn, StaleSnapshot);
-    assert_eq!(committed(&fixture), [1]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
@@ -581,8 +577,7 @@ fn a_retrying_transaction_inside_a_transaction_is_refused_and_so_is_what_cannot_
     });
     assert_eq!(result, Ok(1));
     assert_eq!(host.store.take_calls(), [CHANGE, CHANGE].concat());
-    assert_eq!(committed(&fixture), [1, 2, 3]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 2, 3]);
 }
 
 #[test]
@@ -611,8 +606,7 @@ fn all_kinds_of_transactions_and_migrations_share_one_lease_inside_with_write_lo
     });
     assert_eq!(result, Ok(()));
     assert_eq!(host.store.take_calls(), [Call::Release]);
-    assert_eq!(committed(&fixture), [1, 2, 3, 4]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 2, 3, 4]);
 }
 
 #[test]
@@ -660,8 +654,7 @@ fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
         conn.with_write_lock(|conn| conn.retrying_transaction(|conn| insert(conn, 3))),
         Ok(1)
     );
-    assert_eq!(committed(&fixture), [3]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[3]);
 }
 
 #[test]

@@ -48,8 +48,7 @@ fn an_inner_rollback_undoes_the_inner_changes_alone() {
     });
     assert_eq!(result, Ok(1));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&fixture), [1, 4]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 4]);
 }
 
 #[test]
@@ -64,8 +63,7 @@ fn an_outer_rollback_undoes_what_inner_transactions_committed() {
     });
     assert_eq!(result, Err(Error::RollbackTransaction));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&fixture), NOTHING);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
@@ -81,8 +79,7 @@ fn savepoints_of_the_caller_work() {
     assert_eq!(result, Ok(()));
     assert!(fixture.item().is_some());
     assert_eq!(conn.batch_execute("RELEASE a"), Ok(()));
-    assert_eq!(committed(&fixture), [1]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
@@ -96,8 +93,7 @@ fn a_script_may_begin_and_commit_by_itself() {
                   BEGIN; DELETE FROM t; ROLLBACK";
     assert_eq!(conn.batch_execute(script), Ok(()));
     assert_eq!(host.store.take_calls(), [CHANGE, CHANGE].concat());
-    assert_eq!(committed(&fixture), [1, 2]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 2]);
 }
 
 #[test]
@@ -147,8 +143,7 @@ fn a_rollback_by_statement_inside_a_transaction_aborts_it() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
-    assert_eq!(committed(&fixture), NOTHING);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
@@ -210,8 +205,7 @@ fn a_commit_after_a_rollback_by_statement_fails_with_sqlites_error() {
         "{nested:?}"
     );
     assert_eq!(conn.transaction(|conn| insert(conn, 3)), Ok(1));
-    assert_eq!(committed(&fixture), [3]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[3]);
 }
 
 #[test]
@@ -227,8 +221,7 @@ fn a_rollback_of_sqlites_own_is_not_taken_for_one_by_statement() {
         roll_back()
     });
     assert_eq!(result, Err(Error::RollbackTransaction));
-    assert_eq!(committed(&fixture), NOTHING);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
@@ -468,8 +461,7 @@ fn an_error_of_sqlite_that_ends_the_transaction_ends_it_for_the_closure() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
-    assert_eq!(committed(&fixture), NOTHING);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
@@ -522,8 +514,7 @@ fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
-    assert_eq!(committed(&fixture), NOTHING);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
     assert_eq!(conn.sqlite_mut().batch_execute("DELETE FROM t"), Ok(()));
 }
@@ -549,13 +540,11 @@ fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
         Ok(())
     });
     assert_eq!(result, Ok(()));
-    assert_eq!(committed(&fixture), [1, 3, 4]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 3, 4]);
     // And one of its own where there is none.
     let alone = conn.sqlite_mut().transaction(|inner| add(inner, 5));
     assert_eq!(alone, Ok(()));
-    assert_eq!(committed(&fixture), [1, 3, 4, 5]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 3, 4, 5]);
 }
 
 #[test]
@@ -583,8 +572,7 @@ fn a_returned_row_is_committed_or_an_error() {
         fixture.remove_item();
         assert_eq!(committed(&fixture), NOTHING);
         assert_eq!(run(&mut conn, insert), Ok(()));
-        assert_eq!(committed(&fixture), [1, 2]);
-        fixture.assert_nothing_left();
+        fixture.assert_committed(&[1, 2]);
     }
 }
 
@@ -678,8 +666,7 @@ fn a_commit_that_a_deferred_constraint_refuses_ends_the_transaction() {
     );
     assert!(is_violation, "{result:?}");
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&fixture), NOTHING);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
@@ -711,8 +698,7 @@ fn a_writer_without_this_crate_is_waited_for_no_longer_than_the_timeout() {
         .batch_execute("INSERT INTO t (n) VALUES (1)");
     assert_eq!(granted, Ok(()));
     assert_eq!(insert(&mut conn, 2), Ok(1));
-    assert_eq!(committed(&fixture), [1, 2]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 2]);
 }
 
 #[test]
@@ -756,8 +742,7 @@ fn a_commit_that_readers_keep_waiting_does_not_end_with_write_lock() {
     // One for the rollback, one for the commit.
     let calls = [Call::Acquire, Call::Confirm, Call::Confirm, Call::Release];
     assert_eq!(host.store.take_calls(), calls);
-    assert_eq!(committed(&fixture), [2]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[test]
@@ -775,8 +760,7 @@ fn a_commit_by_statement_that_readers_keep_waiting_may_be_tried_again() {
 
     assert_eq!(reader.batch_execute("COMMIT"), Ok(()));
     assert_eq!(conn.batch_execute("COMMIT"), Ok(()));
-    assert_eq!(committed(&fixture), [1]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
@@ -805,8 +789,7 @@ fn a_snapshot_that_is_out_of_date_cannot_be_written_over() {
         increment(conn)
     });
     assert_eq!(again, Ok(1));
-    assert_eq!(committed(&fixture), [12]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[12]);
 }
 
 #[test]
@@ -847,8 +830,7 @@ fn a_stale_snapshot_whose_error_is_swallowed_still_changes_nothing() {
         Ok::<_, Error>(())
     });
     assert_eq!(result, Ok(()));
-    assert_eq!(committed(&fixture), [1]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
@@ -891,8 +873,7 @@ fn transactions_begun_with_the_lock_take_it_before_they_begin() {
         let seen = seen.lock().expect("no panic");
         assert_eq!(seen[0], (begin.to_owned(), vec![Call::Acquire]));
         assert_eq!(host.store.take_calls(), CHANGE[1..]);
-        assert_eq!(committed(&fixture), [1]);
-        fixture.assert_nothing_left();
+        fixture.assert_committed(&[1]);
     }
 }
 
@@ -916,8 +897,7 @@ fn with_write_lock_is_one_lease_over_several_transactions() {
     assert_eq!(result, Ok(1));
     let confirmed = [Call::Confirm, Call::Confirm, Call::Confirm, Call::Release];
     assert_eq!(host.store.take_calls(), confirmed);
-    assert_eq!(committed(&fixture), [1, 3]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1, 3]);
 }
 
 #[test]
@@ -956,8 +936,7 @@ fn with_write_lock_inside_a_transaction_is_refused_without_asking() {
     });
     assert_eq!(result, Ok(1));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&fixture), [2]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[test]
@@ -1076,8 +1055,7 @@ fn a_lock_store_that_panics_when_asked_for_the_lease_is_an_error() {
     fixture.assert_nothing_left();
 
     assert_eq!(insert(&mut conn, 2), Ok(1));
-    assert_eq!(committed(&fixture), [2]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[test]
@@ -1289,8 +1267,7 @@ fn a_second_file_is_not_attached_unless_nobody_writes_it() {
         "BEGIN; INSERT INTO t (n) SELECT n FROM in_memory.x; DELETE FROM in_memory.x; COMMIT";
     assert_eq!(conn.batch_execute(both), Ok(()));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&fixture), [1]);
-    fixture.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
