@@ -18,6 +18,8 @@ use aws_smithy_http_client::{Builder, tls};
 use thiserror::Error;
 use tokio::runtime::{self, Runtime};
 
+use crate::process::wait_until;
+
 const REGION: &str = "us-east-1";
 const ACCESS_KEY_ID: &str = "AKIDEXAMPLE";
 const SECRET_ACCESS_KEY: &str = "no-secret";
@@ -191,6 +193,51 @@ impl LockTable {
             .key("pk", AttributeValue::S(pk.to_owned()))
             .consistent_read(true);
         Ok(self.finish("GetItem", request.send())?.item)
+    }
+
+    /// An attribute of the item at `pk` as text, if there is such an item and it has one.
+    ///
+    /// # Errors
+    /// If the service refuses or does not answer.
+    ///
+    /// # Panics
+    /// If the attribute is neither text nor a number.
+    pub fn attribute(&self, pk: &str, name: &str) -> Result<Option<String>, Error> {
+        let attribute = self.item(pk)?.and_then(|mut item| item.remove(name));
+        Ok(attribute.map(|attribute| match attribute {
+            AttributeValue::S(text) | AttributeValue::N(text) => text,
+            other => panic!("unexpected {other:?}"),
+        }))
+    }
+
+    /// When the lease at `pk` ends, if there is an item.
+    ///
+    /// # Errors
+    /// If the service refuses or does not answer.
+    ///
+    /// # Panics
+    /// If the item's `expires_at` is not a number.
+    pub fn expires_at(&self, pk: &str) -> Result<Option<SystemTime>, Error> {
+        let digits = self.attribute(pk, "expires_at")?;
+        Ok(digits.map(|digits| {
+            let seconds = digits.parse().expect("a number");
+            UNIX_EPOCH + Duration::from_secs_f64(seconds)
+        }))
+    }
+
+    /// Waits until the lease at `pk` has ended, or its item is gone, for anybody who goes by the
+    /// dates of the store's answers: they are in whole seconds, and of this host's clock.
+    ///
+    /// # Panics
+    /// If that takes longer than `within`, or the service does not answer.
+    #[track_caller]
+    pub fn wait_until_expired(&self, pk: &str, within: Duration) {
+        wait_until(within, "the lease has expired", || {
+            let expires_at = self.expires_at(pk).expect("the table answers");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let date = UNIX_EPOCH + Duration::from_secs(now.unwrap_or_default().as_secs());
+            expires_at.is_none_or(|expires_at| date > expires_at)
+        });
     }
 
     /// Puts an item without any condition, as a writer that follows no protocol would.

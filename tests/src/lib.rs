@@ -5,6 +5,7 @@
 //! needs no DynamoDB, [`HookedStore`](diesel_sqlite_efs::testing::HookedStore) is a lock table in
 //! memory behind a hook. What runs as a
 //! Lambda function gets its events from a [`lambda::Environment`].
+//! What a person may ask of a test run is in [`options`].
 //!
 //! A test starts (or shares) an [`Emulator`](emulator::Emulator), puts a
 //! [`Proxy`](proxy::Proxy) in front of it where it counts requests or injects faults, looks at the
@@ -17,6 +18,7 @@ pub mod dynamodb;
 pub mod emulator;
 pub mod http;
 pub mod lambda;
+pub mod options;
 #[cfg(doctest)]
 mod pages;
 pub mod process;

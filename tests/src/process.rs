@@ -1,5 +1,6 @@
 //! Worker processes that end with the test, and waiting for conditions with a deadline.
 
+use std::env;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -227,6 +228,23 @@ impl Drop for Worker {
             eprintln!("cannot end process {}: {error}", self.id());
         }
     }
+}
+
+/// A process of this very test program that runs one ignored test, which obeys the test that starts
+/// it: for what a whole process shares. `test` is its name with its modules.
+///
+/// # Panics
+/// If the system does not say which program this is.
+pub fn ignored_test(test: &str) -> Command {
+    let program = env::current_exe().expect("this program");
+    let mut command = Command::new(program);
+    command.args(ignored_test_arguments(test));
+    command
+}
+
+/// What this program is to be given for that.
+pub fn ignored_test_arguments(test: &str) -> [&str; 4] {
+    ["--exact", test, "--ignored", "--nocapture"]
 }
 
 /// Looks at `condition` again and again until it holds.

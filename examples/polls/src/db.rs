@@ -164,17 +164,17 @@ mod tests {
 
     const KEY: &str = "db";
 
-    struct Stage {
+    struct DatabaseFixture {
         database: Database,
         store: Arc<InMemoryLockStore>,
         _directory: TempDir,
     }
 
-    fn stage() -> Stage {
-        stage_with(1)
+    fn fixture() -> DatabaseFixture {
+        fixture_with(1)
     }
 
-    fn stage_with(connections: u32) -> Stage {
+    fn fixture_with(connections: u32) -> DatabaseFixture {
         let directory = tempfile::tempdir().expect("a directory");
         let store = Arc::new(InMemoryLockStore::new());
         let config = EfsConfig::new(directory.path().join("polls.db"))
@@ -182,7 +182,7 @@ mod tests {
             .lock_key(KEY)
             .lock_timeout(Duration::from_secs(60));
         let (database, _) = Database::open(&config, connections, false).expect("a database");
-        Stage {
+        DatabaseFixture {
             database,
             store,
             _directory: directory,
@@ -197,8 +197,8 @@ mod tests {
 
     #[tokio::test]
     async fn after_a_panic_in_a_transaction_nothing_is_written_and_the_lock_is_free() {
-        let stage = stage();
-        let (database, store) = (&stage.database, &stage.store);
+        let fixture = fixture();
+        let (database, store) = (&fixture.database, &fixture.store);
         let held = store.clone();
         let work = move |conn: &mut EfsSqliteConnection| {
             conn.immediate_transaction(|conn| {
@@ -222,8 +222,8 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_for_the_lock_ends_at_the_deadline_and_not_at_the_lock_timeout() {
-        let stage = stage();
-        let (database, store) = (&stage.database, &stage.store);
+        let fixture = fixture();
+        let (database, store) = (&fixture.database, &fixture.store);
         let item = StoredItem::new("somebody", "4000000000");
         store.set_item(KEY, Some(item));
         let begun = Instant::now();
@@ -236,8 +236,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_comes_too_late_is_busy_and_not_an_error() {
-        let stage = stage();
-        let database = &stage.database;
+        let fixture = fixture();
+        let database = &fixture.database;
         let only = database.writers.get().expect("the only one");
         let refused = database.write(Deadline::after(Duration::from_millis(50)), insert);
         let failure = refused.await.expect_err("a failure");
@@ -247,9 +247,9 @@ mod tests {
 
     #[tokio::test]
     async fn writers_that_wait_for_the_lock_keep_no_reader_waiting() {
-        let stage = stage_with(4);
-        let database = &stage.database;
-        let builder = LockClient::builder().lock_store(stage.store.clone());
+        let fixture = fixture_with(4);
+        let database = &fixture.database;
+        let builder = LockClient::builder().lock_store(fixture.store.clone());
         let client = builder.build().expect("a client");
         let lease = client.try_acquire(KEY).expect("the store").expect("free");
         let soon = || Deadline::after(Duration::from_secs(60));
@@ -280,8 +280,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_schema_that_lacks_a_migration_is_not_current() {
-        let stage = stage();
-        let database = &stage.database;
+        let fixture = fixture();
+        let database = &fixture.database;
         let soon = || Deadline::after(Duration::from_secs(60));
         assert_eq!(database.read(soon(), Database::is_current).await, Ok(true));
         let forget = |conn: &mut EfsSqliteConnection| {

@@ -3,7 +3,7 @@
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::contention::worker::Work;
-use crate::world::Place;
+use crate::fixture::Place;
 
 /// Measures diesel-sqlite-efs beside the Python package and Diesel's own connection.
 ///

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use benchmarks::figures::percentile;
 
-use crate::world::{Outcome, World};
+use crate::fixture::{Bench, Outcome};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -80,7 +80,7 @@ pub(crate) struct Size {
 }
 
 /// Starts each program so often, by turns.
-pub(crate) fn run(world: &World, profiles: &[&str], starts: usize) -> Outcome<Vec<Start>> {
+pub(crate) fn run(bench: &Bench, profiles: &[&str], starts: usize) -> Outcome<Vec<Start>> {
     let mut programs = vec![Program::Python];
     for warms_up in [false, true] {
         programs.extend(profiles.iter().map(|profile| Program::Minimal {
@@ -92,7 +92,7 @@ pub(crate) fn run(world: &World, profiles: &[&str], starts: usize) -> Outcome<Ve
     // The first of each brings its files into the system's cache, and does not count.
     for round in 0..=starts {
         for (program, times) in programs.iter().zip(&mut all) {
-            let once = start(world, program)?;
+            let once = start(bench, program)?;
             if round > 0 {
                 times.push(once);
             }
@@ -131,17 +131,17 @@ struct Once {
     peak_kib: u64,
 }
 
-fn start(world: &World, program: &Program) -> Outcome<Once> {
-    let site = world.site()?;
+fn start(bench: &Bench, program: &Program) -> Outcome<Once> {
+    let fixture = bench.fixture()?;
     let (mut command, warms_up) = match program {
-        Program::Python => (site.python("cold.py", &[]), false),
+        Program::Python => (fixture.python("cold.py", &[]), false),
         Program::Minimal { profile, warms_up } => {
             let mut command = Command::new(binary(profile)?);
-            command.arg(site.url("lock_timeout=3"));
+            command.arg(fixture.url("lock_timeout=3"));
             if *warms_up {
                 command.arg("warm-up");
             }
-            (site.command(command), *warms_up)
+            (fixture.command(command), *warms_up)
         }
     };
     let begun = Instant::now();

@@ -1,7 +1,7 @@
 //! Measures diesel-sqlite-efs beside the Python package and Diesel's own connection, and writes the
 //! report.
 //!
-//! `args` says what can be asked for. `world` has the database, the lock table and the proxy of one
+//! `args` says what can be asked for. `fixture` has the database, the lock table and the proxy of one
 //! case. Each of `contention`, `requests`, `cold_start`, `side_by_side` and `timeline` measures one
 //! thing; `results` keeps what they found, so that parts can be measured anew, and `report` with
 //! `plot` writes it down.
@@ -9,13 +9,13 @@
 mod args;
 mod cold_start;
 mod contention;
+mod fixture;
 mod plot;
 mod report;
 mod requests;
 mod results;
 mod side_by_side;
 mod timeline;
-mod world;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,8 +24,8 @@ use clap::Parser;
 
 use crate::args::{Args, Options, Part, Role};
 use crate::contention::Peer;
+use crate::fixture::{Bench, Outcome};
 use crate::results::Results;
-use crate::world::{Outcome, World};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -52,8 +52,8 @@ fn measure(options: &Options) -> Outcome<()> {
         println!("written: {}", report::write(&results, quick)?.display());
         return Ok(());
     }
-    let world = World::new(Duration::from_millis(options.delay_ms), options.place())?;
-    let round_trip = world.round_trip()?;
+    let bench = Bench::new(Duration::from_millis(options.delay_ms), options.place())?;
+    let round_trip = bench.round_trip()?;
     println!(
         "round trip {round_trip:.2?}, {} ms of it added",
         options.delay_ms
@@ -67,13 +67,13 @@ fn measure(options: &Options) -> Outcome<()> {
                     side_by_side::run(options.place(), quick, |pair| println!("{}", pair.line()))?;
             }
             Part::Requests => {
-                results.requests = requests::run(&world)?;
+                results.requests = requests::run(&bench)?;
                 for step in &results.requests {
                     println!("{}", step.line());
                 }
             }
             Part::Timeline => {
-                let timeline = timeline::run(&world, if quick { 20 } else { 200 })?;
+                let timeline = timeline::run(&bench, if quick { 20 } else { 200 })?;
                 println!("{}", timeline.line());
                 results.timeline = Some(timeline);
             }
@@ -88,7 +88,7 @@ fn measure(options: &Options) -> Outcome<()> {
                 }
                 results.sizes = (profiles.iter().map(|profile| cold_start::size(profile)))
                     .collect::<Outcome<_>>()?;
-                results.starts = cold_start::run(&world, &profiles, if quick { 3 } else { 20 })?;
+                results.starts = cold_start::run(&bench, &profiles, if quick { 3 } else { 20 })?;
                 for start in &results.starts {
                     println!("{}", start.line());
                 }
@@ -98,7 +98,7 @@ fn measure(options: &Options) -> Outcome<()> {
             }
             Part::Contention => {
                 for cases in contention::cases(options) {
-                    contention::by_turns(&world, &cases, |figures| println!("{}", figures.line()))?
+                    contention::by_turns(&bench, &cases, |figures| println!("{}", figures.line()))?
                         .into_iter()
                         .for_each(|figures| results.take(figures));
                     results.save(quick)?;

@@ -8,8 +8,8 @@ use charts::FONT;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use crate::fixture::Outcome;
 use crate::timeline::{Span, Timeline};
-use crate::world::Outcome;
 
 /// Draws a transaction: all of it, and below, longer, what lies between the lease's grant and the
 /// commit point.

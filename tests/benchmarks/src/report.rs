@@ -13,10 +13,10 @@ use plotters::style::RGBColor;
 
 use crate::cold_start;
 use crate::contention::{Case, Figures, Peer};
+use crate::fixture::{Outcome, Place};
 use crate::plot;
 use crate::results::{Machine, Results};
 use crate::timeline::Timeline;
-use crate::world::{Outcome, Place};
 
 /// Writes page and drawings; a quick run's below the target directory, as they say little.
 pub(crate) fn write(results: &Results, quick: bool) -> Outcome<PathBuf> {

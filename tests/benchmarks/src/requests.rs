@@ -8,7 +8,7 @@ use integration::process::Worker;
 use serde::{Deserialize, Serialize};
 
 use crate::contention::{PARAMETERS, Peer};
-use crate::world::{Outcome, Site, World};
+use crate::fixture::{Bench, BenchFixture, Outcome};
 
 /// Long against everything else that takes time, so that waiting for a request shows.
 const ROUND_TRIP: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ impl Step {
     }
 }
 
-pub(crate) fn run(world: &World) -> Outcome<Vec<Step>> {
+pub(crate) fn run(bench: &Bench) -> Outcome<Vec<Step>> {
     let mut steps: Vec<_> = (STEPS.iter())
         .map(|(_, name)| Step {
             name: (*name).to_owned(),
@@ -66,15 +66,15 @@ pub(crate) fn run(world: &World) -> Outcome<Vec<Step>> {
         })
         .collect();
     for peer in Peer::ALL {
-        let site = world.site_with(ROUND_TRIP)?;
-        let mut actor = start(&site, peer)?;
+        let fixture = bench.fixture_with(ROUND_TRIP)?;
+        let mut actor = start(&fixture, peer)?;
         for (step, (verb, _)) in steps.iter_mut().zip(STEPS) {
             let there_is_none =
                 peer == Peer::Python && matches!(verb, "pending-migrations" | "write-lock");
             step.costs.push(if there_is_none {
                 None
             } else {
-                Some(cost(&site, &mut actor, verb)?)
+                Some(cost(&fixture, &mut actor, verb)?)
             });
         }
     }
@@ -82,10 +82,10 @@ pub(crate) fn run(world: &World) -> Outcome<Vec<Step>> {
 }
 
 /// Starts a process that has written before, so that what is set up at the first write is there.
-fn start(site: &Site, peer: Peer) -> Outcome<Worker> {
+fn start(fixture: &BenchFixture, peer: Peer) -> Outcome<Worker> {
     let mut command = match peer {
-        Peer::Python => site.python("actor.py", &[]),
-        Peer::Ours => site.worker(&["actor", &site.url(PARAMETERS)]),
+        Peer::Python => fixture.python("actor.py", &[]),
+        Peer::Ours => fixture.worker(&["actor", &fixture.url(PARAMETERS)]),
     };
     let mut actor = Worker::spawn(&mut command)?;
     for command in ["open", "write", "close"] {
@@ -94,15 +94,15 @@ fn start(site: &Site, peer: Peer) -> Outcome<Worker> {
     Ok(actor)
 }
 
-fn cost(site: &Site, actor: &mut Worker, verb: &str) -> Outcome<Cost> {
+fn cost(fixture: &BenchFixture, actor: &mut Worker, verb: &str) -> Outcome<Cost> {
     if verb != "open" {
         ask(actor, "open")?;
     }
-    site.proxy.forget_requests();
+    fixture.proxy.forget_requests();
     let begun = Instant::now();
     ask(actor, verb)?;
     let waited = begun.elapsed().as_secs_f64() / ROUND_TRIP.as_secs_f64();
-    let requests = site.requests().all();
+    let requests = fixture.requests().all();
     ask(actor, "close")?;
     Ok(Cost { requests, waited })
 }

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::args::Options;
 use crate::cold_start::{self, Size, Start};
 use crate::contention::{Figures, load};
+use crate::fixture::{Outcome, Place};
 use crate::requests::Step;
 use crate::side_by_side::Pair;
 use crate::timeline::Timeline;
-use crate::world::{Outcome, Place};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {

@@ -13,7 +13,7 @@ use diesel::prelude::*;
 use diesel_sqlite_efs::ReadCheck;
 use serde::{Deserialize, Serialize};
 
-use crate::world::{Outcome, Place};
+use crate::fixture::{Outcome, Place};
 
 /// One kind of work, by both.
 #[derive(Debug, Clone, Serialize, Deserialize)]

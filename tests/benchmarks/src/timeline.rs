@@ -17,7 +17,7 @@ use benchmarks::figures::percentile;
 
 use crate::contention::PARAMETERS;
 use crate::contention::worker::counter;
-use crate::world::{Outcome, TABLE, World};
+use crate::fixture::{Bench, Outcome, TABLE};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -71,11 +71,11 @@ impl Timeline {
 }
 
 /// Has a process record transactions.
-pub(crate) fn run(world: &World, transactions: usize) -> Outcome<Timeline> {
-    let site = world.site()?;
-    let url = site.url(PARAMETERS);
+pub(crate) fn run(bench: &Bench, transactions: usize) -> Outcome<Timeline> {
+    let fixture = bench.fixture()?;
+    let url = fixture.url(PARAMETERS);
     let worker =
-        Worker::spawn(&mut site.worker(&["timeline-of", &url, &transactions.to_string()]))?;
+        Worker::spawn(&mut fixture.worker(&["timeline-of", &url, &transactions.to_string()]))?;
     let mut recorded: Vec<Transaction> = serde_json::from_str(&worker.line(PATIENCE)?)?;
     if recorded.is_empty() {
         return Err("no transaction was recorded".into());

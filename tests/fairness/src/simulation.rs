@@ -55,7 +55,7 @@ struct Item {
     waited: Option<Duration>,
 }
 
-struct Process {
+struct WaitingProcess {
     policy: Policy,
     waiter: Waiter,
     begun: Duration,
@@ -73,7 +73,7 @@ struct Run<'a> {
     now: Duration,
     events: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     scheduled: u64,
-    processes: Vec<Process>,
+    processes: Vec<WaitingProcess>,
     item: Option<Item>,
     grants: u64,
     /// Attempts that the store could answer at once, if it has a limit.
@@ -91,7 +91,7 @@ impl<'a> Run<'a> {
         let processes = (0..scene.waiters)
             .map(|nth| {
                 let policy = policies[nth % policies.len()];
-                Process {
+                WaitingProcess {
                     policy,
                     waiter: policy.waiter(random.fork()),
                     begun: Duration::ZERO,

@@ -1,6 +1,5 @@
 //! What the search shows: nothing goes wrong, and without any one rule something does.
 
-use std::env;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries};
@@ -189,16 +188,12 @@ fn nothing_goes_wrong_in_the_long_form() {
     );
 }
 
-/// In surroundings with too many states for all to be looked at: each search ends after
-/// `EFS_MODEL_STEPS` steps, all that can be taken from the beginning on. The output says how deep
-/// that is.
+/// In surroundings with too many states for all to be looked at: each search ends after `MOST_STEPS`
+/// steps, all that can be taken from the beginning on. The output says how deep that is.
 #[track_caller]
 fn holds_as_far_as_the_search_goes(what: &str, model: Protocol) {
     const MOST_STEPS: usize = 40_000_000;
-    let most_steps = env::var("EFS_MODEL_STEPS").map_or(MOST_STEPS, |number| {
-        number.parse().expect("EFS_MODEL_STEPS is a number")
-    });
-    holds_among(most_steps, what, model);
+    holds_among(MOST_STEPS, what, model);
 }
 
 #[test]

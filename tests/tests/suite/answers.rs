@@ -1,19 +1,19 @@
 //! Every request of a write, and every fault that can befall it or its answer: what the caller is told
 //! agrees with the file, and nobody is locked out.
 //!
-//! `EFS_ANSWERS=long` repeats each fault, and goes without file locks and without confirmation.
+//! `EFS_TESTS=long` repeats each fault, and goes without file locks and without confirmation.
 
-use std::env;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use integration::options::is_long;
 use integration::process::wait_until;
 use integration::proxy::{Action, Answer, Date, Proxy, Purpose, Rule};
 use serde_json::json;
 
-use crate::worker::{self, LONG, Process, Stage, proxy, requests};
+use crate::fixtures::workers::{self, LONG, WorkerProcess, WorkersFixture, proxy, requests};
 
 /// So many cases at once: most of them wait.
 const LANES: usize = 6;
@@ -92,12 +92,12 @@ fn while_dynamodb_is_away_reads_go_on_writes_fail_in_time_and_both_recover_by_th
         ("500", Action::Answer(Answer::internal_error())),
     ];
     for (name, action) in away {
-        let stage = Stage::new(&format!("answers-away-{name}"));
-        stage
+        let fixture = WorkersFixture::new(&format!("answers-away-{name}"));
+        fixture
             .open(PATIENT)
             .ok("execute CREATE TABLE note (text TEXT)");
         let proxy = proxy();
-        let mut process = stage.open_behind(&proxy, "lock_timeout=1.5&lock_expiration=60");
+        let mut process = fixture.open_behind(&proxy, "lock_timeout=1.5&lock_expiration=60");
         let outage = proxy.rule(Rule::any(action));
         let rounds = if is_long() { 60 } else { 2 };
         for _ in 0..rounds {
@@ -119,15 +119,15 @@ fn while_dynamodb_is_away_reads_go_on_writes_fail_in_time_and_both_recover_by_th
         process.ok("query PRAGMA busy_timeout = 30000");
         process.ok("execute INSERT INTO note VALUES ('kept')");
         assert_eq!(process.ok("query SELECT text FROM note"), "kept");
-        stage.assert_whole();
+        fixture.assert_whole();
     }
 }
 
 #[test]
 fn when_dynamodb_goes_away_in_mid_transaction_reads_in_it_go_on_and_it_commits_once_it_is_back() {
-    let stage = Stage::new("answers-away-within");
+    let fixture = WorkersFixture::new("answers-away-within");
     let proxy = proxy();
-    let mut process = stage.open_behind(&proxy, PATIENT);
+    let mut process = fixture.open_behind(&proxy, PATIENT);
     process.ok("execute CREATE TABLE note (text TEXT)");
     process.ok("begin");
     process.ok("execute INSERT INTO note VALUES ('kept')");
@@ -137,12 +137,8 @@ fn when_dynamodb_goes_away_in_mid_transaction_reads_in_it_go_on_and_it_commits_o
     outage.wait_for_hits(3, LONG);
     outage.remove();
     assert_eq!(process.answer(), Ok("committed".to_owned()));
-    assert_eq!(stage.open("").ok("query SELECT text FROM note"), "kept");
-    stage.assert_whole();
-}
-
-fn is_long() -> bool {
-    env::var_os("EFS_ANSWERS").is_some_and(|value| value == "long")
+    assert_eq!(fixture.open("").ok("query SELECT text FROM note"), "kept");
+    fixture.assert_whole();
 }
 
 /// A request of a transaction that writes.
@@ -235,11 +231,11 @@ struct Case {
 impl Case {
     /// Has a process write through the fault; tells what came of it.
     fn play(&self, table: &str) -> String {
-        let stage = match self.file_locks {
-            true => Stage::new(table),
-            false => Stage::without_file_locks(table),
+        let fixture = match self.file_locks {
+            true => WorkersFixture::new(table),
+            false => WorkersFixture::without_file_locks(table),
         };
-        let mut successor = stage.open(PATIENT);
+        let mut successor = fixture.open(PATIENT);
         successor.ok("execute CREATE TABLE note (text TEXT)");
         let proxy = proxy();
         let lease = match (self.fault.beyond_lease, self.request) {
@@ -250,10 +246,10 @@ impl Case {
             (false, _) => Duration::from_secs(60),
         };
         let parameters = format!("lock_timeout=20&lock_expiration={}", lease.as_secs());
-        let mut writer = stage.open_behind(&proxy, &parameters);
+        let mut writer = fixture.open_behind(&proxy, &parameters);
         if self.request == Request::TakeOver {
             let expired = SystemTime::now() - Duration::from_secs(10);
-            let put = (stage.table).put_as_python(&stage.key(), "somebody's", expired);
+            let put = (fixture.table).put_as_python(&fixture.key(), "somebody's", expired);
             put.expect("the item is put");
         }
         let began = Instant::now();
@@ -292,7 +288,7 @@ impl Case {
         let rows = writer.ok("query SELECT count(*) FROM note WHERE text LIKE 'of the successor'");
         assert_eq!(rows, expected, "{self:?}");
         drop(writer);
-        stage.assert_whole();
+        fixture.assert_whole();
         let outcome = match &outcome {
             Ok(_) => "acknowledged",
             Err(failure) => &failure.kind,
@@ -323,9 +319,9 @@ impl Case {
     /// Writes one row; the request in question meets the fault.
     fn write(
         &self,
-        writer: &mut Process,
+        writer: &mut WorkerProcess,
         proxy: &Proxy,
-    ) -> (worker::Answer, integration::proxy::RuleHandle) {
+    ) -> (workers::Answer, integration::proxy::RuleHandle) {
         let rule =
             |rule: fn(Action) -> Rule| proxy.rule(rule(self.fault.action.clone()).next(self.times));
         let insert = "execute INSERT INTO note VALUES ('here')";
@@ -357,7 +353,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn judge(&self, outcome: &worker::Answer, rows: &str, told: &[String]) {
+    fn judge(&self, outcome: &workers::Answer, rows: &str, told: &[String]) {
         match outcome {
             Ok(_) => assert_eq!(rows, "1", "{self:?}: acknowledged, {told:?}"),
             Err(failure) if failure.kind == "OutcomeUnknown" => {

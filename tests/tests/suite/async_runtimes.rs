@@ -20,8 +20,8 @@ use integration::process::wait_until;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::support::{Call, Site, committed, connect, execute};
-use crate::worker::{LONG, Stage};
+use crate::fixtures::hosts::{Call, HostsFixture, committed, connect, execute};
+use crate::fixtures::workers::{LONG, WorkersFixture};
 
 type Wrapped = SyncConnectionWrapper<EfsSqliteConnection>;
 
@@ -34,8 +34,8 @@ diesel::table! {
 
 #[test]
 fn a_connection_works_on_every_kind_of_thread_of_a_runtime() {
-    let stage = Stage::new("async-threads");
-    stage.open("").ok("batch CREATE TABLE t (n INTEGER)");
+    let fixture = WorkersFixture::new("async-threads");
+    fixture.open("").ok("batch CREATE TABLE t (n INTEGER)");
     let places = [
         "current-thread",
         "multi-thread",
@@ -46,11 +46,11 @@ fn a_connection_works_on_every_kind_of_thread_of_a_runtime() {
     for place in places {
         let endpoint = Emulator::shared().endpoint();
         let runtime = format!("runtime={place}");
-        let open = |parameters| stage.try_open(endpoint, parameters, &[&runtime]);
+        let open = |parameters| fixture.try_open(endpoint, parameters, &[&runtime]);
         let mut conn = open("lock_timeout=20&lock_expiration=10").expect("the database opens");
         conn.ok("execute INSERT INTO t VALUES (1)");
         // Waits for a holder in another process.
-        let mut holder = stage.open("lock_expiration=10");
+        let mut holder = fixture.open("lock_expiration=10");
         holder.ok("immediate");
         conn.tell("immediate");
         thread::sleep(Duration::from_millis(50));
@@ -64,17 +64,17 @@ fn a_connection_works_on_every_kind_of_thread_of_a_runtime() {
         conn.ok("batch BEGIN IMMEDIATE; INSERT INTO t VALUES (4)");
         conn.finish();
         holder.finish();
-        let mut auditor = stage.open("");
+        let mut auditor = fixture.open("");
         assert_eq!(auditor.ok("query SELECT n FROM t"), "1; 2; 3", "{place}");
         auditor.ok("execute DELETE FROM t");
         drop(auditor);
-        stage.assert_whole();
+        fixture.assert_whole();
     }
 }
 
-/// A pool of connections to the site's database, by its own lock table.
-async fn pool(site: &Site) -> Pool<Wrapped> {
-    let config = site.host().config().lock_timeout(LONG);
+/// A pool of connections to the fixture's database, by its own lock table.
+async fn pool(fixture: &HostsFixture) -> Pool<Wrapped> {
+    let config = fixture.host().config().lock_timeout(LONG);
     let mut manager = ManagerConfig::default();
     manager.custom_setup = Box::new(move |_| {
         let config = config.clone();
@@ -100,8 +100,8 @@ async fn insert(conn: &mut Wrapped, n: i64) -> QueryResult<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_pool_reads_writes_and_runs_transactions() {
-    let site = Site::with_table();
-    let pool = pool(&site).await;
+    let fixture = HostsFixture::with_table();
+    let pool = pool(&fixture).await;
     let mut conn = pool.get().await.expect("a connection");
     insert(&mut conn, 1).await.expect("an insert");
     let result = conn
@@ -117,13 +117,13 @@ async fn a_pool_reads_writes_and_runs_transactions() {
         .await
         .expect("a query");
     assert_eq!(found, [1]);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_transaction_dropped_between_two_statements_leaves_neither_lock_nor_half_of_it() {
-    let site = Site::with_table();
-    let pool = pool(&site).await;
+    let fixture = HostsFixture::with_table();
+    let pool = pool(&fixture).await;
     let (written, reached) = oneshot::channel();
     let task = tokio::spawn({
         let pool = pool.clone();
@@ -138,38 +138,37 @@ async fn a_transaction_dropped_between_two_statements_leaves_neither_lock_nor_ha
         }
     });
     reached.await.expect("the row is written");
-    assert!(site.item().is_some(), "the lock is held");
+    assert!(fixture.item().is_some(), "the lock is held");
     task.abort();
     assert!(task.await.expect_err("it was dropped").is_cancelled());
     // The pool has closed the connection.
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), Vec::<i64>::new());
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), Vec::<i64>::new());
     let mut conn = pool.get().await.expect("another connection");
     insert(&mut conn, 2).await.expect("an insert");
-    assert_eq!(committed(&site), [2]);
+    assert_eq!(committed(&fixture), [2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_statement_dropped_while_it_waits_for_the_lock_is_seen_to_its_end() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = Wrapped::new(connect(&host.config().lock_timeout(Duration::from_secs(2))));
-    site.give_lease_to_another();
+    fixture.give_lease_to_another();
     host.store.take_calls();
     let given_up = timeout(Duration::from_millis(50), insert(&mut conn, 1)).await;
     assert!(given_up.is_err(), "it was dropped");
     assert!(host.store.take_calls().contains(&Call::Acquire));
     // It has ended: the connection can be used at once.
-    site.remove_item();
+    fixture.remove_item();
     insert(&mut conn, 2).await.expect("an insert");
-    assert_eq!(committed(&site), [2]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_transaction_that_is_one_blocking_task_is_never_cut_in_two() {
-    let site = Site::with_table();
-    let mut conn = Wrapped::new(site.host().connect());
+    let fixture = HostsFixture::with_table();
+    let mut conn = Wrapped::new(fixture.host().connect());
     let (begun, reached) = oneshot::channel();
     let (go_on, wait) = mpsc::channel::<()>();
     let transaction = conn.spawn_blocking(move |conn| {
@@ -190,16 +189,15 @@ async fn a_transaction_that_is_one_blocking_task_is_never_cut_in_two() {
     drop(transaction);
     dropping.join().expect("no panic").expect("it waits");
     // Dropping its future has waited for its end.
-    assert_eq!(committed(&site), [1, 2]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 2]);
     insert(&mut conn, 3).await.expect("the connection works");
 }
 
 /// Not right, and documented: who keeps the connection keeps the transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_connection_kept_beyond_a_dropped_transaction_holds_the_lock_until_it_is_dropped() {
-    let site = Site::with_table();
-    let mut conn = Wrapped::new(site.host().connect());
+    let fixture = HostsFixture::with_table();
+    let mut conn = Wrapped::new(fixture.host().connect());
     let (written, reached) = oneshot::channel();
     let transaction = conn.transaction(async |conn| {
         insert(conn, 1).await?;
@@ -210,39 +208,39 @@ async fn a_connection_kept_beyond_a_dropped_transaction_holds_the_lock_until_it_
         result = transaction => panic!("it hangs: {result:?}"),
         reached = reached => reached.expect("the row is written"),
     }
-    assert!(site.item().is_some());
+    assert!(fixture.item().is_some());
     assert!(conn.is_broken(), "a pool would close it");
     drop(conn);
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), Vec::<i64>::new());
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), Vec::<i64>::new());
 }
 
 /// What the page says of diesel-async and the current-thread runtime; if this fails, it has become
 /// better.
 #[tokio::test]
 async fn on_a_current_thread_runtime_dropping_a_running_statement_panics_and_leaves_nothing() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = Wrapped::new(connect(&host.config().lock_timeout(Duration::from_secs(2))));
-    site.give_lease_to_another();
+    fixture.give_lease_to_another();
     let mut statement = Box::pin(insert(&mut conn, 1));
     let running = timeout(Duration::from_millis(10), &mut statement).await;
     assert!(running.is_err(), "it waits for the lock");
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(statement)));
     assert!(dropped.is_err());
     drop(conn);
-    site.remove_item();
+    fixture.remove_item();
     // The statement goes on, on its thread, and may find the lock free.
     wait_until(LONG, "the statement has ended", || {
-        site.item().is_none() && Arc::strong_count(&host.store) == 1
+        fixture.item().is_none() && Arc::strong_count(&host.store) == 1
     });
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[tokio::test]
 async fn a_blocking_task_whose_future_is_dropped_runs_to_its_end_and_closes_its_connection() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let (begun, reached) = oneshot::channel();
     let (go_on, wait) = mpsc::channel::<()>();
     let task = tokio::task::spawn_blocking(move || {
@@ -256,9 +254,10 @@ async fn a_blocking_task_whose_future_is_dropped_runs_to_its_end_and_closes_its_
         result = task => panic!("it waits: {result:?}"),
         reached = reached => reached.expect("the transaction is begun"),
     }
-    assert!(site.item().is_some());
+    assert!(fixture.item().is_some());
     go_on.send(()).expect("it waits");
-    wait_until(LONG, "the transaction has ended", || site.item().is_none());
-    assert_eq!(committed(&site), [1]);
-    site.assert_nothing_left();
+    wait_until(LONG, "the transaction has ended", || {
+        fixture.item().is_none()
+    });
+    fixture.assert_committed(&[1]);
 }

@@ -1,9 +1,8 @@
 //! Clocks that are wrong, step or stand still: never two holders, never a live lease taken over, an
 //! expired one always.
 //!
-//! The hosts' clocks and the table's are moved by the test. `EFS_CLOCKS=long` tries more.
+//! The hosts' clocks and the table's are moved by the test. `EFS_TESTS=long` has a longer load.
 
-use std::env;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,8 +11,9 @@ use diesel_sqlite_efs::{
     InMemoryLockStore, Lease, LockClient, LockError, ManualClock, PutAnswer, StoreError, Timestamp,
 };
 use integration::emulator::Emulator;
+use integration::options::load_seconds;
 
-use crate::worker::Stage;
+use crate::fixtures::workers::WorkersFixture;
 
 const KEY: &str = "lock";
 const HOUR: i64 = 3_600;
@@ -61,15 +61,15 @@ fn whatever_the_clocks_of_two_hosts_do_a_lease_is_taken_over_when_it_has_expired
 
 #[test]
 fn a_confirmed_commit_does_not_shorten_the_lease_when_the_wall_clock_was_set_back() {
-    let world = World::new();
-    let host = world.host(0);
+    let fixture = ClocksFixture::new();
+    let host = fixture.host(0);
     let lease = host.client.acquire(KEY, SECOND).expect("a lease");
-    let before = world.expires_at();
+    let before = fixture.expires_at();
     for _ in 0..3 {
         host.step(-HOUR);
-        world.pass(SECOND, &[&host]);
+        fixture.pass(SECOND, &[&host]);
         lease.renew().expect("a renewal");
-        assert!(world.expires_at() > before, "{}", world.expires_at());
+        assert!(fixture.expires_at() > before, "{}", fixture.expires_at());
     }
     assert!(lease.is_valid());
 }
@@ -78,8 +78,8 @@ fn a_confirmed_commit_does_not_shorten_the_lease_when_the_wall_clock_was_set_bac
 fn a_store_whose_dates_are_wrong_now_and_then_does_not_end_a_lease_before_its_holder_knows() {
     for wrong_by in [-HOUR, HOUR] {
         for nth in 1..=4 {
-            let world = World::new();
-            let (host, other) = (world.host(0), world.host(0));
+            let fixture = ClocksFixture::new();
+            let (host, other) = (fixture.host(0), fixture.host(0));
             host.lie_at(nth, wrong_by);
             let Ok(lease) = host.client.acquire(KEY, SECOND) else {
                 continue;
@@ -91,7 +91,7 @@ fn a_store_whose_dates_are_wrong_now_and_then_does_not_end_a_lease_before_its_ho
                     granted.is_none() || !lease.is_valid(),
                     "wrong by {wrong_by} s at answer {nth}: {renewed:?}"
                 );
-                world.pass(SECOND, &[&host, &other]);
+                fixture.pass(SECOND, &[&host, &other]);
             }
         }
     }
@@ -99,15 +99,15 @@ fn a_store_whose_dates_are_wrong_now_and_then_does_not_end_a_lease_before_its_ho
 
 #[test]
 fn while_both_clocks_stand_still_the_lease_ends_all_the_same_and_cannot_be_renewed() {
-    let world = World::new();
-    let (frozen, other) = (world.host(0), world.host(0));
+    let fixture = ClocksFixture::new();
+    let (frozen, other) = (fixture.host(0), fixture.host(0));
     let lease = frozen.client.acquire(KEY, SECOND).expect("a lease");
     for second in 0..LEASE.as_secs() - 1 {
         let granted = other.client.try_acquire(KEY).expect("an answer");
         assert!(granted.is_none(), "after {second} s");
-        world.pass(SECOND, &[&other]);
+        fixture.pass(SECOND, &[&other]);
     }
-    world.pass(SECOND * 2, &[&other]);
+    fixture.pass(SECOND * 2, &[&other]);
     let granted = other.client.try_acquire(KEY).expect("an answer");
     assert!(granted.is_some(), "it has expired");
     // It cannot know, and asks; the condition of its request refuses it.
@@ -122,8 +122,8 @@ fn while_both_clocks_stand_still_the_lease_ends_all_the_same_and_cannot_be_renew
 #[test]
 fn either_clock_alone_ends_a_lease_while_the_other_stands_still() {
     for (monotonic, wall) in [(9, 0), (0, 9), (9, -HOUR), (0, HOUR)] {
-        let world = World::new();
-        let host = world.host(0);
+        let fixture = ClocksFixture::new();
+        let host = fixture.host(0);
         let lease = host.client.acquire(KEY, SECOND).expect("a lease");
         host.shift(monotonic, wall);
         assert!(!lease.is_valid(), "{monotonic} s and {wall} s");
@@ -136,9 +136,9 @@ fn either_clock_alone_ends_a_lease_while_the_other_stands_still() {
 
 #[test]
 fn processes_whose_clocks_are_ahead_behind_and_stepping_lose_no_update() {
-    let stage = Stage::without_file_locks("clocks-processes");
-    stage.open("").ok("create-ledger");
-    let seconds = if is_long() { "60" } else { "3" };
+    let fixture = WorkersFixture::without_file_locks("clocks-processes");
+    fixture.open("").ok("create-ledger");
+    let seconds = load_seconds(3);
     let clocks = [
         "clock=system",
         "clock=ahead",
@@ -146,7 +146,7 @@ fn processes_whose_clocks_are_ahead_behind_and_stepping_lose_no_update() {
         "clock=stepping",
     ];
     let mut writers = clocks.map(|clock| {
-        let opened = stage.try_open(
+        let opened = fixture.try_open(
             Emulator::shared().endpoint(),
             "lock_timeout=20&lock_expiration=4",
             &[clock],
@@ -164,16 +164,12 @@ fn processes_whose_clocks_are_ahead_behind_and_stepping_lose_no_update() {
         acknowledged += count.unwrap_or(0_u64);
     }
     assert!(acknowledged > 0);
-    let mut auditor = stage.open("lock_timeout=20");
+    let mut auditor = fixture.open("lock_timeout=20");
     let state = auditor.ok(
         "query SELECT (SELECT value FROM counter), (SELECT count(*) FROM entry), (SELECT sum(balance) FROM account)",
     );
     assert_eq!(state, format!("{acknowledged}|{acknowledged}|8000"));
     assert_eq!(auditor.ok("query PRAGMA integrity_check"), "ok");
-}
-
-fn is_long() -> bool {
-    env::var_os("EFS_CLOCKS").is_some_and(|value| value == "long")
 }
 
 /// A holder's request.
@@ -208,8 +204,8 @@ struct Case {
 
 impl Case {
     fn play(&self) {
-        let world = World::new();
-        let [holder, other] = self.skews.map(|skew| world.host(skew));
+        let fixture = ClocksFixture::new();
+        let [holder, other] = self.skews.map(|skew| fixture.host(skew));
         if self.knows {
             for host in [&holder, &other] {
                 drop(host.client.acquire("another", SECOND));
@@ -225,12 +221,12 @@ impl Case {
             }
         };
         step(Request::Acquire);
-        let mut until = world.now() + LEASE;
+        let mut until = fixture.now() + LEASE;
         let lease = holder.client.acquire(KEY, SECOND);
         let lease = lease.unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        world.pass(SECOND, &[&holder, &other]);
+        fixture.pass(SECOND, &[&holder, &other]);
         step(Request::Renew);
-        let now = world.now();
+        let now = fixture.now();
         if lease.renew().is_ok() {
             until = now + LEASE;
         }
@@ -240,33 +236,33 @@ impl Case {
         loop {
             let granted = other.client.try_acquire(KEY);
             let granted = granted.unwrap_or_else(|error| panic!("{self:?}: {error}"));
-            let early = until.saturating_sub(world.now());
+            let early = until.saturating_sub(fixture.now());
             if granted.is_some() {
                 assert!(!is_live || early <= SECOND, "{self:?}: {early:?} too early");
                 assert!(!lease.is_valid(), "{self:?}: two holders");
                 break;
             }
-            let late = world.now().saturating_sub(until);
+            let late = fixture.now().saturating_sub(until);
             assert!(late <= SECOND * 3, "{self:?}: still not free");
-            world.pass(SECOND, &[&holder, &other]);
+            fixture.pass(SECOND, &[&holder, &other]);
         }
-        forget(lease, &world);
+        forget(lease, &fixture);
     }
 }
 
 /// Its holder has died; nothing is released.
-fn forget(lease: Lease, world: &World) {
-    world.table.set_item(KEY, None);
+fn forget(lease: Lease, fixture: &ClocksFixture) {
+    fixture.table.set_item(KEY, None);
     drop(lease);
 }
 
 /// The lock table, which knows the true time.
-struct World {
+struct ClocksFixture {
     table: Arc<InMemoryLockStore>,
     time: ManualClock,
 }
 
-impl World {
+impl ClocksFixture {
     fn new() -> Self {
         let time = ManualClock::new(Timestamp::new(
             Duration::ZERO,
@@ -284,7 +280,7 @@ impl World {
     }
 
     /// Time goes by for the table and for these hosts.
-    fn pass(&self, time: Duration, hosts: &[&Host]) {
+    fn pass(&self, time: Duration, hosts: &[&ClockedHost]) {
         self.time.advance(time);
         for host in hosts {
             host.clock.advance(time);
@@ -297,7 +293,7 @@ impl World {
     }
 
     /// A host whose wall clock is off by so many seconds.
-    fn host(&self, skew: i64) -> Host {
+    fn host(&self, skew: i64) -> ClockedHost {
         let clock = ManualClock::new(Timestamp::new(
             Duration::from_secs(100),
             shifted(self.now(), skew),
@@ -308,7 +304,7 @@ impl World {
             lie: Mutex::default(),
         };
         let way = HookedStore::new(self.table.clone(), way);
-        Host {
+        ClockedHost {
             client: LockClient::builder()
                 .lock_store(way.clone())
                 .lock_expiration(LEASE)
@@ -323,13 +319,13 @@ impl World {
     }
 }
 
-struct Host {
+struct ClockedHost {
     client: LockClient,
     clock: ManualClock,
     way: Arc<HookedStore<Way>>,
 }
 
-impl Host {
+impl ClockedHost {
     fn step(&self, seconds: i64) {
         step(&self.clock, seconds);
     }

@@ -14,7 +14,7 @@ use integration::process::wait_until;
 use integration::proxy::{Action, Proxy, Purpose, Rule};
 use serde_json::Value;
 
-use crate::worker::{LONG, Process, Stage, proxy};
+use crate::fixtures::workers::{LONG, WorkerProcess, WorkersFixture, proxy};
 
 /// Exit statuses, as documented.
 const DONE: i32 = 0;
@@ -87,24 +87,24 @@ fn run(arguments: &[&str]) -> Ran {
     run_at(Emulator::shared().endpoint(), arguments)
 }
 
-/// The database of a stage, as the program is given it.
-fn url(stage: &Stage, parameters: &str) -> String {
-    let path = stage.scratch.database().display();
-    format!("{path}?lock_table={}&{parameters}", stage.table.name())
+/// The database of a fixture, as the program is given it.
+fn url(fixture: &WorkersFixture, parameters: &str) -> String {
+    let path = fixture.scratch.database().display();
+    format!("{path}?lock_table={}&{parameters}", fixture.table.name())
 }
 
-/// A stage whose database has a table.
-fn furnished(name: &str) -> Stage {
-    let stage = Stage::new(name);
-    stage.open("").ok("execute CREATE TABLE note (text TEXT)");
-    stage
+/// A fixture whose database has a table.
+fn furnished(name: &str) -> WorkersFixture {
+    let fixture = WorkersFixture::new(name);
+    fixture.open("").ok("execute CREATE TABLE note (text TEXT)");
+    fixture
 }
 
 /// A writer that was killed at its commit point: its pages are written, its journal is hot. With
 /// `HoldAnswer` its commit is recorded in the item, with `Hold` it is not.
-fn kill_writer(stage: &Stage, parameters: &str, action: Action) {
+fn kill_writer(fixture: &WorkersFixture, parameters: &str, action: Action) {
     let proxy = proxy();
-    let mut writer = stage.open_behind(&proxy, parameters);
+    let mut writer = fixture.open_behind(&proxy, parameters);
     let is_recorded = matches!(action, Action::HoldAnswer);
     let confirmation = proxy.rule(Rule::put_to(Purpose::Record, action));
     const WRITE: &str = "execute INSERT INTO note VALUES ('there')";
@@ -120,24 +120,16 @@ fn kill_writer(stage: &Stage, parameters: &str, action: Action) {
     });
     if is_recorded {
         wait_until(LONG, "the commit is recorded", || {
-            stage.attribute("committed").is_some()
+            fixture.attribute("committed").is_some()
         });
     }
     writer.kill();
-    assert!(stage.has_journal());
-}
-
-/// Waits until the lease has ended by the emulator's date, which is to the second.
-fn wait_until_expired(stage: &Stage) {
-    let url = url(stage, "");
-    wait_until(LONG, "the lease has ended", || {
-        run(&["status", &url]).status == DONE
-    });
+    assert!(fixture.has_journal());
 }
 
 /// A process that holds the lock.
-fn holder(stage: &Stage, parameters: &str) -> Process {
-    let mut process = stage.open(&format!(
+fn holder(fixture: &WorkersFixture, parameters: &str) -> WorkerProcess {
+    let mut process = fixture.open(&format!(
         "lock_expiration=60&lock_holder=somebody&{parameters}"
     ));
     process.ok("immediate");
@@ -145,8 +137,8 @@ fn holder(stage: &Stage, parameters: &str) -> Process {
 }
 
 /// Everything that could have been changed: the names in the directory, the files, the item.
-fn everything(stage: &Stage) -> impl PartialEq + std::fmt::Debug + use<> {
-    let entries = std::fs::read_dir(stage.scratch.directory()).expect("a directory");
+fn everything(fixture: &WorkersFixture) -> impl PartialEq + std::fmt::Debug + use<> {
+    let entries = std::fs::read_dir(fixture.scratch.directory()).expect("a directory");
     let mut files: Vec<_> = entries
         .map(|entry| {
             let path = entry.expect("an entry").path();
@@ -162,7 +154,10 @@ fn everything(stage: &Stage) -> impl PartialEq + std::fmt::Debug + use<> {
     files.sort();
     (
         files,
-        stage.table.item(&stage.key()).expect("the table answers"),
+        fixture
+            .table
+            .item(&fixture.key())
+            .expect("the table answers"),
     )
 }
 
@@ -218,10 +213,10 @@ fn wrong_arguments_and_settings_are_told_with_the_remedy_and_status_2() {
 
 #[test]
 fn the_database_may_come_from_the_environment() {
-    let stage = furnished("command-environment");
+    let fixture = furnished("command-environment");
     let ran = program(Emulator::shared().endpoint())
         .args(["status"])
-        .env("DATABASE_URL", stage.scratch.database())
+        .env("DATABASE_URL", fixture.scratch.database())
         .env("SQLITE_LOCK_DYNAMODB_TABLE", "command-environment")
         .output();
     Ran::from(ran.expect("it runs"))
@@ -242,45 +237,45 @@ fn completions_and_manual_pages_are_printed() {
 
 #[test]
 fn a_whole_database_passes_the_check_and_leaves_no_lock() {
-    let stage = furnished("command-check");
-    let ran = run(&["check", &url(&stage, "")]).expect(DONE);
+    let fixture = furnished("command-check");
+    let ran = run(&["check", &url(&fixture, "")]).expect(DONE);
     assert_eq!(ran.stdout, "integrity_check: ok\nforeign_key_check: ok\n");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn the_check_finds_rows_that_refer_to_nothing() {
-    let stage = Stage::new("command-orphans");
-    let mut writer = stage.open("");
+    let fixture = WorkersFixture::new("command-orphans");
+    let mut writer = fixture.open("");
     writer.ok("execute CREATE TABLE parent (id INTEGER PRIMARY KEY)");
     writer.ok("execute CREATE TABLE child (parent INTEGER REFERENCES parent)");
     writer.ok("batch PRAGMA foreign_keys = OFF");
     writer.ok("execute INSERT INTO child VALUES (7)");
-    let ran = run(&["check", &url(&stage, "")]).expect(WRONG);
+    let ran = run(&["check", &url(&fixture, "")]).expect(WRONG);
     ran.says("integrity_check: ok");
     ran.says("foreign_key_check: row 1 of child refers to no row of parent");
 }
 
 #[test]
 fn the_check_finds_a_damaged_page() {
-    let stage = furnished("command-damage");
-    stage
+    let fixture = furnished("command-damage");
+    fixture
         .open("")
         .ok("execute CREATE INDEX damaged ON note (text)");
     // The last page is the index's: empty, and so a header of a few bytes.
-    let mut content = std::fs::read(stage.scratch.database()).expect("a database");
+    let mut content = std::fs::read(fixture.scratch.database()).expect("a database");
     let page = content.len() - 4096;
     content[page..page + 8].fill(0xff);
-    std::fs::write(stage.scratch.database(), content).expect("a damaged database");
-    let ran = run(&["check", &url(&stage, "")]).expect(WRONG);
+    std::fs::write(fixture.scratch.database(), content).expect("a damaged database");
+    let ran = run(&["check", &url(&fixture, "")]).expect(WRONG);
     assert!(!ran.stdout.contains("integrity_check: ok"), "{ran:?}");
 }
 
 #[test]
 fn what_needs_the_lock_waits_for_it_and_then_says_who_holds_it_with_status_3() {
-    let stage = furnished("command-busy");
-    let mut holder = holder(&stage, "");
-    let url = url(&stage, "lock_timeout=30&lock_max_attempts=1");
+    let fixture = furnished("command-busy");
+    let mut holder = holder(&fixture, "");
+    let url = url(&fixture, "lock_timeout=30&lock_max_attempts=1");
     for arguments in [
         &["check", &url][..],
         &[
@@ -297,20 +292,20 @@ fn what_needs_the_lock_waits_for_it_and_then_says_who_holds_it_with_status_3() {
     }
     holder.ok("rollback");
     run(&["check", &url]).expect(DONE);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn files_that_are_no_database_are_refused_by_name() {
-    let stage = furnished("command-files");
+    let fixture = furnished("command-files");
     let file = |name: &str, content: &[u8]| {
-        std::fs::write(stage.scratch.file(name), content).expect("a file");
+        std::fs::write(fixture.scratch.file(name), content).expect("a file");
         format!(
             "{}?lock_table=command-files",
-            stage.scratch.file(name).display()
+            fixture.scratch.file(name).display()
         )
     };
-    let mut wal = std::fs::read(stage.scratch.database()).expect("a database");
+    let mut wal = std::fs::read(fixture.scratch.database()).expect("a database");
     (wal[18], wal[19]) = (2, 2);
     for (url, text) in [
         (file("garbage.db", &[b'x'; 5000]), "not a SQLite database"),

@@ -5,7 +5,7 @@
 //! them. Skipped, saying why, where the tools are missing (`tests/install-packages.sh`); never where
 //! `CI=true`.
 
-mod file_operations;
+pub(crate) mod file_operations;
 mod instructions;
 
 use std::env;

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use integration::process::wait_until;
 use integration::proxy::{Action, Operation, Purpose, Rule};
 
-use crate::support::{Site, assert_lock_error, assert_serialization_failure, connect, execute};
-use crate::worker::{LONG, Stage, proxy};
+use crate::fixtures::hosts::{
+    HostsFixture, assert_lock_error, assert_serialization_failure, connect, execute,
+};
+use crate::fixtures::workers::{LONG, WorkersFixture, proxy};
 
 const CREATE: &str = "execute CREATE TABLE note (text TEXT)";
 const WRITE: &str = "execute INSERT INTO note VALUES ('here')";
@@ -14,18 +16,18 @@ const COUNT: &str = "query SELECT count(*) FROM note";
 
 #[test]
 fn a_transaction_many_times_longer_than_its_lease_keeps_it_and_commits() {
-    let stage = Stage::without_file_locks("deadlines-long");
+    let fixture = WorkersFixture::without_file_locks("deadlines-long");
     let proxy = proxy();
-    let mut holder = stage.open_behind(&proxy, "lock_expiration=6");
+    let mut holder = fixture.open_behind(&proxy, "lock_expiration=6");
     holder.ok(CREATE);
-    let mut other = stage.open("lock_timeout=0.3");
+    let mut other = fixture.open("lock_timeout=0.3");
     holder.ok("begin");
     holder.ok(WRITE);
-    let granted = expires_at(&stage);
+    let granted = expires_at(&fixture);
     // Three leases on, each of them renewed.
     wait_until(LONG * 2, "it has been extended by three leases", || {
         other.busy(WRITE);
-        expires_at(&stage) >= granted + Duration::from_secs(18)
+        expires_at(&fixture) >= granted + Duration::from_secs(18)
     });
     holder.ok(WRITE);
     assert_eq!(holder.ok("commit"), "committed");
@@ -40,16 +42,16 @@ fn a_transaction_many_times_longer_than_its_lease_keeps_it_and_commits() {
     });
     let puts = proxy.count(&Operation::PutItem);
     assert_eq!(puts, after, "it outlives its transaction");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_transaction_that_is_forgotten_open_loses_the_lock_after_the_longest_hold() {
-    let stage = Stage::without_file_locks("deadlines-forgotten");
+    let fixture = WorkersFixture::without_file_locks("deadlines-forgotten");
     // Waits for the longest hold and a lease.
-    let mut other = stage.open("lock_timeout=60&lock_expiration=60");
+    let mut other = fixture.open("lock_timeout=60&lock_expiration=60");
     other.ok(CREATE);
-    let mut holder = stage.open("lock_expiration=6&lock_max_hold=8");
+    let mut holder = fixture.open("lock_expiration=6&lock_max_hold=8");
     holder.ok("begin");
     holder.ok(WRITE);
     other.ok("execute INSERT INTO note VALUES ('of another')");
@@ -57,14 +59,14 @@ fn a_transaction_that_is_forgotten_open_loses_the_lock_after_the_longest_hold() 
     failure.assert_retryable("LeaseLost");
     assert_eq!(holder.ok("query SELECT text FROM note"), "of another");
     holder.ok(WRITE);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_frozen_holders_late_renewal_is_refused_and_extends_nothing() {
-    let stage = Stage::without_file_locks("deadlines-late");
+    let fixture = WorkersFixture::without_file_locks("deadlines-late");
     let proxy = proxy();
-    let mut holder = stage.open_behind(&proxy, "lock_expiration=6");
+    let mut holder = fixture.open_behind(&proxy, "lock_expiration=6");
     holder.ok(CREATE);
     proxy.forget_requests();
     let renewal = proxy.rule(Rule::put_to(Purpose::Renew, Action::Hold).nth(1));
@@ -72,11 +74,11 @@ fn a_frozen_holders_late_renewal_is_refused_and_extends_nothing() {
     holder.ok(WRITE);
     renewal.wait_for_hits(1, LONG);
     holder.pause();
-    stage.wait_until_expired();
-    let mut successor = stage.open("lock_timeout=20&lock_expiration=60");
+    fixture.wait_until_expired();
+    let mut successor = fixture.open("lock_timeout=20&lock_expiration=60");
     successor.ok("begin");
     successor.ok("execute INSERT INTO note VALUES ('of the successor')");
-    let (item, end) = (stage.attribute("lock_id"), expires_at(&stage));
+    let (item, end) = (fixture.attribute("lock_id"), expires_at(&fixture));
     renewal.release();
     let answer = || {
         let requests = proxy.requests();
@@ -88,7 +90,7 @@ fn a_frozen_holders_late_renewal_is_refused_and_extends_nothing() {
     wait_until(LONG, "the late renewal is answered", || answer().is_some());
     assert_eq!(answer().as_deref(), Some("ConditionalCheckFailedException"));
     assert_eq!(
-        (stage.attribute("lock_id"), expires_at(&stage)),
+        (fixture.attribute("lock_id"), expires_at(&fixture)),
         (item, end)
     );
     holder.resume();
@@ -96,14 +98,14 @@ fn a_frozen_holders_late_renewal_is_refused_and_extends_nothing() {
     assert_eq!(failure.kind, "LeaseLost", "{failure:?}");
     successor.ok("commit");
     assert_eq!(holder.ok("query SELECT text FROM note"), "of the successor");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn nobody_waits_beyond_the_deadline_nor_begins_after_it() {
-    let site = Site::with_table();
-    site.give_lease_to_another();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    fixture.give_lease_to_another();
+    let host = fixture.host();
     let mut conn = connect(&host.config().lock_timeout(LONG * 10));
     let deadline = Instant::now() + Duration::from_millis(300);
     conn.set_deadline(Some(deadline));
@@ -112,7 +114,7 @@ fn nobody_waits_beyond_the_deadline_nor_begins_after_it() {
     assert!(deadline.elapsed() < LONG, "{:?}", deadline.elapsed());
     host.store.take_calls();
 
-    site.remove_item();
+    fixture.remove_item();
     wait_until(LONG, "the deadline is over", || Instant::now() > deadline);
     let result = execute(&mut conn, "INSERT INTO t (n) VALUES (2)");
     assert!(result.is_err());
@@ -125,10 +127,10 @@ fn nobody_waits_beyond_the_deadline_nor_begins_after_it() {
 
     conn.set_deadline(Some(Instant::now() + LONG));
     assert_eq!(execute(&mut conn, "INSERT INTO t (n) VALUES (3)"), Ok(1));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
-fn expires_at(stage: &Stage) -> SystemTime {
-    let seconds = stage.attribute("expires_at").expect("an item");
+fn expires_at(fixture: &WorkersFixture) -> SystemTime {
+    let seconds = fixture.attribute("expires_at").expect("an item");
     UNIX_EPOCH + Duration::from_secs(seconds.parse().expect("a number"))
 }

@@ -16,7 +16,7 @@ use diesel::upsert::excluded;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection};
 
-use crate::support::{Call, Site, assert_lock_error, connect, numbers};
+use crate::fixtures::hosts::{Call, HostsFixture, assert_lock_error, connect, numbers};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -84,18 +84,18 @@ fn everywhere(family: impl Fn(&mut EfsSqliteConnection) -> QueryResult<()>) {
     assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
     assert_eq!(family(&mut conn), Ok(()), "in memory");
 
-    let site = Site::new();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::new();
+    let mut conn = fixture.host().connect();
     assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
     assert_eq!(family(&mut conn), Ok(()), "on a file");
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 
-    let site = Site::new();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::new();
+    let mut conn = fixture.host().connect();
     assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
     let untouched = serialized(&mut conn);
-    site.give_lease_to_another();
-    let held = site.item();
+    fixture.give_lease_to_another();
+    let held = fixture.item();
     conn.set_lock_timeout(Duration::from_millis(10));
     let refused = family(&mut conn);
     let (kind, told) = match &refused {
@@ -107,11 +107,11 @@ fn everywhere(family: impl Fn(&mut EfsSqliteConnection) -> QueryResult<()>) {
     } else {
         assert_eq!(told, "database is locked", "through the inner connection");
     }
-    assert_eq!(site.item(), held, "the other host's item");
+    assert_eq!(fixture.item(), held, "the other host's item");
     assert!(serialized(&mut conn) == untouched, "the file was changed");
-    site.remove_item();
+    fixture.remove_item();
     assert_eq!(family(&mut conn), Ok(()), "after it was refused");
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 fn serialized(conn: &mut EfsSqliteConnection) -> Vec<u8> {
@@ -258,8 +258,8 @@ fn a_batch_insert_is_one_transaction() {
             age: Some(30),
         })
     };
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let mut conn = host.connect();
     assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
     host.store.take_calls();
@@ -298,7 +298,7 @@ fn a_batch_insert_is_one_transaction() {
             .map(str::to_owned)
             .into())
     );
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[cfg(feature = "newest-diesel")]
@@ -467,14 +467,17 @@ where
 
 #[test]
 fn instrumentation_sees_no_query_that_the_application_has_not_made() {
-    let site = Site::new();
+    let fixture = HostsFixture::new();
     let mut plain = SqliteConnection::establish(":memory:").expect("a connection");
     let expected = seen_of_a_failure(&mut plain);
     assert_eq!(expected.len(), 4, "{expected:?}");
-    for mut conn in [connect(&EfsConfig::new(":memory:")), site.host().connect()] {
+    for mut conn in [
+        connect(&EfsConfig::new(":memory:")),
+        fixture.host().connect(),
+    ] {
         assert_eq!(seen_of_a_failure(&mut conn), expected);
     }
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
@@ -658,22 +661,22 @@ fn a_database_is_serialized_and_read_from_the_copy() {
 
 #[test]
 fn a_connection_with_a_begun_test_transaction_takes_its_lease_along() {
-    let site = Site::new();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::new();
+    let mut conn = fixture.host().connect();
     assert_eq!(conn.batch_execute(SCHEMA), Ok(()));
     assert_eq!(conn.begin_test_transaction(), Ok(()));
     assert_eq!(add_user(&mut conn, "Ada").map(|ada| ada.id), Ok(1));
     assert!(!diesel::r2d2::R2D2Connection::is_broken(&mut conn));
-    assert!(site.item().is_some());
+    assert!(fixture.item().is_some());
     drop(conn);
-    site.assert_nothing_left();
-    assert_eq!(names(&mut site.host().connect()), Ok(Vec::new()));
+    fixture.assert_nothing_left();
+    assert_eq!(names(&mut fixture.host().connect()), Ok(Vec::new()));
 }
 
 type EfsPool = Pool<ConnectionManager<EfsSqliteConnection>>;
 
-fn pool(site: &Site, size: u32) -> EfsPool {
-    let url = format!("{}?lock=local", site.scratch().database().display());
+fn pool(fixture: &HostsFixture, size: u32) -> EfsPool {
+    let url = format!("{}?lock=local", fixture.scratch().database().display());
     Pool::builder()
         .max_size(size)
         .test_on_check_out(true)
@@ -685,8 +688,8 @@ fn pool(site: &Site, size: u32) -> EfsPool {
 fn a_pool_of_connections_serves_threads_that_write() {
     const THREADS: i64 = 4;
     const WRITES: i64 = 5;
-    let site = Site::new();
-    let pool = pool(&site, 4);
+    let fixture = HostsFixture::new();
+    let pool = pool(&fixture, 4);
     let mut conn = pool.get().expect("a connection");
     let result = conn.batch_execute("CREATE TABLE t (n INTEGER); INSERT INTO t VALUES (0)");
     assert_eq!(result, Ok(()));
@@ -714,8 +717,8 @@ fn a_pool_of_connections_serves_threads_that_write() {
 
 #[test]
 fn a_pool_does_not_hand_out_a_connection_with_an_open_transaction_again() {
-    let site = Site::new();
-    let pool = pool(&site, 1);
+    let fixture = HostsFixture::new();
+    let pool = pool(&fixture, 1);
     let created = (pool.get().expect("a connection")).batch_execute("CREATE TABLE t (n INTEGER)");
     assert_eq!(created, Ok(()));
     let panicked = std::thread::scope(|scope| {
@@ -736,12 +739,12 @@ fn a_pool_does_not_hand_out_a_connection_with_an_open_transaction_again() {
 
 #[test]
 fn a_connection_whose_lease_was_lost_is_broken_for_a_pool_and_works_all_the_same() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.transaction(|conn| {
         conn.batch_execute("INSERT INTO t (n) VALUES (1)")?;
-        site.remove_item();
+        fixture.remove_item();
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
@@ -753,8 +756,8 @@ fn a_connection_whose_lease_was_lost_is_broken_for_a_pool_and_works_all_the_same
 
 #[test]
 fn the_migration_harness_runs_and_reverts() {
-    let site = Site::new();
-    for config in [site.host().config(), EfsConfig::new(":memory:")] {
+    let fixture = HostsFixture::new();
+    for config in [fixture.host().config(), EfsConfig::new(":memory:")] {
         let mut conn = connect(&config);
         assert!(conn.has_pending_migration(MIGRATIONS).expect("an answer"));
         let applied = conn.run_pending_migrations(MIGRATIONS).expect("migrations");
@@ -773,6 +776,6 @@ fn the_migration_harness_runs_and_reverts() {
         assert_eq!(numbers(&mut conn, tables), Ok(vec![0]));
         conn.run_migrations(MIGRATIONS).expect("migrations");
         assert!(!conn.has_pending_migration(MIGRATIONS).expect("an answer"));
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
     }
 }

@@ -4,14 +4,13 @@
 //! visits each. Afterwards acknowledged data is there, other data is there whole or not at all, and
 //! the connection goes on. A further pass does so on what is taken for a network file system.
 //!
-//! Each run tries a sample of the cases, by a seed that is printed; `EVERY_POINT_SEED=<seed>` repeats
-//! it. `EVERY_POINT=long cargo test -p integration every_point` tries all there is;
-//! `EVERY_POINT_CASE="<case>"` beside it repeats the case that a failure has named.
+//! Each run tries a sample of the cases, by a seed that is printed; `EFS_TESTS_SEED=<seed>` repeats
+//! it. `EFS_TESTS=long cargo test -p integration every_point` tries all there is;
+//! `EFS_TESTS_CASE="<case>"` beside it repeats the case that a failure has named.
 
-mod world;
+mod fixture;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::io::Write;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
@@ -21,12 +20,14 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel::sql_types::Text;
 use diesel_sqlite_efs::{EfsSqliteConnection, EfsTransactionManager};
+use integration::options;
 use integration::recording::{Crash, Fault, Late, On, Operation, Plan, Then};
 
-use self::world::{
-    Conduct, Host, Mode, Outcome, Seen, Successor, Template, World, furnished, left_by_a_crash, log,
+use self::fixture::{
+    Conduct, Mode, Outcome, RecordedFixture, RecordedHost, Seen, Successor, Template, furnished,
+    left_by_a_crash, log,
 };
-use crate::support::execute;
+use crate::fixtures::hosts::execute;
 
 #[test]
 fn every_point_of_a_small_transaction() {
@@ -172,12 +173,12 @@ fn every_point_of_an_open_with_a_journal_that_the_item_says_is_finished() {
 
 /// The operations of a successor's commit.
 fn count_commit() -> Vec<Operation> {
-    let world = World::new(&furnished());
-    let host = world.successor();
+    let fixture = RecordedFixture::new(&furnished());
+    let host = fixture.successor();
     let mut conn = host.connect().expect("a connection");
     let recorder = host.recorder();
     let result = conn.transaction(|conn| {
-        world::write_as_successor(conn, world.new)?;
+        fixture::write_as_successor(conn, fixture.new)?;
         recorder.plan(Plan::Watch);
         QueryResult::Ok(())
     });
@@ -289,9 +290,9 @@ const LATER: [Then; 4] = [
 
 /// Which cases are tried in the short form: the same for all tests of a run.
 fn sample() -> usize {
-    static SAMPLE: LazyLock<usize> = LazyLock::new(|| match env::var("EVERY_POINT_SEED") {
-        Ok(seed) => seed.parse().expect("EVERY_POINT_SEED is a number"),
-        Err(_) => fastrand::usize(..1000),
+    static SAMPLE: LazyLock<usize> = LazyLock::new(|| match options::seed() {
+        Some(seed) => usize::try_from(seed).expect("a seed that was printed"),
+        None => fastrand::usize(..1000),
     });
     *SAMPLE
 }
@@ -343,7 +344,7 @@ impl Scenario {
     /// All modes at once: most of the time is spent waiting.
     #[track_caller]
     fn explore(&self) {
-        let long = env::var("EVERY_POINT").is_ok_and(|form| form == "long");
+        let long = options::is_long();
         let sample = (!long).then(sample);
         let modes: &[Mode] = if long || self.in_all_modes {
             &Mode::ALL
@@ -363,7 +364,7 @@ impl Scenario {
         });
         assert!(
             failures.is_empty(),
-            "{} cases failed; repeat one with EVERY_POINT=long EVERY_POINT_CASE='<the text before the operation>':\n{}",
+            "{} cases failed; repeat one with EFS_TESTS=long EFS_TESTS_CASE='<the text before the operation>':\n{}",
             failures.len(),
             failures[..failures.len().min(30)].join("\n")
         );
@@ -371,7 +372,7 @@ impl Scenario {
 
     /// Both passes; what failed.
     fn explore_in_its_mode(&self, sample: Option<usize>) -> Vec<String> {
-        let only = env::var("EVERY_POINT_CASE").ok();
+        let only = options::case();
         let course = self.count();
         let mut tally = Tally {
             points: course.operations.len(),
@@ -401,18 +402,18 @@ impl Scenario {
 
     /// The first pass: an undisturbed run.
     fn count(&self) -> Course {
-        let before = self.world();
+        let before = self.fixture();
         let mut conn = before.bystander().connect().expect("a connection");
         let old = Seen::by(&mut conn, before.new).expect("a readable database");
         assert_eq!(old.successors, Ok(self.successors));
         drop(conn);
-        let world = self.world();
-        let host = world.holder(false);
+        let fixture = self.fixture();
+        let host = fixture.holder(false);
         let (conn, result) = self.run_to_its_end(&host, Plan::Watch);
         result.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let operations = host.recorder().operations();
         let new =
-            Seen::by(&mut conn.expect("a connection"), world.new).expect("a readable database");
+            Seen::by(&mut conn.expect("a connection"), fixture.new).expect("a readable database");
         Course {
             decisions: self.decisions(&operations),
             operations,
@@ -421,8 +422,8 @@ impl Scenario {
         }
     }
 
-    fn world(&self) -> Arc<World> {
-        World::in_mode(&self.template, self.mode)
+    fn fixture(&self) -> Arc<RecordedFixture> {
+        RecordedFixture::in_mode(&self.template, self.mode)
     }
 
     /// How many of these operations are of the kind that decides about a commit: the record of it.
@@ -531,7 +532,7 @@ impl Scenario {
 
     fn run_to_its_end(
         &self,
-        host: &Host,
+        host: &RecordedHost,
         plan: Plan,
     ) -> (Option<EfsSqliteConnection>, Result<(), String>) {
         let mut conn = (!self.opens).then(|| host.connect().expect("a connection"));
@@ -575,8 +576,8 @@ impl Scenario {
         tally: &mut Tally,
     ) -> Result<(), String> {
         tally.crashes += 1;
-        let world = self.world();
-        let host = world.holder(false);
+        let fixture = self.fixture();
+        let host = fixture.holder(false);
         let (conn, result) = self.run_to_its_end(&host, Plan::Crash { at: point, leaves });
         let recorder = host.recorder();
         if recorder.reached() != course.operations.get(point).copied() {
@@ -588,8 +589,8 @@ impl Scenario {
         }
         drop(conn);
         let outcome = self.outcome_of_a_crash(course, &recorder.operations()[..point]);
-        world.let_leases_end();
-        self.check(course, &world, outcome, self.successors, 0)
+        fixture.let_leases_end();
+        self.check(course, &fixture, outcome, self.successors, 0)
             .map_err(|wrong| wrong.text)
     }
 
@@ -615,15 +616,15 @@ impl Scenario {
             conduct,
             then,
         } = pause;
-        let world = self.world();
-        let host = world.holder(frozen).impatient();
+        let fixture = self.fixture();
+        let host = fixture.holder(frozen).impatient();
         let successor = Arc::new(Mutex::new(None));
         let meanwhile = {
-            let (world, successor) = (world.clone(), successor.clone());
+            let (fixture, successor) = (fixture.clone(), successor.clone());
             Box::new(move || {
-                world.let_leases_end();
-                let started = Successor::start(&world, conduct);
-                *successor.lock().expect("no panic") = Some((started, world.journal()));
+                fixture.let_leases_end();
+                let started = Successor::start(&fixture, conduct);
+                *successor.lock().expect("no panic") = Some((started, fixture.journal()));
             })
         };
         let plan = Plan::Pause {
@@ -655,7 +656,7 @@ impl Scenario {
         *tally.outcomes.entry(told).or_default() += 1;
         let successor = successor.lock().expect("no panic").take();
         let (successor, its_journal) = successor.ok_or("the holder was not paused")?;
-        let removed = conduct.leaves_a_journal() && world.journal() != its_journal;
+        let removed = conduct.leaves_a_journal() && fixture.journal() != its_journal;
         let applied = match successor.map(Successor::finish) {
             Some(Ok(())) => 1,
             Some(Err(error)) if conduct.crashes() => {
@@ -670,7 +671,7 @@ impl Scenario {
             None => 0,
         };
         if let Err(error) = &result
-            && !error.contains(world::KEY)
+            && !error.contains(fixture::KEY)
             && failed.is_none()
             && !crashed
         {
@@ -681,7 +682,7 @@ impl Scenario {
         if wrote_late && told == Outcome::Applied {
             return Err("acknowledged after a late write".to_owned());
         }
-        world.let_leases_end();
+        fixture.let_leases_end();
         recorder.plan(Plan::Watch);
         let goes_on = if crashed {
             drop(conn);
@@ -690,7 +691,7 @@ impl Scenario {
             self.go_on(conn, &host, tally)
         };
         let checked = goes_on
-            .and_then(|again| self.check(course, &world, told, self.successors + applied, again));
+            .and_then(|again| self.check(course, &fixture, told, self.successors + applied, again));
         let told = |wrong: Wrong| Wrong {
             text: format!("{}; the holder was told: {result:?}", wrong.text),
             ..wrong
@@ -711,8 +712,8 @@ impl Scenario {
         same_first: bool,
         tally: &mut Tally,
     ) -> Result<(), String> {
-        let world = self.world();
-        let host = world.holder(false).impatient();
+        let fixture = self.fixture();
+        let host = fixture.holder(false).impatient();
         let plan = Plan::Fail {
             at: point,
             fault,
@@ -728,15 +729,15 @@ impl Scenario {
         let told_text = format!("; the holder was told: {result:?}");
         let result = if same_first {
             self.go_on(conn, &host, tally).and_then(|again| {
-                world.let_leases_end();
-                self.check(course, &world, told, self.successors, again)
+                fixture.let_leases_end();
+                self.check(course, &fixture, told, self.successors, again)
             })
         } else {
-            world.let_leases_end();
-            self.check(course, &world, told, self.successors, 0)
+            fixture.let_leases_end();
+            self.check(course, &fixture, told, self.successors, 0)
                 .and_then(|()| {
                     let again = self.go_on(conn, &host, tally)?;
-                    self.check(course, &world, told, self.successors, again)
+                    self.check(course, &fixture, told, self.successors, again)
                 })
         };
         result.map_err(|wrong| wrong.text + &told_text)
@@ -746,7 +747,7 @@ impl Scenario {
     fn go_on(
         &self,
         conn: Option<EfsSqliteConnection>,
-        host: &Host,
+        host: &RecordedHost,
         tally: &mut Tally,
     ) -> Result<i64, Wrong> {
         let mut conn = match conn {
@@ -771,21 +772,21 @@ impl Scenario {
     fn check(
         &self,
         course: &Course,
-        world: &World,
+        fixture: &RecordedFixture,
         outcome: Outcome,
         successors: i64,
         again: i64,
     ) -> Result<(), Wrong> {
-        let mut conn = (world.bystander().connect())
+        let mut conn = (fixture.bystander().connect())
             .map_err(|error| Wrong::told("another host cannot open it", &error))?;
-        let seen = Seen::by(&mut conn, world.new)
+        let seen = Seen::by(&mut conn, fixture.new)
             .map_err(|error| Wrong::told("another host reads", &error))?;
         let integrity = diesel::dsl::sql::<Text>("PRAGMA integrity_check")
             .get_result::<String>(&mut conn)
             .map_err(|error| Wrong::told("integrity_check", &error))?;
-        log(&mut conn, "b", world.new)
+        log(&mut conn, "b", fixture.new)
             .map_err(|error| Wrong::told("another host writes", &error))?;
-        world
+        fixture
             .leftovers()
             .map_err(|error| Harm::Lock.because(error))?;
         if integrity != "ok" {

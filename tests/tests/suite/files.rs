@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -21,18 +21,15 @@ use diesel::sql_types::BigInt;
 use diesel_sqlite_efs::{
     ConfigError, ConnectError, EfsConfig, EfsSqliteConnection, InMemoryLockStore,
 };
-use integration::dynamodb::{LockTable, env_for};
-use integration::emulator::Emulator;
+use integration::dynamodb::env_for;
 use integration::scratch::Scratch;
 
-use crate::driver::{Failure, Process};
-use crate::support::assert_lock_error;
+use crate::fixtures::bare_process::{BareFixture, BareProcess, COUNT, INSERT, ShownError, create};
+use crate::fixtures::hosts::assert_lock_error;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-const INSERT: &str = "INSERT INTO t VALUES (1)";
 const TMPFS: &str = r#"mount -t tmpfs -o size=256k tmpfs "$MOUNT""#;
-const SELECT: &str = "SELECT count(*) AS value FROM t";
 
 // Paths that lead nowhere
 
@@ -82,14 +79,14 @@ fn a_file_that_the_mode_does_not_let_sqlite_create_or_write() -> TestResult {
 
 #[test]
 fn a_directory_that_cannot_be_written_to() -> TestResult {
-    let mut place = Place::new("read-only-directory")?;
-    place.process.obey_permissions()?;
-    let directory = place.scratch.directory().to_owned();
+    let mut fixture = BareFixture::new("read-only-directory")?;
+    fixture.process.obey_permissions()?;
+    let directory = fixture.scratch.directory().to_owned();
     fs::set_permissions(&directory, Permissions::from_mode(0o555))?;
 
-    place.open()??;
+    fixture.open("")??;
     for _ in 0..2 {
-        let failure = place.process.execute(INSERT)?.expect_err("no journal");
+        let failure = fixture.process.execute(INSERT)?.expect_err("no journal");
         assert_failure(
             &failure,
             &[
@@ -99,11 +96,11 @@ fn a_directory_that_cannot_be_written_to() -> TestResult {
                 "on EFS the access point's POSIX user",
             ],
         );
-        assert_eq!(place.table.count()?, 0, "a lock is left behind");
-        assert_eq!(place.process.number(SELECT)?, Ok(0));
+        assert_eq!(fixture.table()?.count()?, 0, "a lock is left behind");
+        assert_eq!(fixture.process.number(COUNT)?, Ok(0));
     }
     let new = directory.join("new.db").display().to_string();
-    let told = place.process.open(&format!("{new}?lock=local"))?;
+    let told = fixture.process.open(&format!("{new}?lock=local"))?;
     let told = told.expect_err("it cannot be created");
     assert_told(
         &told,
@@ -113,39 +110,39 @@ fn a_directory_that_cannot_be_written_to() -> TestResult {
         ],
     );
 
-    place.open()??;
-    (place.process.execute(INSERT)?).expect_err("still no journal");
+    fixture.open("")??;
+    (fixture.process.execute(INSERT)?).expect_err("still no journal");
     fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
-    place.works()
+    fixture.assert_works()
 }
 
 #[test]
 fn a_file_that_cannot_be_written_to_or_read() -> TestResult {
-    let mut place = Place::new("read-only-file")?;
-    place.process.obey_permissions()?;
-    let database = place.scratch.database().to_owned();
+    let mut fixture = BareFixture::new("read-only-file")?;
+    fixture.process.obey_permissions()?;
+    let database = fixture.scratch.database().to_owned();
     fs::set_permissions(&database, Permissions::from_mode(0o444))?;
-    place.open()??;
-    let failure = place.process.execute(INSERT)?.expect_err("read-only");
+    fixture.open("")??;
+    let failure = fixture.process.execute(INSERT)?.expect_err("read-only");
     assert_failure(
         &failure,
         &["it cannot be written to", "Permission denied", "POSIX user"],
     );
-    assert_eq!(place.process.number(SELECT)?, Ok(0), "it still reads");
+    assert_eq!(fixture.process.number(COUNT)?, Ok(0), "it still reads");
 
     // SQLite has opened it for reading, and says so from now on.
     fs::set_permissions(&database, Permissions::from_mode(0o644))?;
-    let failure = place.process.execute(INSERT)?.expect_err("read-only");
+    let failure = fixture.process.execute(INSERT)?.expect_err("read-only");
     assert_failure(&failure, &["can only read it", "open a new connection"]);
-    place.open()??;
-    place.works()?;
+    fixture.open("")??;
+    fixture.assert_works()?;
 
     fs::set_permissions(&database, Permissions::from_mode(0o000))?;
-    let told = place.open()?.expect_err("nothing can be read");
+    let told = fixture.open("")?.expect_err("nothing can be read");
     assert_told(&told, &["it cannot be read", "Permission denied"]);
     fs::set_permissions(&database, Permissions::from_mode(0o644))?;
-    place.open()??;
-    place.works()
+    fixture.open("")??;
+    fixture.assert_works()
 }
 
 // Mounts, each seen by the process under test alone
@@ -153,13 +150,13 @@ fn a_file_that_cannot_be_written_to_or_read() -> TestResult {
 #[test]
 fn a_file_system_that_is_full() -> TestResult {
     let filled = r#"cp "$SEED" "$MOUNT" && dd if=/dev/zero of="$MOUNT/filler" 2>/dev/null; "#;
-    let Some(mut place) = Place::on_mount("full-disk", TMPFS, filled)? else {
+    let Some(mut fixture) = on_mount("full-disk", TMPFS, filled)? else {
         return Ok(());
     };
-    place.open()??;
+    fixture.open("")??;
     // The page that is changed fits, its journal does not.
     for _ in 0..2 {
-        let failure = place.process.execute(INSERT)?.expect_err("no room");
+        let failure = fixture.process.execute(INSERT)?.expect_err("no room");
         assert_failure(
             &failure,
             &[
@@ -168,31 +165,31 @@ fn a_file_system_that_is_full() -> TestResult {
                 "make room, then run the transaction again",
             ],
         );
-        assert_eq!(place.table.count()?, 0, "a lock is left behind");
+        assert_eq!(fixture.table()?.count()?, 0, "a lock is left behind");
         let statements = ["SELECT count(*) FROM t", INSERT];
-        let again = (place.process.transaction(&statements)?).expect_err("no room");
+        let again = (fixture.process.transaction(&statements)?).expect_err("no room");
         assert_eq!(again.message, failure.message);
-        assert_eq!(place.table.count()?, 0, "a lock is left behind");
-        assert_eq!(place.process.number(SELECT)?, Ok(0), "it still reads");
+        assert_eq!(fixture.table()?.count()?, 0, "a lock is left behind");
+        assert_eq!(fixture.process.number(COUNT)?, Ok(0), "it still reads");
     }
-    let filler = place.database.with_file_name("filler");
-    place.process.remove_file(&filler)?;
-    place.works()?;
+    let filler = fixture.database.with_file_name("filler");
+    fixture.process.remove_file(&filler)?;
+    fixture.assert_works()?;
     // Room for the journal, none for the pages.
     let large = "INSERT INTO t VALUES (zeroblob(1000000))";
-    let failure = place.process.execute(large)?.expect_err("no room");
+    let failure = fixture.process.execute(large)?.expect_err("no room");
     assert_failure(&failure, &["no space is left on its file system"]);
-    place.works()
+    fixture.assert_works()
 }
 
 #[test]
 fn a_file_system_that_is_mounted_read_only() -> TestResult {
     let remounted = r#"cp "$SEED" "$MOUNT" && mount -o remount,ro "$MOUNT" && "#;
-    let Some(mut place) = Place::on_mount("read-only-mount", TMPFS, remounted)? else {
+    let Some(mut fixture) = on_mount("read-only-mount", TMPFS, remounted)? else {
         return Ok(());
     };
-    place.open()??;
-    let failure = place.process.execute(INSERT)?.expect_err("read-only");
+    fixture.open("")??;
+    let failure = fixture.process.execute(INSERT)?.expect_err("read-only");
     assert_failure(
         &failure,
         &[
@@ -201,10 +198,10 @@ fn a_file_system_that_is_mounted_read_only() -> TestResult {
             "mount the file system for writing",
         ],
     );
-    assert_eq!(place.table.count()?, 0);
-    assert_eq!(place.process.number(SELECT)?, Ok(0), "it still reads");
-    place.database.set_file_name("new.db");
-    let told = place.open()?.expect_err("it cannot be created");
+    assert_eq!(fixture.table()?.count()?, 0);
+    assert_eq!(fixture.process.number(COUNT)?, Ok(0), "it still reads");
+    fixture.database.set_file_name("new.db");
+    let told = fixture.open("")?.expect_err("it cannot be created");
     assert_told(
         &told,
         &["it does not exist, and cannot be created", "Read-only"],
@@ -215,11 +212,11 @@ fn a_file_system_that_is_mounted_read_only() -> TestResult {
 #[test]
 fn a_network_file_system_needs_a_lock_table() -> TestResult {
     let bindfs = r#"bindfs --no-allow-other "$SOURCE" "$MOUNT""#;
-    let Some(mut place) = Place::on_mount("fuse", bindfs, "")? else {
+    let Some(mut fixture) = on_mount("fuse", bindfs, "")? else {
         return Ok(());
     };
-    let url = format!("{}?lock=local", place.database.display());
-    let told = (place.process.open(&url)?).expect_err("it may be shared by hosts");
+    let url = format!("{}?lock=local", fixture.database.display());
+    let told = (fixture.process.open(&url)?).expect_err("it may be shared by hosts");
     assert_told(
         &told,
         &[
@@ -228,8 +225,8 @@ fn a_network_file_system_needs_a_lock_table() -> TestResult {
             "set a lock table",
         ],
     );
-    place.open()??;
-    place.works()
+    fixture.open("")??;
+    fixture.assert_works()
 }
 
 // Other kinds of files
@@ -293,7 +290,7 @@ fn a_database_that_is_converted_to_wal_under_an_open_connection() -> TestResult 
     user.batch_execute("PRAGMA journal_mode=wal")?;
     user.batch_execute(INSERT)?;
     let parts = ["WAL mode, which", "cannot work across hosts", "convert it"];
-    for sql in [SELECT, INSERT, "BEGIN IMMEDIATE"] {
+    for sql in [COUNT, INSERT, "BEGIN IMMEDIATE"] {
         assert_file_error(&mut connection, sql, &parts);
     }
     connection
@@ -454,10 +451,10 @@ fn opening_and_reading_cost_hardly_more_than_with_diesels_connection() -> TestRe
     create(scratch.database())?;
     let ours = file_operations(&scratch, |process, path| {
         process.open(&format!("{}?lock_table=locks", path.display()))??;
-        process.number(SELECT)?.expect("it reads");
+        process.number(COUNT)?.expect("it reads");
         process.close()
     })?;
-    let diesels = file_operations(&scratch, Process::count_with_diesel)?;
+    let diesels = file_operations(&scratch, BareProcess::count_with_diesel)?;
     println!("{} file operations against {}", ours.len(), diesels.len());
     println!("{ours:#?}\n{diesels:#?}");
     assert!(!ours.is_empty() && !diesels.is_empty());
@@ -471,7 +468,7 @@ fn opening_and_reading_cost_hardly_more_than_with_diesels_connection() -> TestRe
 /// The system calls that a process makes on the database, its journal and their directory.
 fn file_operations(
     scratch: &Scratch,
-    work: impl FnOnce(&mut Process, &Path) -> TestResult,
+    work: impl FnOnce(&mut BareProcess, &Path) -> TestResult,
 ) -> Result<Vec<String>, Box<dyn Error>> {
     let trace = scratch.file("trace");
     let mut command = Command::new("strace");
@@ -486,7 +483,7 @@ fn file_operations(
         command.arg("-P").arg(path);
     }
     command.arg(env::current_exe()?);
-    let mut process = Process::start_by(command, [])?;
+    let mut process = BareProcess::start_by(command, [])?;
     work(&mut process, scratch.database())?;
     drop(process);
     let calls = fs::read_to_string(&trace)?;
@@ -497,87 +494,43 @@ fn file_operations(
         .collect())
 }
 
-/// A database, a lock table, and a process that is to write the one by the other.
-struct Place {
-    scratch: Scratch,
-    database: PathBuf,
-    table: LockTable,
-    process: Process,
-}
-
-impl Place {
-    fn new(table: &str) -> Result<Self, Box<dyn Error>> {
-        let scratch = Scratch::new()?;
-        create(scratch.database())?;
-        let endpoint = Emulator::shared().endpoint();
-        Ok(Self {
-            database: scratch.database().to_owned(),
-            table: LockTable::create(endpoint, table)?,
-            process: Process::start(env_for(endpoint))?,
-            scratch,
-        })
-    }
-
-    /// On a file system that only the process sees: mounted by the shell on the directory `$MOUNT`,
-    /// with the database at `$SEED` in the directory `$SOURCE` to prepare it from. `None`, with a
-    /// word to the user, where that cannot be done.
-    fn on_mount(table: &str, mount: &str, prepare: &str) -> Result<Option<Self>, Box<dyn Error>> {
-        let mut place = Self::new(table)?;
-        let mount_point = place.scratch.file("mount");
-        fs::create_dir(&mount_point)?;
-        place.database = mount_point.join("database.sqlite3");
-        let variables = [
-            ("PATH", env::var("PATH")?),
-            ("MOUNT", mount_point.display().to_string()),
-            ("SOURCE", place.scratch.directory().display().to_string()),
-            ("SEED", place.scratch.database().display().to_string()),
-        ];
-        // Root may mount; others may where they are root in a name space of their own. What is
-        // started there ends with the process, and the mount with it.
-        let unshare = |flags: &str, script: &str| {
-            let mut command = Command::new("unshare");
-            command.args([flags, "--fork", "--kill-child", "sh", "-c", script]);
-            command
-        };
-        let Some(flags) = ["-mp", "-Urmp"].into_iter().find(|flags| {
-            let tried = unshare(flags, mount).envs(variables.clone()).output();
-            tried.is_ok_and(|output| output.status.success())
-        }) else {
-            println!("skipped: `{mount}` cannot be run here, not even in a name space");
-            return Ok(None);
-        };
-        let mut command = unshare(flags, &format!(r#"{mount} && {prepare} exec "$0" "$@""#));
-        command.arg(env::current_exe()?);
-        let environment = env_for(Emulator::shared().endpoint());
-        place.process = Process::start_by(command, environment.into_iter().chain(variables))?;
-        Ok(Some(place))
-    }
-
-    fn open(&mut self) -> Result<Result<(), String>, Box<dyn Error>> {
-        let database = self.database.display();
-        let url = format!("{database}?lock_table={}", self.table.name());
-        self.process.open(&url)
-    }
-
-    /// The open connection writes, and leaves no lock behind.
-    fn works(&mut self) -> TestResult {
-        let before = (self.process.number(SELECT)?).expect("it reads");
-        (self.process.execute(INSERT)?).expect("the cause is mended");
-        (self
-            .process
-            .transaction(&["SELECT count(*) FROM t", INSERT])?)
-        .expect("and again");
-        assert_eq!(self.process.number(SELECT)?, Ok(before + 2));
-        assert_eq!(self.table.count()?, 0, "a lock is left behind");
-        Ok(())
-    }
-}
-
-/// Creates a database with Diesel's own connection.
-fn create(path: &Path) -> Result<SqliteConnection, Box<dyn Error>> {
-    let mut connection = SqliteConnection::establish(&path.display().to_string())?;
-    connection.batch_execute("CREATE TABLE t (x INTEGER)")?;
-    Ok(connection)
+/// A fixture on a file system that only the process sees: mounted by the shell on the directory
+/// `$MOUNT`, with the database at `$SEED` in the directory `$SOURCE` to prepare it from. `None`, with a
+/// word to the user, where that cannot be done.
+fn on_mount(
+    table: &'static str,
+    mount: &str,
+    prepare: &str,
+) -> Result<Option<BareFixture>, Box<dyn Error>> {
+    let mut fixture = BareFixture::new(table)?;
+    let mount_point = fixture.scratch.file("mount");
+    fs::create_dir(&mount_point)?;
+    fixture.database = mount_point.join("database.sqlite3");
+    let variables = [
+        ("PATH", env::var("PATH")?),
+        ("MOUNT", mount_point.display().to_string()),
+        ("SOURCE", fixture.scratch.directory().display().to_string()),
+        ("SEED", fixture.scratch.database().display().to_string()),
+    ];
+    // Root may mount; others may where they are root in a name space of their own. What is
+    // started there ends with the process, and the mount with it.
+    let unshare = |flags: &str, script: &str| {
+        let mut command = Command::new("unshare");
+        command.args([flags, "--fork", "--kill-child", "sh", "-c", script]);
+        command
+    };
+    let Some(flags) = ["-mp", "-Urmp"].into_iter().find(|flags| {
+        let tried = unshare(flags, mount).envs(variables.clone()).output();
+        tried.is_ok_and(|output| output.status.success())
+    }) else {
+        println!("skipped: `{mount}` cannot be run here, not even in a name space");
+        return Ok(None);
+    };
+    let mut command = unshare(flags, &format!(r#"{mount} && {prepare} exec "$0" "$@""#));
+    command.arg(env::current_exe()?);
+    let environment = env_for(&fixture.proxy.endpoint());
+    fixture.process = BareProcess::start_by(command, environment.into_iter().chain(variables))?;
+    Ok(Some(fixture))
 }
 
 /// What the errors about WAL mode advise.
@@ -616,7 +569,7 @@ struct Number {
 }
 
 fn count(connection: &mut EfsSqliteConnection) -> QueryResult<i64> {
-    (diesel::sql_query(SELECT).get_result::<Number>(connection)).map(|row| row.value)
+    (diesel::sql_query(COUNT).get_result::<Number>(connection)).map(|row| row.value)
 }
 
 fn names_in(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
@@ -653,7 +606,7 @@ fn write_and_reopen(path: &Path, config: impl Fn() -> EfsConfig) -> TestResult {
     // Diesel's own connection finds it under that name as well.
     if let Some(path) = path.to_str().filter(|path| !path.contains('?')) {
         let mut connection = SqliteConnection::establish(path)?;
-        diesel::sql_query(SELECT).get_result::<Number>(&mut connection)?;
+        diesel::sql_query(COUNT).get_result::<Number>(&mut connection)?;
     }
     Ok(())
 }
@@ -673,7 +626,7 @@ fn assert_file_error(connection: &mut EfsSqliteConnection, sql: &str, parts: &[&
 
 /// The same in another process.
 #[track_caller]
-fn assert_failure(failure: &Failure, parts: &[&str]) {
+fn assert_failure(failure: &ShownError, parts: &[&str]) {
     assert_told(&failure.message, parts);
     let hint = failure.hint.as_deref().unwrap_or_default();
     assert!(hint.starts_with("Mend the cause"), "{failure:?}");

@@ -3,7 +3,6 @@
 
 use std::env;
 use std::io::{self, BufRead};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,10 +12,10 @@ use diesel::result::DatabaseErrorKind::SerializationFailure;
 use diesel::result::Error;
 use diesel_sqlite_efs::{EfsConfig, EfsConnectionManager};
 use integration::dynamodb::env_for;
-use integration::process::{Worker, wait_until};
+use integration::process::{Worker, ignored_test, wait_until};
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule};
 
-use crate::worker::{LONG, Stage, proxy};
+use crate::fixtures::workers::{LONG, WorkersFixture, proxy};
 
 const WRITE: &str = "UPDATE t SET n = n + 1";
 
@@ -31,14 +30,13 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(stage: &Stage, threads: u64) -> Self {
+    fn start(fixture: &WorkersFixture, threads: u64) -> Self {
         let proxy = proxy();
-        let path = stage.scratch.database().display();
-        let table = stage.table.name();
+        let path = fixture.scratch.database().display();
+        let table = fixture.table.name();
         let url = format!("{path}?lock_table={table}&lock_expiration=6&lock_timeout=60");
-        let mut command = Command::new(env::current_exe().expect("this program"));
+        let mut command = ignored_test("hand_off::child");
         command
-            .args(["--exact", "hand_off::child", "--ignored", "--nocapture"])
             .envs(env_for(&proxy.endpoint()))
             .env("WRITERS_URL", url)
             .env("WRITERS_THREADS", threads.to_string());
@@ -128,11 +126,11 @@ fn a_process_killed_with_a_lease_that_was_handed_off_loses_nothing_that_was_ackn
     const THREADS: u64 = 6;
     /// Of one process, while the others want theirs.
     const ENOUGH: u64 = 20;
-    let stage = Stage::new("hand-off");
-    let mut auditor = stage.open("");
+    let fixture = WorkersFixture::new("hand-off");
+    let mut auditor = fixture.open("");
     auditor.ok("execute CREATE TABLE t (n INTEGER)");
     auditor.ok("execute INSERT INTO t VALUES (0)");
-    let [first, second, mut victim] = [(); 3].map(|()| Writers::start(&stage, THREADS));
+    let [first, second, mut victim] = [(); 3].map(|()| Writers::start(&fixture, THREADS));
     for writers in [&first, &second, &victim] {
         writers.wait_for(ENOUGH);
     }
@@ -175,5 +173,5 @@ fn a_process_killed_with_a_lease_that_was_handed_off_loses_nothing_that_was_ackn
     let untold = n.checked_sub(written).expect("nothing is lost");
     assert!(untold <= THREADS, "{untold}");
     drop(auditor);
-    stage.assert_whole();
+    fixture.assert_whole();
 }

@@ -1,6 +1,5 @@
 //! The harness does what the tests that rely on it take for granted.
 
-use std::env;
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -13,16 +12,15 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, SqliteConnection};
 use integration::dynamodb::{self, AttributeValue, LockTable};
 use integration::emulator::Emulator;
-use integration::process::{NoLine, Worker, wait_until};
+use integration::process::{NoLine, Worker, ignored_test, wait_until};
 use integration::proxy::{Action, Answer, Date, Operation, Proxy, RefusedEndpoint, Rule};
 use integration::recording;
 use integration::scratch::Scratch;
 use serde_json::{Value, json};
 
-type TestResult = Result<(), Box<dyn Error>>;
+use crate::fixtures::workers::LONG;
 
-/// Longer than anything here takes on a busy machine.
-const LONG: Duration = Duration::from_secs(30);
+type TestResult = Result<(), Box<dyn Error>>;
 
 #[test]
 fn of_fifty_concurrent_conditional_puts_exactly_one_wins() -> TestResult {
@@ -93,12 +91,7 @@ fn items_come_back_as_they_were_put() -> TestResult {
 
 #[test]
 fn the_emulator_ends_when_its_parent_is_killed() -> TestResult {
-    let mut parent = Worker::spawn(Command::new(env::current_exe()?).args([
-        "--exact",
-        "harness::parent_of_an_emulator",
-        "--ignored",
-        "--nocapture",
-    ]))?;
+    let mut parent = Worker::spawn(&mut ignored_test("harness::parent_of_an_emulator"))?;
     let line = parent.line_where(LONG, |line| line.contains("http://"))?;
     let address = line
         .rsplit("http://")

@@ -2,13 +2,12 @@
 //! points and at random ones: what was acknowledged is there, the rest is there whole or not at all,
 //! and the lock is free one poll after the lease's end.
 //!
-//! `EFS_KILLS=long cargo test -p integration --test suite kills -- --nocapture` tries many seeds;
-//! `EFS_KILLS_SEED=<seed>` beside it repeats the one that a failure has named. A seed fixes what
+//! `EFS_TESTS=long cargo test -p integration --test suite kills -- --nocapture` tries many seeds;
+//! `EFS_TESTS_SEED=<seed>` repeats the one that a failure has named. A seed fixes what
 //! happens and the delay before it, not what the process is just doing then.
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::env;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,10 +17,13 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
+use integration::options;
 use integration::process::wait_until;
 use integration::proxy::{Action, Operation, Proxy, Purpose, Rule, RuleHandle};
 
-use crate::worker::{Answer, Failure, LONG, Process, Stage, proxy};
+use crate::fixtures::workers::{
+    Answer, Failure, LONG, WRITE_ITEMS, WorkerProcess, WorkersFixture, proxy,
+};
 
 /// Short to wait for, and long enough to reach the commit point on a busy machine.
 const LEASE: Duration = Duration::from_secs(3);
@@ -29,8 +31,6 @@ const SHORT_LEASE: &str = "lock_expiration=3&lock_timeout=2";
 /// Waits for a lease to run out, and then keeps its own.
 const PATIENT: &str = "lock_timeout=20&lock_expiration=60";
 
-/// Changes every one of the table's pages, so that half a transaction would show.
-const WRITE: &str = "execute UPDATE item SET state = 'new'";
 /// The same of a successor; what it writes adds to what stands there.
 const MARK: &str = "execute UPDATE item SET mark = mark + 1";
 const READ: &str = "query SELECT state, mark, count(*) FROM item GROUP BY state, mark";
@@ -61,43 +61,43 @@ fn stopped_anywhere_beyond_its_lease_a_holder_tells_what_is_true() {
 
 #[test]
 fn out_of_memory_in_mid_transaction_a_process_leaves_nothing_of_it() {
-    let stage = furnished(Stage::new("kills-memory-middle"));
+    let fixture = WorkersFixture::new("kills-memory-middle").with_items();
     let between = proxy();
-    let mut successor = stage.open_behind(&between, PATIENT);
-    let mut holder = stage.open(SHORT_LEASE);
+    let mut successor = fixture.open_behind(&between, PATIENT);
+    let mut holder = fixture.open(SHORT_LEASE);
     persistently(&mut holder, "immediate");
-    holder.ok(WRITE);
+    holder.ok(WRITE_ITEMS);
     holder.starve();
     holder.tell("exhaust");
     let status = holder.end();
     assert_eq!(status.signal(), Some(6), "aborted: {status:?}");
-    let end = lease_end(&stage).expect("the item is there");
+    let end = fixture.expires_at().expect("the item is there");
     persistently(&mut successor, MARK);
     let recovery = Recovery::of(&between, Some(end), "memory");
     assert!(recovery.late_polls <= 1, "{recovery:?}");
     assert_eq!(successor.ok(READ), "old|1|40");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn out_of_memory_at_the_commit_point_a_transaction_is_there_whole_or_not_at_all() {
-    let stage = furnished(Stage::new("kills-memory-commit"));
-    let holder = Holder::at(Point::ConfirmAsked, &stage, &mut Rng::new());
+    let fixture = WorkersFixture::new("kills-memory-commit").with_items();
+    let holder = Holder::at(Point::ConfirmAsked, &fixture, &mut Rng::new());
     holder.process.starve();
     holder.held.expect("a request").release();
     let answer = holder.process.last_answer();
     drop(holder.process);
-    let mut successor = stage.open(PATIENT);
+    let mut successor = fixture.open(PATIENT);
     persistently(&mut successor, MARK);
     let found = persistently(&mut successor, READ);
     assert_is_true(answer.as_ref(), &found, 1);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
-    let stage = furnished(Stage::new("kills-memory-sqlite"));
-    let mut holder = stage.open(PATIENT);
+    let fixture = WorkersFixture::new("kills-memory-sqlite").with_items();
+    let mut holder = fixture.open(PATIENT);
     // Room for the pages of small transactions, and for no large one's.
     holder.ok("query PRAGMA hard_heap_limit = 3000000");
     const LARGE: &str = "execute WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000) \
@@ -106,13 +106,17 @@ fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
         let failure = holder.fails(LARGE);
         assert!(failure.message.contains("out of memory"), "{failure:?}");
         assert!(!failure.retryable, "{failure:?}");
-        assert_eq!(stage.table.count().expect("a count"), 0, "the lock is free");
-        assert!(!stage.has_journal());
+        assert_eq!(
+            fixture.table.count().expect("a count"),
+            0,
+            "the lock is free"
+        );
+        assert!(!fixture.has_journal());
         assert_eq!(holder.ok(READ), "old|0|40");
     }
 
     holder.ok("begin");
-    holder.ok(WRITE);
+    holder.ok(WRITE_ITEMS);
     let failure = holder.fails(LARGE);
     assert!(failure.message.contains("out of memory"), "{failure:?}");
     // SQLite undoes the statement, or the whole transaction, of which a commit then tells.
@@ -121,7 +125,7 @@ fn out_of_memory_inside_sqlite_is_an_error_after_which_the_connection_works() {
     assert_is_true(Some(&committed), &found, 0);
     holder.ok(MARK);
     assert!(holder.ok(READ).contains("|1|40"));
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 /// At which point of its transaction something happens to a process.
@@ -159,19 +163,21 @@ impl Point {
     }
 
     /// Whether a process that is held has come to it, and not to where a request is repeated.
-    fn is_reached(self, stage: &Stage) -> bool {
+    fn is_reached(self, fixture: &WorkersFixture) -> bool {
         let hot_journal =
-            || (stage.files().1).filter(|bytes| bytes.first().is_some_and(|first| *first != 0));
+            || (fixture.files().1).filter(|bytes| bytes.first().is_some_and(|first| *first != 0));
         match self {
-            Self::Granted => lease_end(stage).is_some(),
+            Self::Granted => fixture.expires_at().is_some(),
             Self::ConfirmAsked => hot_journal().is_some(),
             // An item may carry the record of an earlier transaction: of this one's journal it is.
             Self::Recorded => hot_journal().is_some_and(|bytes| {
                 let nonce = bytes.get(12..16).and_then(|bytes| bytes.try_into().ok());
                 let nonce = nonce.map(|bytes| format!("{:08x}", u32::from_be_bytes(bytes)));
-                nonce.is_some() && nonce == stage.attribute("committed")
+                nonce.is_some() && nonce == fixture.attribute("committed")
             }),
-            Self::ReleaseAsked => !stage.has_journal() && stage.attribute("committed").is_some(),
+            Self::ReleaseAsked => {
+                !fixture.has_journal() && fixture.attribute("committed").is_some()
+            }
             _ => true,
         }
     }
@@ -188,33 +194,33 @@ impl Point {
 
 /// A process that has come to the point of its transaction.
 struct Holder {
-    process: Process,
+    process: WorkerProcess,
     held: Option<RuleHandle>,
     /// Also what is in its requests; it outlives the process.
     _proxy: Proxy,
 }
 
 impl Holder {
-    fn at(point: Point, stage: &Stage, random: &mut Rng) -> Self {
+    fn at(point: Point, fixture: &WorkersFixture, random: &mut Rng) -> Self {
         let proxy = proxy();
-        let mut process = stage.open_behind(&proxy, SHORT_LEASE);
+        let mut process = fixture.open_behind(&proxy, SHORT_LEASE);
         // From now on the connection to the store is open.
         persistently(&mut process, SAME);
         let held = match point {
             Point::MidTransaction => {
                 persistently(&mut process, "immediate");
-                process.ok(WRITE);
+                process.ok(WRITE_ITEMS);
                 None
             }
             Point::Random => {
                 let begun = Instant::now();
                 persistently(&mut process, SAME);
                 let most = begun.elapsed().min(LEASE);
-                process.tell(WRITE);
+                process.tell(WRITE_ITEMS);
                 thread::sleep(most.mul_f64(1.2 * random.f64()));
                 None
             }
-            _ => Some(Self::hold(point, stage, &proxy, &mut process)),
+            _ => Some(Self::hold(point, fixture, &proxy, &mut process)),
         };
         Self {
             process,
@@ -225,7 +231,12 @@ impl Holder {
 
     /// Writes until it is held where it is to be: on a busy machine a lease of seconds may end on
     /// the way, or a request be repeated.
-    fn hold(point: Point, stage: &Stage, proxy: &Proxy, process: &mut Process) -> RuleHandle {
+    fn hold(
+        point: Point,
+        fixture: &WorkersFixture,
+        proxy: &Proxy,
+        process: &mut WorkerProcess,
+    ) -> RuleHandle {
         const TIMES: usize = 10;
         for _ in 0..TIMES {
             // And what repeats it.
@@ -236,11 +247,11 @@ impl Holder {
                 Point::ReleaseAsked => Rule::delete(Action::Hold),
                 _ => Rule::put_to(Purpose::Record, Action::Hold),
             });
-            process.tell(WRITE);
+            process.tell(WRITE_ITEMS);
             let mut answer = None;
             wait_until(LONG * 2, "it is held or done", || {
                 answer = process.answered();
-                answer.is_some() || (rule.hits() > 0 && point.is_reached(stage))
+                answer.is_some() || (rule.hits() > 0 && point.is_reached(fixture))
             });
             let Some(answer) = answer else {
                 return rule;
@@ -269,7 +280,7 @@ const SAME: &str = "execute UPDATE item SET state = state";
 
 /// Until a busy machine lets it succeed.
 #[track_caller]
-fn persistently(process: &mut Process, command: &str) -> String {
+fn persistently(process: &mut WorkerProcess, command: &str) -> String {
     let begun = Instant::now();
     loop {
         match process.ask(command) {
@@ -285,7 +296,7 @@ fn persistently(process: &mut Process, command: &str) -> String {
 /// Adds a mark to so many. A busy machine may lose a short lease at the commit point; what came of it
 /// is read then.
 #[track_caller]
-fn mark(process: &mut Process, marks: u32) {
+fn mark(process: &mut WorkerProcess, marks: u32) {
     let begun = Instant::now();
     loop {
         let Err(failure) = process.ask(MARK) else {
@@ -306,13 +317,13 @@ fn mark(process: &mut Process, marks: u32) {
 fn kill(seed: u64) -> Result<Recovery, String> {
     let mut random = Rng::with_seed(seed);
     let point = Point::of(seed);
-    let stage = furnished(Stage::new(&format!("kills-{seed}")));
+    let fixture = WorkersFixture::new(&format!("kills-{seed}")).with_items();
     let between = proxy();
-    let mut successor = stage.open_behind(&between, PATIENT);
-    let holder = Holder::at(point, &stage, &mut random);
+    let mut successor = fixture.open_behind(&between, PATIENT);
+    let holder = Holder::at(point, &fixture, &mut random);
     let answer = holder.process.kill_in_the_act();
     let killed = SystemTime::now();
-    let end = lease_end(&stage);
+    let end = fixture.expires_at();
     if let Some(end) = end
         && end > killed + LEASE + SECOND
     {
@@ -327,7 +338,7 @@ fn kill(seed: u64) -> Result<Recovery, String> {
     is_true(answer.as_ref(), point.is_applied(), &found, 1)?;
     // A request that is still on its way must find nothing to change.
     drop(holder.held);
-    stage.assert_whole();
+    fixture.assert_whole();
     Ok(recovery)
 }
 
@@ -356,18 +367,18 @@ fn pause(seed: u64) -> Result<String, String> {
     let mut random = Rng::with_seed(seed);
     let point = Point::of(seed);
     let conduct = CONDUCTS[random.usize(..CONDUCTS.len())];
-    let stage = furnished(Stage::without_file_locks(&format!("pauses-{seed}")));
+    let fixture = WorkersFixture::without_file_locks(&format!("pauses-{seed}")).with_items();
     let between = proxy();
-    let mut successor = stage.open_behind(
+    let mut successor = fixture.open_behind(
         &between,
         match conduct {
             Conduct::DiesInMidCommit => "lock_timeout=20&lock_expiration=3",
             _ => PATIENT,
         },
     );
-    let mut holder = Holder::at(point, &stage, &mut random);
+    let mut holder = Holder::at(point, &fixture, &mut random);
     holder.process.pause();
-    if let Some(end) = lease_end(&stage) {
+    if let Some(end) = fixture.expires_at() {
         wait_until(LONG, "the lease has expired", || SystemTime::now() > end);
     }
     let mut marks = 0;
@@ -399,7 +410,7 @@ fn pause(seed: u64) -> Result<String, String> {
         Some(successor)
     };
 
-    let before = stage.files();
+    let before = fixture.files();
     if let Some(held) = holder.held.take() {
         held.release();
     }
@@ -412,7 +423,7 @@ fn pause(seed: u64) -> Result<String, String> {
         conduct,
         Conduct::IsInMidTransaction | Conduct::IsInMidCommit
     );
-    let after = stage.files();
+    let after = fixture.files();
     if in_the_middle && after != before {
         let pages = differing_pages(&before.0, &after.0);
         if point == Point::Random && before.1 == after.1 && pages == 1 {
@@ -447,9 +458,9 @@ fn pause(seed: u64) -> Result<String, String> {
     let found = persistently(&mut holder.process, READ);
     is_true(Some(&answer), None, &found, marks)?;
     mark(&mut holder.process, marks);
-    let found = persistently(&mut stage.open(PATIENT), READ);
+    let found = persistently(&mut fixture.open(PATIENT), READ);
     is_true(Some(&answer), None, &found, marks + 1)?;
-    stage.assert_whole();
+    fixture.assert_whole();
     let told = answer.map_or_else(|failure| failure.kind, |_| "acknowledged".to_owned());
     Ok(format!("{point:?}, {told}"))
 }
@@ -492,12 +503,6 @@ impl Recovery {
             late_polls: late.count(),
         }
     }
-}
-
-/// When the lease in the table ends, if there is one.
-fn lease_end(stage: &Stage) -> Option<SystemTime> {
-    let expires_at: f64 = (stage.attribute("expires_at")?).parse().expect("a number");
-    Some(UNIX_EPOCH + Duration::from_secs_f64(expires_at))
 }
 
 /// What is found agrees with what the process was heard to say.
@@ -545,10 +550,9 @@ fn over_seeds<T: Send>(
     case: fn(u64) -> Result<T, String>,
 ) -> Vec<T> {
     const AT_A_TIME: usize = 4;
-    let number = |variable| env::var(variable).ok().and_then(|text| text.parse().ok());
-    let seeds = match number("EFS_KILLS_SEED") {
+    let seeds = match options::seed() {
         Some(seed) => seed..seed + 1,
-        None if env::var("EFS_KILLS").is_ok_and(|form| form == "long") => 0..long,
+        None if options::is_long() => 0..long,
         None => 0..short,
     };
     let next = AtomicU64::new(seeds.start);
@@ -569,7 +573,7 @@ fn over_seeds<T: Send>(
                         Err(error) => failures
                             .lock()
                             .expect("no panic")
-                            .push(format!("{name}, EFS_KILLS_SEED={seed}: {error}")),
+                            .push(format!("{name}, EFS_TESTS_SEED={seed}: {error}")),
                     }
                 }
             });
@@ -597,14 +601,4 @@ fn counts(all: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
 fn print(line: &str) {
     // Nothing is lost if nobody listens.
     let _ = std::io::stderr().write_all(line.as_bytes());
-}
-
-/// Forty rows on several pages, all of them old and without a mark.
-fn furnished(stage: Stage) -> Stage {
-    stage.open("").ok(
-        "batch CREATE TABLE item (id INTEGER PRIMARY KEY, state TEXT, mark INTEGER DEFAULT 0, filler BLOB); \
-         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
-         INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n",
-    );
-    stage
 }

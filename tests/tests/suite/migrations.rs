@@ -17,8 +17,8 @@ use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection};
 use integration::process::wait_until;
 use integration::proxy::{Action, Purpose, Rule};
 
-use crate::support::{Call, Site, assert_lock_error, connect, execute, numbers};
-use crate::worker::{LONG, Process, Stage, proxy};
+use crate::fixtures::hosts::{Call, HostsFixture, assert_lock_error, connect, execute, numbers};
+use crate::fixtures::workers::{LONG, WorkerProcess, WorkersFixture, proxy};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 /// The same, for processes.
@@ -28,12 +28,13 @@ const RECORDED: &str = "query SELECT count(*) FROM __diesel_schema_migrations";
 
 #[test]
 fn of_twenty_processes_on_an_empty_file_one_applies_and_none_fails() {
-    let stage = Stage::new("migrations-twenty");
-    let mut processes: Vec<Process> = (0..20).map(|_| stage.open("lock_timeout=60")).collect();
+    let fixture = WorkersFixture::new("migrations-twenty");
+    let mut processes: Vec<WorkerProcess> =
+        (0..20).map(|_| fixture.open("lock_timeout=60")).collect();
     for process in &mut processes {
         process.tell(&format!("migrate {DIRECTORY}"));
     }
-    let answers: Vec<_> = processes.iter().map(Process::answer).collect();
+    let answers: Vec<_> = processes.iter().map(WorkerProcess::answer).collect();
     let applied: Vec<usize> = (answers.into_iter())
         .map(|answer| answer.expect("no failure").parse().expect("a number"))
         .collect();
@@ -43,13 +44,14 @@ fn of_twenty_processes_on_an_empty_file_one_applies_and_none_fails() {
         assert_eq!(process.ok(RECORDED), COUNT.to_string());
     }
     drop(processes);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn through_diesels_own_harness_nothing_is_applied_twice() {
-    let stage = Stage::new("migrations-plainly");
-    let mut processes: Vec<Process> = (0..8).map(|_| stage.open("lock_timeout=60")).collect();
+    let fixture = WorkersFixture::new("migrations-plainly");
+    let mut processes: Vec<WorkerProcess> =
+        (0..8).map(|_| fixture.open("lock_timeout=60")).collect();
     for process in &mut processes {
         process.tell(&format!("migrate-plainly {DIRECTORY}"));
     }
@@ -65,42 +67,43 @@ fn through_diesels_own_harness_nothing_is_applied_twice() {
         assert_eq!(process.ok(RECORDED), COUNT.to_string());
     }
     drop(processes);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_migration_killed_at_its_commit_point_is_undone_and_applied_by_the_next() {
     // The commits of a run: the table of migrations, and each migration.
     for (killed_at, left) in [(2, COUNT), (3, COUNT - 1)] {
-        let stage = Stage::new(&format!("migrations-killed-{killed_at}"));
+        let fixture = WorkersFixture::new(&format!("migrations-killed-{killed_at}"));
         let proxy = proxy();
-        let mut process = stage.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
+        let mut process =
+            fixture.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
         let commit = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold).from(killed_at));
         process.tell(&format!("migrate {DIRECTORY}"));
         commit.wait_for_hits(1, LONG);
         process.kill();
-        let (_, journal) = stage.files();
+        let (_, journal) = fixture.files();
         let first_byte = journal.expect("a journal").first().copied();
         assert_ne!(first_byte, Some(0), "the journal is hot");
 
         let migrate = format!("migrate {DIRECTORY}");
         // What the dead one's lease is worth is for DynamoDB's clock to say; here for the test.
-        stage.table.delete(&stage.key()).expect("the item goes");
-        let mut next = stage.open("");
+        fixture.table.delete(&fixture.key()).expect("the item goes");
+        let mut next = fixture.open("");
         assert_eq!(next.ok(&migrate), left.to_string());
         assert_eq!(next.ok(RECORDED), COUNT.to_string());
         assert_eq!(next.ok("query SELECT count(*) FROM account"), "8");
         drop(next);
-        stage.assert_whole();
+        fixture.assert_whole();
     }
 }
 
 #[test]
 fn while_a_dead_processs_lease_runs_the_error_names_it_and_may_be_tried_again() {
-    let stage = Stage::new("migrations-dead");
+    let fixture = WorkersFixture::new("migrations-dead");
     let proxy = proxy();
-    let mut process = stage.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
-    let mut next = stage.open("lock_timeout=1");
+    let mut process = fixture.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
+    let mut next = fixture.open("lock_timeout=1");
     let commit = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold).from(2));
     process.tell(&format!("migrate {DIRECTORY}"));
     commit.wait_for_hits(1, LONG);
@@ -108,17 +111,17 @@ fn while_a_dead_processs_lease_runs_the_error_names_it_and_may_be_tried_again() 
     let failure = next.busy(&format!("migrate {DIRECTORY}"));
     assert!(failure.retryable, "{failure:?}");
     assert!(failure.message.contains("`the-dead-one`"), "{failure:?}");
-    stage.table.delete(&stage.key()).expect("the item goes");
+    fixture.table.delete(&fixture.key()).expect("the item goes");
     next.ok("query PRAGMA busy_timeout = 20000");
     next.ok(&format!("migrate {DIRECTORY}"));
     drop(next);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn with_nothing_to_do_no_lease_is_taken_and_no_request_sent() {
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let mut conn = host.connect();
     // Nothing to revert on an empty file.
     let reverted = conn.revert_migrations(MIGRATIONS, usize::MAX);
@@ -134,8 +137,8 @@ fn with_nothing_to_do_no_lease_is_taken_and_no_request_sent() {
 
 #[test]
 fn running_reverting_and_running_again_take_one_lease_each() {
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let mut conn = host.connect();
     let mut in_one_lease = |change: fn(&mut EfsSqliteConnection) -> usize| {
         let changed = change(&mut conn);
@@ -179,36 +182,36 @@ fn running_reverting_and_running_again_take_one_lease_each() {
         .expect("migrations")
     });
     assert_eq!(applied, COUNT);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn what_is_pending_is_read_again_under_the_lock() {
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let mut conn = host.connect();
-    let mut other = site.host().connect();
+    let mut other = fixture.host().connect();
     host.store.before(Call::Acquire, move || {
         other.run_migrations(MIGRATIONS).expect("the lock is free");
     });
     assert_eq!(conn.run_migrations(MIGRATIONS).expect("none").len(), 0);
     host.store.assert_fault_was_reached();
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn who_waits_for_the_lock_leaves_once_another_has_applied_them() {
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let mut conn = connect(&host.config().lock_timeout(LONG));
-    site.give_lease_to_another();
+    fixture.give_lease_to_another();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| conn.run_migrations(MIGRATIONS).expect("none").len());
         wait_until(LONG, "somebody waits", || {
             host.store.take_calls().contains(&Call::Acquire)
         });
         // Holds the lease, as far as the waiting one can see.
-        let path = site.scratch().database().to_str().expect("a path");
+        let path = fixture.scratch().database().to_str().expect("a path");
         let mut holder = SqliteConnection::establish(path).expect("a connection");
         holder
             .batch_execute("PRAGMA busy_timeout = 20000")
@@ -218,7 +221,10 @@ fn who_waits_for_the_lock_leaves_once_another_has_applied_them() {
             .expect("migrations");
         assert_eq!(waiting.join().expect("no panic"), 0);
     });
-    assert!(site.item().is_some(), "the lease was another's all along");
+    assert!(
+        fixture.item().is_some(),
+        "the lease was another's all along"
+    );
 }
 
 /// One migration, written in Rust.
@@ -269,8 +275,13 @@ impl MigrationSource<Sqlite> for Scripted {
 
 #[test]
 fn a_long_migration_keeps_its_lease_by_renewal() {
-    let site = Site::with_table();
-    let mut conn = connect(&site.host().config().lock_expiration(Duration::from_secs(5)));
+    let fixture = HostsFixture::with_table();
+    let mut conn = connect(
+        &fixture
+            .host()
+            .config()
+            .lock_expiration(Duration::from_secs(5)),
+    );
     let long = Scripted {
         run: |conn| {
             execute(conn, "INSERT INTO t (n) VALUES (1)")?;
@@ -283,13 +294,13 @@ fn a_long_migration_keeps_its_lease_by_renewal() {
     conn.run_migrations(long).expect("the migration");
     let stats = conn.lock_stats();
     assert_eq!((stats.acquisitions, stats.losses), (1, 0));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn a_migration_that_loses_its_lease_is_undone_and_its_error_may_be_tried_again() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let losing = Scripted {
         run: |conn| {
@@ -299,7 +310,7 @@ fn a_migration_that_loses_its_lease_is_undone_and_its_error_may_be_tried_again()
     };
     // The table of migrations is there already: the next to be confirmed is the migration.
     conn.applied_migrations().expect("none");
-    host.store.before(Call::Confirm, site.stealing());
+    host.store.before(Call::Confirm, fixture.stealing());
     let error = conn
         .run_migrations(losing.clone())
         .expect_err("the lease is lost");
@@ -314,16 +325,16 @@ fn a_migration_that_loses_its_lease_is_undone_and_its_error_may_be_tried_again()
     );
     assert!(retryable, "{error:?}");
     assert_lock_error!(conn, LeaseLost);
-    site.remove_item();
+    fixture.remove_item();
     assert_eq!(numbers(&mut conn, "SELECT count(*) FROM t"), Ok(vec![0]));
     assert_eq!(conn.run_migrations(losing).expect("now").len(), 1);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn migrations_outside_a_transaction_run_under_the_lease() {
-    let site = Site::with_table();
-    let directory = site.scratch().file("migrations");
+    let fixture = HostsFixture::with_table();
+    let directory = fixture.scratch().file("migrations");
     for (name, sql, metadata) in [
         (
             "2026-01-01-000000_fill",
@@ -345,7 +356,7 @@ fn migrations_outside_a_transaction_run_under_the_lease() {
         }
     }
     let source = || FileBasedMigrations::from_path(&directory).expect("migrations");
-    let host = site.host();
+    let host = fixture.host();
     for mut conn in [host.connect(), connect(&EfsConfig::new(":memory:"))] {
         if conn.lock_stats().requests == 0 {
             conn.batch_execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")
@@ -359,13 +370,13 @@ fn migrations_outside_a_transaction_run_under_the_lease() {
         assert!(acquired <= 1, "{calls:?}");
         assert_eq!(numbers(&mut conn, "SELECT count(*) FROM t"), Ok(vec![3]));
     }
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn inside_a_test_transaction_they_run_as_with_diesels_connection() {
-    let site = Site::new();
-    for config in [site.host().config(), EfsConfig::new(":memory:")] {
+    let fixture = HostsFixture::new();
+    for config in [fixture.host().config(), EfsConfig::new(":memory:")] {
         let mut conn = connect(&config);
         conn.test_transaction(|conn| {
             let applied = conn.run_migrations(MIGRATIONS).expect("migrations");
@@ -379,7 +390,7 @@ fn inside_a_test_transaction_they_run_as_with_diesels_connection() {
             Ok(vec![0])
         );
     }
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
@@ -392,11 +403,11 @@ fn a_race_through_diesels_own_harness_fails_as_with_diesels_own_connection() {
         assert_eq!(first.applied_migrations().expect("migrations").len(), COUNT);
         error.to_string()
     }
-    let (site, plain) = (Site::new(), Site::new());
-    let ours = race(site.host().connect(), site.host().connect());
+    let (fixture, plain) = (HostsFixture::new(), HostsFixture::new());
+    let ours = race(fixture.host().connect(), fixture.host().connect());
     assert!(ours.contains("already exists"), "{ours}");
     let path = plain.scratch().database().display().to_string();
     let open = || SqliteConnection::establish(&path).expect("a connection");
     assert_eq!(ours, race(open(), open()));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }

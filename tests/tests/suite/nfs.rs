@@ -3,7 +3,7 @@
 //! under software emulation; `nfs::ours` alone is what has to hold.
 //!
 //! ```sh
-//! EFS_NFS_RIG=path/to/rig cargo test -p integration --test suite -- --ignored --nocapture \
+//! EFS_TESTS_NFS_RIG=path/to/rig cargo test -p integration --test suite -- --ignored --nocapture \
 //!     --test-threads=1 nfs::
 //! ```
 //!

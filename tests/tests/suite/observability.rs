@@ -14,8 +14,8 @@ use diesel::connection::{
 use diesel_sqlite_efs::{EfsSqliteConnection, process_lock_stats};
 use integration::process::wait_until;
 
-use crate::support::{Call, Host, Site, connect, execute};
-use crate::worker::LONG;
+use crate::fixtures::hosts::{Call, Host, HostsFixture, connect, execute};
+use crate::fixtures::workers::LONG;
 
 /// A query's text; `None` if it begins, else whether it has failed.
 type Query = (String, Option<bool>);
@@ -59,8 +59,8 @@ impl Told {
 }
 
 /// Frees the lease once it was asked for twice, the first time in vain.
-fn free_after_a_refusal(site: &Site, host: &Host) -> impl FnOnce() + Send + use<> {
-    let (freeing, store) = (site.freeing(), host.store.clone());
+fn free_after_a_refusal(fixture: &HostsFixture, host: &Host) -> impl FnOnce() + Send + use<> {
+    let (freeing, store) = (fixture.freeing(), host.store.clone());
     move || {
         let mut asked = 0;
         wait_until(LONG, "somebody asks again", || {
@@ -73,14 +73,14 @@ fn free_after_a_refusal(site: &Site, host: &Host) -> impl FnOnce() + Send + use<
 
 #[test]
 fn diesels_instrumentation_is_told_of_each_wait_and_of_nothing_else() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = connect(&host.config().lock_timeout(LONG));
     let told = Told::by(&mut conn);
     execute(&mut conn, "INSERT INTO t (n) VALUES (1)").expect("nobody is in the way");
     assert_eq!(told.waits(), []);
 
-    let text = format!("ms for the write lock `{}`", site.key());
+    let text = format!("ms for the write lock `{}`", fixture.key());
     let granted = [(text.clone(), None), (text.clone(), Some(false))];
     // In the middle of a statement, before a transaction begins, and before several.
     let ways: [fn(&mut EfsSqliteConnection); 3] = [
@@ -97,9 +97,9 @@ fn diesels_instrumentation_is_told_of_each_wait_and_of_nothing_else() {
         },
     ];
     for (number, write) in ways.into_iter().enumerate() {
-        site.give_lease_to_another();
+        fixture.give_lease_to_another();
         host.store.take_calls();
-        let freeing = free_after_a_refusal(&site, &host);
+        let freeing = free_after_a_refusal(&fixture, &host);
         thread::scope(|scope| {
             scope.spawn(freeing);
             write(&mut conn);
@@ -107,7 +107,7 @@ fn diesels_instrumentation_is_told_of_each_wait_and_of_nothing_else() {
         assert_eq!(told.waits()[2 * number..], granted);
     }
 
-    site.give_lease_to_another();
+    fixture.give_lease_to_another();
     conn.set_lock_timeout(Duration::from_millis(1));
     execute(&mut conn, "INSERT INTO t (n) VALUES (3)").expect_err("it is not free");
     assert_eq!(
@@ -145,8 +145,8 @@ fn default_instrumentation() -> Option<Box<dyn Instrumentation>> {
 
 #[test]
 fn diesels_instrumentation_is_told_of_the_opening_with_the_applications_own_url() {
-    let site = Site::new();
-    let path = site.scratch().database();
+    let fixture = HostsFixture::new();
+    let path = fixture.scratch().database();
     let local = format!("{}?lock=local&lock_timeout=2", path.display());
     let wrong = format!("{}?lock=local&lock_timeuot=2", path.display());
     set_default_instrumentation(default_instrumentation).expect("it is set");
@@ -172,8 +172,8 @@ fn diesels_instrumentation_is_told_of_the_opening_with_the_applications_own_url(
 
 #[test]
 fn what_the_lock_cost_is_counted_for_the_connection_and_for_the_process() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     host.store.take_calls();
     let (own, all) = (conn.lock_stats(), process_lock_stats());

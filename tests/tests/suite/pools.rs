@@ -5,7 +5,6 @@ use std::env;
 use std::fs;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,16 +21,16 @@ use diesel_sqlite_efs::{
     EfsTransactionManager, LockError, ReadCheck,
 };
 use integration::dynamodb::env_for;
-use integration::process::{Worker, wait_until};
+use integration::process::{Worker, ignored_test, wait_until};
 use integration::proxy::{Operation, Proxy, Purpose, Request};
 use integration::recording::{self, Fault, HOLDER, Plan, Recorder};
 
 use crate::events::{events_of, recorder};
-use crate::support::{
-    Call, Host, LEASE, Site, assert_lock_error, assert_serialization_failure, assert_usable,
-    committed, connect, execute, insert, manual_clock, numbers,
+use crate::fixtures::hosts::{
+    Call, Host, HostsFixture, LEASE, assert_lock_error, assert_serialization_failure,
+    assert_usable, committed, connect, execute, insert, manual_clock, numbers,
 };
-use crate::worker::{LONG, Stage, proxy};
+use crate::fixtures::workers::{LONG, WorkersFixture, proxy};
 
 type EfsPool = Pool<EfsConnectionManager>;
 type Pooled = PooledConnection<EfsConnectionManager>;
@@ -79,19 +78,19 @@ fn is_given_out_again(pool: &EfsPool, use_it: impl FnOnce(&mut EfsSqliteConnecti
 
 #[test]
 fn a_connection_that_was_merely_refused_is_given_out_again() {
-    type Use = fn(&Site, &mut EfsSqliteConnection);
+    type Use = fn(&HostsFixture, &mut EfsSqliteConnection);
     let uses: [(&str, Use); 10] = [
         ("nothing", |_, _| ()),
         ("a write", |_, conn| assert_eq!(insert(conn, 1), Ok(1))),
-        ("busy", |site, conn| {
-            site.give_lease_to_another();
+        ("busy", |fixture, conn| {
+            fixture.give_lease_to_another();
             conn.set_lock_timeout(Duration::from_millis(20));
             assert_serialization_failure(insert(conn, 1));
             assert_lock_error!(conn, Busy);
-            site.remove_item();
+            fixture.remove_item();
         }),
-        ("file locked", |site, conn| {
-            let mut reader = site.host().connect();
+        ("file locked", |fixture, conn| {
+            let mut reader = fixture.host().connect();
             reader
                 .batch_execute("BEGIN; SELECT * FROM t")
                 .expect("a reader");
@@ -129,26 +128,26 @@ fn a_connection_that_was_merely_refused_is_given_out_again() {
         }),
     ];
     for (what, use_it) in uses {
-        let site = Site::with_table();
-        let pool = pool(&site.host(), 1);
+        let fixture = HostsFixture::with_table();
+        let pool = pool(&fixture.host(), 1);
         assert!(
-            is_given_out_again(&pool, |conn| use_it(&site, conn)),
+            is_given_out_again(&pool, |conn| use_it(&fixture, conn)),
             "{what}"
         );
         assert_eq!(insert(&mut get(&pool), 2), Ok(1), "{what}");
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
     }
 }
 
 /// Where file locks do nothing: what they would have kept out.
 #[test]
 fn a_connection_that_read_what_is_no_longer_current_is_given_out_again() {
-    let site = Site::with_table();
-    let mut other = site.host().connect_without_file_locks();
+    let fixture = HostsFixture::with_table();
+    let mut other = fixture.host().connect_without_file_locks();
     other
         .batch_execute("CREATE TABLE far (n INTEGER)")
         .expect("a table");
-    let config = site.host().config_without_file_locks();
+    let config = fixture.host().config_without_file_locks();
     let pool = pool_of(&config.lock_read_check(ReadCheck::Counter), 1);
     let again = is_given_out_again(&pool, |conn| {
         let stale = conn.transaction(|conn| {
@@ -203,19 +202,19 @@ fn a_connection_in_a_transaction_is_not_given_out_again_however_it_was_begun() {
         }),
     ];
     for (what, use_it) in uses {
-        let site = Site::with_table();
-        let pool = pool(&site.host(), 1);
+        let fixture = HostsFixture::with_table();
+        let pool = pool(&fixture.host(), 1);
         assert!(!is_given_out_again(&pool, use_it), "{what}");
-        site.assert_nothing_left();
-        assert_eq!(committed(&site), NOTHING, "{what}");
+        fixture.assert_nothing_left();
+        assert_eq!(committed(&fixture), NOTHING, "{what}");
     }
 }
 
 /// As Diesel's `TestCustomizer` has it: every user of the pool is in it.
 #[test]
 fn a_test_transaction_stays_with_its_connection() {
-    let site = Site::with_table();
-    let manager = EfsConnectionManager::new(&site.host().config()).expect("a manager");
+    let fixture = HostsFixture::with_table();
+    let manager = EfsConnectionManager::new(&fixture.host().config()).expect("a manager");
     let customizer: Box<dyn CustomizeConnection<_, _>> = Box::new(TestCustomizer);
     let pool = Pool::builder()
         .max_size(1)
@@ -226,9 +225,11 @@ fn a_test_transaction_stays_with_its_connection() {
     assert!(again);
     drop(pool);
     // The thread of r2d2's that has opened the connection may be the last to let go of the pool.
-    wait_until(LONG, "the connection is closed", || site.item().is_none());
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), NOTHING);
+    wait_until(LONG, "the connection is closed", || {
+        fixture.item().is_none()
+    });
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), NOTHING);
 }
 
 fn is_given_out_again_in_test(pool: &EfsPool) -> bool {
@@ -243,19 +244,19 @@ fn is_given_out_again_in_test(pool: &EfsPool) -> bool {
 
 #[test]
 fn a_connection_that_lost_its_lease_is_not_given_out_again() {
-    let ways_to_lose: [fn(&Site, &diesel_sqlite_efs::ManualClock); 3] = [
+    let ways_to_lose: [fn(&HostsFixture, &diesel_sqlite_efs::ManualClock); 3] = [
         |_, clock| clock.advance(LEASE),
-        |site, _| site.remove_item(),
-        |site, _| site.give_lease_to_another(),
+        |fixture, _| fixture.remove_item(),
+        |fixture, _| fixture.give_lease_to_another(),
     ];
     for lose in ways_to_lose {
         for rolls_back in [false, true] {
-            let (site, clock) = (Site::with_table(), manual_clock());
-            let pool = pool_of(&site.host().config().clock(clock.clock()), 1);
+            let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
+            let pool = pool_of(&fixture.host().config().clock(clock.clock()), 1);
             let again = is_given_out_again(&pool, |conn| {
                 let result = conn.transaction(|conn| {
                     insert(conn, 1)?;
-                    lose(&site, &clock);
+                    lose(&fixture, &clock);
                     match rolls_back {
                         // Succeeds, although the lease is lost.
                         true => Err(Error::RollbackTransaction),
@@ -265,19 +266,19 @@ fn a_connection_that_lost_its_lease_is_not_given_out_again() {
                 assert_eq!(result == Err(Error::RollbackTransaction), rolls_back);
                 assert!(result.is_err());
                 // A journal that became hot is rolled back by the next connection.
-                site.remove_item();
+                fixture.remove_item();
             });
             assert!(!again, "rolls back: {rolls_back}");
             assert_eq!(insert(&mut get(&pool), 2), Ok(1));
-            assert_eq!(committed(&site), [2]);
+            assert_eq!(committed(&fixture), [2]);
         }
     }
 }
 
 #[test]
 fn a_connection_whose_loss_was_seen_by_the_inner_one_alone_is_not_given_out_again() {
-    let (site, clock) = (Site::with_table(), manual_clock());
-    let pool = pool_of(&site.host().config().clock(clock.clock()), 1);
+    let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
+    let pool = pool_of(&fixture.host().config().clock(clock.clock()), 1);
     let again = is_given_out_again(&pool, |conn| {
         let result = conn.sqlite_mut().transaction(|conn| {
             conn.batch_execute("INSERT INTO t (n) VALUES (1)")?;
@@ -287,21 +288,21 @@ fn a_connection_whose_loss_was_seen_by_the_inner_one_alone_is_not_given_out_agai
         assert!(result.is_err());
     });
     assert!(!again);
-    assert_eq!(committed(&site), NOTHING);
+    assert_eq!(committed(&fixture), NOTHING);
 }
 
 #[test]
 fn a_connection_whose_commit_is_unknown_is_not_given_out_again() {
     /// The shortest that there is: the connection has to wait for its end.
     const SHORT_LEASE: Duration = Duration::from_secs(2);
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let pool = pool_of(&host.config().lock_expiration(SHORT_LEASE), 1);
     let again = is_given_out_again(&pool, |conn| {
         (host.store).before_own(Call::Confirm, || panic!("by the store"));
         assert!(insert(conn, 1).is_err());
         assert_lock_error!(conn, OutcomeUnknown);
-        site.remove_item();
+        fixture.remove_item();
     });
     assert!(!again);
 }
@@ -310,9 +311,9 @@ fn a_connection_whose_commit_is_unknown_is_not_given_out_again() {
 fn a_connection_that_saw_an_io_error_is_not_given_out_again() {
     recording::register();
     let operations = {
-        let site = Site::with_table();
-        let recorder = Recorder::install(HOLDER, site.scratch().database());
-        let mut conn = connect(&site.host().config().base_vfs(HOLDER));
+        let fixture = HostsFixture::with_table();
+        let recorder = Recorder::install(HOLDER, fixture.scratch().database());
+        let mut conn = connect(&fixture.host().config().base_vfs(HOLDER));
         recorder.plan(Plan::Watch);
         assert_eq!(insert(&mut conn, 1), Ok(1));
         recorder.operations()
@@ -320,9 +321,9 @@ fn a_connection_that_saw_an_io_error_is_not_given_out_again() {
     assert!(operations.len() > 10, "{operations:?}");
     let mut failures = 0;
     for (at, operation) in operations.iter().enumerate() {
-        let site = Site::with_table();
-        let recorder = Recorder::install(HOLDER, site.scratch().database());
-        let pool = pool_of(&site.host().config().base_vfs(HOLDER), 1);
+        let fixture = HostsFixture::with_table();
+        let recorder = Recorder::install(HOLDER, fixture.scratch().database());
+        let pool = pool_of(&fixture.host().config().base_vfs(HOLDER), 1);
         let mut succeeded = false;
         let again = is_given_out_again(&pool, |conn| {
             let (fault, lasting) = (Fault::Io, false);
@@ -334,7 +335,7 @@ fn a_connection_that_saw_an_io_error_is_not_given_out_again() {
         failures += usize::from(!succeeded);
         assert_eq!(again, succeeded, "{operation:?} failed at {at}");
         drop(pool);
-        site.remove_item();
+        fixture.remove_item();
     }
     assert!(failures > 5, "{failures} of {}", operations.len());
 }
@@ -353,48 +354,49 @@ fn a_panic_in_a_pooled_transaction_leaves_no_lock_and_the_pool_goes_on() {
         |conn| conn.with_write_lock(|conn| conn.transaction(panic_after_a_write)),
     ];
     for use_it in uses {
-        let site = Site::with_table();
-        let pool = pool(&site.host(), 1);
+        let fixture = HostsFixture::with_table();
+        let pool = pool(&fixture.host(), 1);
         let thread = thread::spawn({
             let pool = pool.clone();
             move || use_it(&mut get(&pool))
         });
         assert!(thread.join().is_err());
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
         assert_eq!(insert(&mut get(&pool), 2), Ok(1));
         // Caught before the connection comes back: it is in a transaction.
         let mut conn = get(&pool);
         assert!(catch_unwind(AssertUnwindSafe(|| use_it(&mut conn))).is_err());
         drop(conn);
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
         assert_eq!(insert(&mut get(&pool), 3), Ok(1));
-        assert_eq!(committed(&site), [2, 3]);
+        assert_eq!(committed(&fixture), [2, 3]);
     }
 }
 
 #[test]
 fn a_pool_that_is_dropped_in_mid_transaction_leaves_no_lock() {
-    let site = Site::with_table();
-    let pool = pool(&site.host(), 2);
+    let fixture = HostsFixture::with_table();
+    let pool = pool(&fixture.host(), 2);
     let idle = get(&pool);
     let mut conn = get(&pool);
     drop(idle);
     EfsTransactionManager::begin_transaction(&mut *conn).expect("a transaction");
     assert_eq!(insert(&mut conn, 1), Ok(1));
     drop(pool);
-    assert!(site.item().is_some(), "the transaction goes on");
+    assert!(fixture.item().is_some(), "the transaction goes on");
     drop(conn);
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), NOTHING);
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), NOTHING);
 }
 
 #[test]
 fn a_pooled_connection_that_is_leaked_blocks_others_for_the_longest_hold_and_a_lease() {
     const SHORT: Duration = Duration::from_secs(2);
-    let site = Site::with_table();
+    let fixture = HostsFixture::with_table();
     // SQLite's file locks last as long as the process.
     let config = || {
-        site.host()
+        fixture
+            .host()
             .config_without_file_locks()
             .lock_expiration(SHORT)
     };
@@ -423,8 +425,8 @@ fn a_pooled_connection_that_is_leaked_blocks_others_for_the_longest_hold_and_a_l
 
 #[test]
 fn a_deadline_ends_with_its_user_and_settings_stay() {
-    let site = Site::with_table();
-    let pool = pool(&site.host(), 1);
+    let fixture = HostsFixture::with_table();
+    let pool = pool(&fixture.host(), 1);
     let mut conn = get(&pool);
     mark(&mut conn);
     conn.set_deadline(Some(Instant::now()));
@@ -437,8 +439,8 @@ fn a_deadline_ends_with_its_user_and_settings_stay() {
 
 #[test]
 fn giving_out_and_taking_back_makes_no_requests_and_sets_nothing_again() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let manager = EfsConnectionManager::new(&host.config()).expect("a manager");
     let pool = Pool::builder()
         .max_size(1)
@@ -468,8 +470,8 @@ fn giving_out_and_taking_back_makes_no_requests_and_sets_nothing_again() {
 
 #[test]
 fn a_pool_is_there_with_one_connection_and_opens_more_when_they_are_needed() {
-    let site = Site::with_table();
-    let pool = pool(&site.host(), 3);
+    let fixture = HostsFixture::with_table();
+    let pool = pool(&fixture.host(), 3);
     assert_eq!(pool.state().connections, 0, "none is given to r2d2 yet");
     let one = get(&pool);
     assert_eq!(pool.state().connections, 1);
@@ -485,9 +487,9 @@ fn a_pool_is_there_with_one_connection_and_opens_more_when_they_are_needed() {
 fn thirty_two_threads_on_eight_connections_lose_nothing_and_ask_for_nothing_in_vain() {
     const THREADS: usize = 32;
     const WRITES: usize = 5;
-    let site = Site::with_table();
-    assert_eq!(insert(&mut site.host().connect(), 0), Ok(1));
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    assert_eq!(insert(&mut fixture.host().connect(), 0), Ok(1));
+    let host = fixture.host();
     let pool = pool(&host, 8);
     thread::scope(|scope| {
         for number in 0..THREADS {
@@ -509,12 +511,12 @@ fn thirty_two_threads_on_eight_connections_lose_nothing_and_ask_for_nothing_in_v
     });
     let writes = THREADS * WRITES;
     assert_eq!(
-        committed(&site),
+        committed(&fixture),
         [i64::try_from(writes).expect("a small number")]
     );
     assert_asked_for_as_many(&host.store.take_calls(), writes);
     assert!(pool.state().connections <= 8);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
@@ -522,8 +524,8 @@ fn connections_of_a_pool_get_the_lock_in_the_order_in_which_they_asked() {
     const WAITERS: usize = 6;
     recorder();
     let key = "pools-in-order";
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let config = host.config().lock_key(key).lock_timeout(LONG * 10);
     let pool = pool_of(&config, 8);
     let mut holder = get(&pool);
@@ -590,9 +592,12 @@ fn is_asleep(thread: i32) -> bool {
 
 #[test]
 fn a_timeout_of_the_pool_is_another_error_than_one_of_the_lock() {
-    let site = Site::with_table();
+    let fixture = HostsFixture::with_table();
     let pool = pool_of(
-        &site.host().config().lock_timeout(Duration::from_millis(50)),
+        &fixture
+            .host()
+            .config()
+            .lock_timeout(Duration::from_millis(50)),
         1,
     );
     let mut conn = get(&pool);
@@ -603,7 +608,7 @@ fn a_timeout_of_the_pool_is_another_error_than_one_of_the_lock() {
         no_connection.to_string(),
         "timed out waiting for connection"
     );
-    site.give_lease_to_another();
+    fixture.give_lease_to_another();
     let no_lock = insert(&mut conn, 1);
     let text = no_lock.as_ref().map_err(ToString::to_string);
     assert!(text.is_err_and(|text| text.contains("is being written by `another host`")));
@@ -615,8 +620,8 @@ fn a_timeout_of_the_pool_is_another_error_than_one_of_the_lock() {
 
 #[test]
 fn what_is_wrong_with_settings_or_file_is_told_at_once() {
-    let site = Site::new();
-    let path = site.scratch().database();
+    let fixture = HostsFixture::new();
+    let path = fixture.scratch().database();
     let without_table = EfsConnectionManager::new(&EfsConfig::new(path));
     assert!(
         matches!(without_table, Err(ConfigError::NoTable)),
@@ -630,7 +635,7 @@ fn what_is_wrong_with_settings_or_file_is_told_at_once() {
         matches!(wrong, Err(ConfigError::InvalidValue { .. })),
         "{wrong:?}"
     );
-    let missing = EfsConfig::new(site.scratch().file("missing/app.db")).lock_local();
+    let missing = EfsConfig::new(fixture.scratch().file("missing/app.db")).lock_local();
     let manager = EfsConnectionManager::new(&missing).expect("settings that may be right");
     let error = manager.pool(4).expect_err("no such directory");
     assert!(matches!(error, ConnectError::Config(_)), "{error:?}");
@@ -655,17 +660,17 @@ fn what_is_wrong_with_settings_or_file_is_told_at_once() {
 /// The one case in which opening a connection asks for the lock.
 #[test]
 fn a_pool_behind_a_hot_journal_says_who_holds_the_lock() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let unfinished = conn.transaction(|conn| {
         insert(conn, 1)?;
-        site.give_lease_to_another();
+        fixture.give_lease_to_another();
         Ok::<_, Error>(())
     });
     assert_serialization_failure(unfinished);
-    assert!(site.scratch().journal().exists());
+    assert!(fixture.scratch().journal().exists());
     let short = Duration::from_millis(200);
-    let config = site.host().config().lock_timeout(short);
+    let config = fixture.host().config().lock_timeout(short);
     let manager = || EfsConnectionManager::new(&config).expect("a manager");
     let error = manager().pool(1).expect_err("the lock is held");
     let is_busy =
@@ -680,17 +685,17 @@ fn a_pool_behind_a_hot_journal_says_who_holds_the_lock() {
         "{error}"
     );
 
-    site.remove_item();
+    fixture.remove_item();
     let pool = manager().pool(1).expect("a pool");
     assert_eq!(insert(&mut get(&pool), 2), Ok(1));
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), [2]);
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), [2]);
 }
 
 #[test]
 fn a_manager_may_be_used_without_a_pool() {
-    let site = Site::with_table();
-    let manager = EfsConnectionManager::new(&site.host().config()).expect("a manager");
+    let fixture = HostsFixture::with_table();
+    let manager = EfsConnectionManager::new(&fixture.host().config()).expect("a manager");
     let mut conn = manager.connect().expect("a connection");
     assert!(manager.is_valid(&mut conn).is_ok());
     assert!(!manager.has_broken(&mut conn));
@@ -698,12 +703,11 @@ fn a_manager_may_be_used_without_a_pool() {
 }
 
 /// What a pool in a process of its own asks of DynamoDB.
-fn requests_of_a_pool(table: &str, kind: &str, url_parameters: bool) -> (Stage, Proxy) {
-    let (stage, proxy) = (Stage::new(table), proxy());
-    let path = stage.scratch.database().display().to_string();
-    let mut command = Command::new(env::current_exe().expect("this program"));
+fn requests_of_a_pool(table: &str, kind: &str, url_parameters: bool) -> (WorkersFixture, Proxy) {
+    let (fixture, proxy) = (WorkersFixture::new(table), proxy());
+    let path = fixture.scratch.database().display().to_string();
+    let mut command = ignored_test("pools::child");
     command
-        .args(["--exact", "pools::child", "--ignored", "--nocapture"])
         .envs(env_for(&proxy.endpoint()))
         .env("POOL_KIND", kind);
     if url_parameters {
@@ -719,7 +723,7 @@ fn requests_of_a_pool(table: &str, kind: &str, url_parameters: bool) -> (Stage, 
     let mut process = Worker::spawn(&mut command).expect("the process starts");
     let status = process.wait(LONG * 2).expect("it ends");
     assert!(status.success(), "{status}");
-    (stage, proxy)
+    (fixture, proxy)
 }
 
 /// The requests without those that repeat one: a busy machine may not hear an answer in time.
@@ -789,7 +793,7 @@ fn pools_from_url_and_environment_ask_dynamodb_at_most_three_times_for_each_writ
         ("pools-ours-url", "ours", true),
         ("pools-ours-environment", "ours", false),
     ] {
-        let (stage, proxy) = requests_of_a_pool(table, kind, url_parameters);
+        let (fixture, proxy) = requests_of_a_pool(table, kind, url_parameters);
         // The schema, in two transactions, and the updates.
         let writes = 2 + CHILD_THREADS * CHILD_WRITES;
         let requests = each_once(&proxy);
@@ -825,10 +829,10 @@ fn pools_from_url_and_environment_ask_dynamodb_at_most_three_times_for_each_writ
             "from-environment"
         };
         assert_eq!(holders, HashSet::from([holder.to_owned()]), "{table}");
-        let mut auditor = stage.open("");
+        let mut auditor = fixture.open("");
         let sum = (CHILD_THREADS * CHILD_WRITES).to_string();
         assert_eq!(auditor.ok("query SELECT n FROM t"), sum);
         drop(auditor);
-        stage.assert_whole();
+        fixture.assert_whole();
     }
 }

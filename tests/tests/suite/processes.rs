@@ -1,8 +1,8 @@
 //! Many processes on one database: nothing is lost, nothing is torn, nothing stays behind.
 
-use std::env;
+use integration::options::load_seconds;
 
-use crate::worker::{Process, Stage, assert_ledger, number_before};
+use crate::fixtures::workers::{WorkerProcess, WorkersFixture, assert_ledger, number_before};
 
 /// How many processes write, and how many read.
 const WRITERS: usize = 8;
@@ -10,30 +10,29 @@ const READERS: usize = 3;
 
 /// File locks do nothing here, so that only the lease keeps the writers apart.
 ///
-/// Runs for 4 s, or for as many seconds as `EFS_TEST_SECONDS` says: a longer run meets more of the
-/// rare interleavings.
+/// A longer run (`EFS_TESTS=long`) meets more of the rare interleavings.
 #[test]
 fn without_file_locks_no_update_is_lost_and_no_read_is_torn() {
-    let stage = Stage::without_file_locks("processes-none");
-    all_is_kept(&stage, "", seconds(4.0));
+    let fixture = WorkersFixture::without_file_locks("processes-none");
+    all_is_kept(&fixture, "", load_seconds(4));
 }
 
-/// The same with file locks as well; see there for `EFS_TEST_SECONDS`.
+/// The same with file locks as well.
 #[test]
 fn with_file_locks_no_update_is_lost_and_no_read_is_torn() {
-    let stage = Stage::new("processes-unix");
-    all_is_kept(&stage, "", seconds(3.0));
+    let fixture = WorkersFixture::new("processes-unix");
+    all_is_kept(&fixture, "", load_seconds(3));
 }
 
 #[test]
 fn without_file_locks_a_reader_that_meets_a_commit_is_told_so_and_sees_no_mixture() {
-    let stage = Stage::without_file_locks("processes-torn");
-    let mut writer = stage.open("");
+    let fixture = WorkersFixture::without_file_locks("processes-torn");
+    let mut writer = fixture.open("");
     writer.ok(
         "batch CREATE TABLE a (state TEXT); INSERT INTO a VALUES ('old'); \
          CREATE TABLE b (state TEXT); INSERT INTO b VALUES ('old')",
     );
-    let mut reader = stage.open("");
+    let mut reader = fixture.open("");
     reader.ok("begin");
     assert_eq!(reader.ok("query SELECT state FROM a"), "old");
     writer.ok("batch BEGIN; UPDATE a SET state = 'new'; UPDATE b SET state = 'new'; COMMIT");
@@ -44,15 +43,15 @@ fn without_file_locks_a_reader_that_meets_a_commit_is_told_so_and_sees_no_mixtur
         reader.ok("query SELECT a.state, b.state FROM a, b"),
         "new|new"
     );
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_transaction_that_has_read_an_old_state_may_not_write_over_the_new_one() {
-    let stage = Stage::without_file_locks("processes-stale");
-    let mut winner = stage.open("");
+    let fixture = WorkersFixture::without_file_locks("processes-stale");
+    let mut winner = fixture.open("");
     winner.ok("batch CREATE TABLE counter (value INTEGER); INSERT INTO counter VALUES (1)");
-    let mut loser = stage.open("");
+    let mut loser = fixture.open("");
     loser.ok("begin");
     assert_eq!(loser.ok("query SELECT value FROM counter"), "1");
     winner.ok("execute UPDATE counter SET value = 2");
@@ -62,21 +61,14 @@ fn a_transaction_that_has_read_an_old_state_may_not_write_over_the_new_one() {
     loser.ok("rollback");
     assert_eq!(loser.ok("query SELECT value FROM counter"), "2");
     loser.ok("execute UPDATE counter SET value = 3");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
-fn seconds(by_default: f64) -> f64 {
-    let wanted = env::var("EFS_TEST_SECONDS").ok();
-    wanted.map_or(by_default, |seconds| {
-        seconds.parse().expect("EFS_TEST_SECONDS is a number")
-    })
-}
-
-fn all_is_kept(stage: &Stage, parameters: &str, seconds: f64) {
-    stage.open(parameters).ok("create-ledger");
-    let open = |_| stage.open(&format!("lock_timeout=20&{parameters}"));
-    let mut writers: Vec<Process> = (0..WRITERS).map(open).collect();
-    let mut readers: Vec<Process> = (0..READERS).map(open).collect();
+fn all_is_kept(fixture: &WorkersFixture, parameters: &str, seconds: u32) {
+    fixture.open(parameters).ok("create-ledger");
+    let open = |_| fixture.open(&format!("lock_timeout=20&{parameters}"));
+    let mut writers: Vec<WorkerProcess> = (0..WRITERS).map(open).collect();
+    let mut readers: Vec<WorkerProcess> = (0..READERS).map(open).collect();
     for (number, writer) in writers.iter_mut().enumerate() {
         writer.tell(&format!("write-ledger writer-{number} {seconds}"));
     }
@@ -101,8 +93,8 @@ fn all_is_kept(stage: &Stage, parameters: &str, seconds: f64) {
         acknowledged.iter().filter(|writes| **writes > 0).count() > WRITERS / 2,
         "{acknowledged:?}"
     );
-    let mut auditor = stage.open(parameters);
+    let mut auditor = fixture.open(parameters);
     assert_ledger(&mut auditor, &acknowledged);
     drop(auditor);
-    stage.assert_whole();
+    fixture.assert_whole();
 }

@@ -10,12 +10,12 @@ use diesel_sqlite_efs::testing::{HookedStore, Put};
 use diesel_sqlite_efs::{
     InMemoryLockStore, LockClient, LockError, PutAnswer, StoreError, StoredItem,
 };
-use integration::dynamodb::{AttributeValue, LockTable};
+use integration::dynamodb::LockTable;
 use integration::emulator::Emulator;
 use integration::process::wait_until;
 use integration::proxy::{Action, Answer, Date, Operation, Proxy, Purpose, Rule};
 
-use crate::worker::{LONG, Process, Stage, proxy, requests, steps};
+use crate::fixtures::workers::{LONG, WorkerProcess, WorkersFixture, proxy, requests, steps};
 
 /// The one lock of each test's table.
 const KEY: &str = "lock";
@@ -23,17 +23,17 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 #[test]
 fn all_attempts_of_an_acquisition_bear_one_lock_id() {
-    let world = World::new("protocol-id");
-    world.put_foreign(Duration::from_secs(60));
-    let mut client = world.client(&[]);
+    let fixture = ClientFixture::new("protocol-id");
+    fixture.put_foreign(Duration::from_secs(60));
+    let mut client = fixture.client(&[]);
     let mut ids_of_one_acquisition = || {
         let mut ids = Vec::new();
         // A busy machine may come to one or two in that time, and hear no answer.
         wait_until(LONG * 2, "there are several attempts", || {
-            world.proxy.forget_requests();
+            fixture.proxy.forget_requests();
             let failure = client.fails("acquire lock 3");
             // A last put that was cut off is followed by a delete, in case it was applied.
-            let requests = world.proxy.requests();
+            let requests = fixture.proxy.requests();
             let puts = requests
                 .iter()
                 .filter(|request| request.operation == Operation::PutItem);
@@ -56,39 +56,40 @@ fn all_attempts_of_an_acquisition_bear_one_lock_id() {
 
 #[test]
 fn a_put_whose_answer_is_lost_costs_one_retry() {
-    let world = World::new("protocol-lost-answer");
-    let mut client = world.client(&["lease=60"]);
-    let cut = world.proxy.rule(Rule::put(Action::CutAnswer).nth(1));
+    let fixture = ClientFixture::new("protocol-lost-answer");
+    let mut client = fixture.client(&["lease=60"]);
+    let cut = fixture.proxy.rule(Rule::put(Action::CutAnswer).nth(1));
     assert_ne!(client.ok("try-acquire lock"), "refused");
     assert_eq!(cut.hits(), 1);
     client.ok("release lock");
     assert_eq!(
-        steps(&world.proxy),
+        steps(&fixture.proxy),
         ["Acquire unanswered", "Acquire 200", "DeleteItem 200"]
     );
-    world.assert_free();
+    fixture.assert_free();
 }
 
 #[test]
 fn a_grant_that_nobody_heard_of_is_taken_back() {
-    let world = World::new("protocol-unheard");
-    let mut client = world.client(&["lease=60"]);
-    let silent = world.proxy.rule(Rule::put(Action::SilenceAnswer));
+    let fixture = ClientFixture::new("protocol-unheard");
+    let mut client = fixture.client(&["lease=60"]);
+    let silent = fixture.proxy.rule(Rule::put(Action::SilenceAnswer));
     assert_eq!(client.fails("try-acquire lock").kind, "Store");
     assert_eq!(silent.hits(), 2);
-    world.assert_free();
+    fixture.assert_free();
 }
 
 #[test]
 fn of_two_that_take_an_expired_lease_over_one_wins() {
-    let world = World::new("protocol-race");
-    world.put_foreign(Duration::ZERO);
+    let fixture = ClientFixture::new("protocol-race");
+    fixture.put_foreign(Duration::ZERO);
     let other_proxy = proxy();
-    let mut one = world.client(&[]);
+    let mut one = fixture.client(&[]);
     let mut other =
-        Process::start(&other_proxy.endpoint(), &["client", world.table.name()]).expect("a client");
+        WorkerProcess::start(&other_proxy.endpoint(), &["client", fixture.table.name()])
+            .expect("a client");
     // Both have seen the item expired, and both are about to take it over.
-    let takeovers = [&world.proxy, &other_proxy].map(|proxy| {
+    let takeovers = [&fixture.proxy, &other_proxy].map(|proxy| {
         let takeover = proxy.rule(Rule::put_to(Purpose::TakeOver, Action::Hold).nth(1));
         (proxy, takeover)
     });
@@ -113,55 +114,55 @@ fn of_two_that_take_an_expired_lease_over_one_wins() {
     let answers = [one.answer(), other.answer()].map(|answer| answer.expect("an answer"));
     let refused = answers.iter().filter(|answer| *answer == "refused").count();
     assert_eq!(refused, 1, "{answers:?}");
-    assert!(answers.contains(&world.attribute("lock_id").expect("an item")));
+    assert!(answers.contains(&fixture.attribute("lock_id").expect("an item")));
 }
 
 #[test]
 fn a_lease_is_exclusive_until_it_is_released_or_dropped() {
-    let world = World::new("protocol-life");
-    let mut holder = world.client(&["holder=the-first"]);
-    let mut other = world.client(&[]);
+    let fixture = ClientFixture::new("protocol-life");
+    let mut holder = fixture.client(&["holder=the-first"]);
+    let mut other = fixture.client(&[]);
     for end in ["release lock", "drop lock"] {
         let lock_id = holder.ok("try-acquire lock");
-        assert_eq!(world.attribute("lock_id"), Some(lock_id));
+        assert_eq!(fixture.attribute("lock_id"), Some(lock_id));
         assert_eq!(other.ok("try-acquire lock"), "refused");
         let busy = other.busy("acquire lock 0.5");
         assert!(busy.retryable);
         assert!(busy.message.contains("the-first"), "{busy:?}");
         holder.ok("renew lock");
 
-        world.proxy.forget_requests();
+        fixture.proxy.forget_requests();
         other.tell("acquire lock 20");
         wait_until(LONG, "the other asks", || {
-            !world.proxy.requests().is_empty()
+            !fixture.proxy.requests().is_empty()
         });
         holder.ok(end);
         let granted = other.answer().expect("its turn has come");
-        assert_eq!(world.attribute("lock_id"), Some(granted));
+        assert_eq!(fixture.attribute("lock_id"), Some(granted));
         other.ok("release lock");
-        world.assert_free();
+        fixture.assert_free();
     }
 }
 
 #[test]
 fn a_client_may_block_inside_any_tokio_runtime() {
-    let world = World::new("protocol-tokio");
+    let fixture = ClientFixture::new("protocol-tokio");
     for runtime in ["runtime=current-thread", "runtime=multi-thread"] {
-        let mut client = world.client(&[runtime]);
+        let mut client = fixture.client(&[runtime]);
         client.ok("acquire lock 5");
         client.ok("renew lock");
         client.ok("release lock");
         assert_eq!(client.ok("contend lock 3 3"), "0 overlaps");
-        world.assert_free();
+        fixture.assert_free();
     }
 }
 
 #[test]
 fn a_lease_of_the_shortest_duration_is_renewed_for_as_long_as_it_is_held() {
     const HELD: Duration = Duration::from_secs(3 * 2);
-    let world = World::new("protocol-renewal");
-    let mut client = world.client(&["lease=2"]);
-    let mut other = world.client(&[]);
+    let fixture = ClientFixture::new("protocol-renewal");
+    let mut client = fixture.client(&["lease=2"]);
+    let mut other = fixture.client(&[]);
     let mut lock_id = client.ok("try-acquire lock");
     let mut until = SystemTime::now() + HELD;
     wait_until(LONG * 2, "it has been extended three times over", || {
@@ -177,11 +178,11 @@ fn a_lease_of_the_shortest_duration_is_renewed_for_as_long_as_it_is_held() {
             lock_id = client.ok("acquire lock 10");
             until = SystemTime::now() + HELD;
         }
-        is_valid && seconds(world.attribute("expires_at").expect("an item")) > until
+        is_valid && fixture.expires_at() > until
     });
-    assert_eq!(world.attribute("lock_id"), Some(lock_id));
+    assert_eq!(fixture.attribute("lock_id"), Some(lock_id));
     client.ok("release lock");
-    world.assert_free();
+    fixture.assert_free();
 }
 
 #[test]
@@ -207,9 +208,9 @@ fn a_short_lease_is_renewed_in_time_while_the_process_holds_a_longer_one() {
 
 #[test]
 fn renewal_ends_with_the_longest_hold() {
-    let world = World::new("protocol-max-hold");
-    let mut client = world.client(&["lease=6", "max-hold=8"]);
-    let mut other = world.client(&[]);
+    let fixture = ClientFixture::new("protocol-max-hold");
+    let mut client = fixture.client(&["lease=6", "max-hold=8"]);
+    let mut other = fixture.client(&[]);
     client.ok("try-acquire lock");
     // Fails if it is renewed for ever.
     let held: u64 = client.ok("outlive lock 30").parse().expect("milliseconds");
@@ -219,15 +220,15 @@ fn renewal_ends_with_the_longest_hold() {
     assert_eq!(client.fails("renew lock").kind, "LeaseLost");
     client.ok("release lock");
     assert_eq!(other.ok("is-valid lock"), "true");
-    assert!(world.attribute("lock_id").is_some());
+    assert!(fixture.attribute("lock_id").is_some());
 }
 
 #[test]
 fn a_refused_renewal_loses_the_lease_at_once() {
-    let world = World::new("protocol-refused-renewal");
-    let mut client = world.client(&["lease=60"]);
+    let fixture = ClientFixture::new("protocol-refused-renewal");
+    let mut client = fixture.client(&["lease=60"]);
     client.ok("try-acquire lock");
-    world.put_foreign(Duration::from_secs(60));
+    fixture.put_foreign(Duration::from_secs(60));
     assert_eq!(client.ok("is-valid lock"), "true", "it cannot know yet");
     for _ in 0..2 {
         let failure = client.fails("renew lock");
@@ -235,25 +236,28 @@ fn a_refused_renewal_loses_the_lease_at_once() {
     }
     assert_eq!(client.ok("is-valid lock"), "false");
     client.ok("release lock");
-    assert_eq!(world.attribute("lock_id").as_deref(), Some("somebody else"));
+    assert_eq!(
+        fixture.attribute("lock_id").as_deref(),
+        Some("somebody else")
+    );
 }
 
 #[test]
 fn a_renewal_refused_in_the_background_loses_the_lease() {
-    let world = World::new("protocol-refused-background");
-    let mut client = world.client(&["lease=12"]);
+    let fixture = ClientFixture::new("protocol-refused-background");
+    let mut client = fixture.client(&["lease=12"]);
     client.ok("try-acquire lock");
-    world.put_foreign(Duration::from_secs(60));
+    fixture.put_foreign(Duration::from_secs(60));
     // By its own clock it would be good for 9 s at least.
     let held: u64 = client.ok("outlive lock 20").parse().expect("milliseconds");
     assert!(held < 8_500, "{held}");
-    assert!(requests(&world.proxy).contains(&"PutItem refused".to_owned()));
+    assert!(requests(&fixture.proxy).contains(&"PutItem refused".to_owned()));
 }
 
 #[test]
 fn a_release_that_fails_is_bounded_and_leaves_the_item_to_run_out() {
-    let world = World::new("protocol-release-fails");
-    let mut other = world.client(&[]);
+    let fixture = ClientFixture::new("protocol-release-fails");
+    let mut other = fixture.client(&[]);
     for (action, within) in [
         (
             Action::Answer(Answer::internal_error()),
@@ -261,19 +265,19 @@ fn a_release_that_fails_is_bounded_and_leaves_the_item_to_run_out() {
         ),
         (Action::Silence, Duration::from_secs(8)),
     ] {
-        let mut client = world.client(&["lease=2"]);
-        let rule = world.proxy.rule(Rule::delete(action));
+        let mut client = fixture.client(&["lease=2"]);
+        let rule = fixture.proxy.rule(Rule::delete(action));
         let lock_id = client.ok("acquire lock 10");
         let began = Instant::now();
         assert_eq!(client.fails("release lock").kind, "NotReleased");
         assert!(began.elapsed() < within, "{:?}", began.elapsed());
         assert!(rule.hits() >= 3, "{}", rule.hits());
-        assert_eq!(world.attribute("lock_id"), Some(lock_id));
+        assert_eq!(fixture.attribute("lock_id"), Some(lock_id));
         rule.remove();
     }
     other.ok("acquire lock 10");
     other.ok("release lock");
-    world.assert_free();
+    fixture.assert_free();
 }
 
 #[test]
@@ -288,18 +292,18 @@ fn hosts_an_hour_ahead_of_the_store_neither_steal_nor_wait_for_ever() {
 
 fn leases_go_by_the_stores_clock(table: &str, store_clock: fn(SystemTime) -> SystemTime) {
     let lease = Duration::from_secs(30);
-    let world = World::new(table);
+    let fixture = ClientFixture::new(table);
     let show = |time| {
-        world.proxy.reset();
-        world.proxy.rule(Rule::any(Action::Date(Date::At(time))));
+        fixture.proxy.reset();
+        fixture.proxy.rule(Rule::any(Action::Date(Date::At(time))));
     };
     let now = store_clock(SystemTime::now());
     show(now);
-    let mut holder = world.client(&["lease=30"]);
-    let mut other = world.client(&[]);
+    let mut holder = fixture.client(&["lease=30"]);
+    let mut other = fixture.client(&[]);
     // The first answer tells the time, and what was written before that is put right.
     holder.ok("try-acquire lock");
-    let expires_at = seconds(world.attribute("expires_at").expect("an item"));
+    let expires_at = fixture.expires_at();
     assert!(expires_at > now + lease - Duration::from_secs(3));
     assert!(expires_at < now + lease + Duration::from_secs(3));
     for _ in 0..3 {
@@ -314,9 +318,9 @@ fn leases_go_by_the_stores_clock(table: &str, store_clock: fn(SystemTime) -> Sys
 
 #[test]
 fn a_dead_host_whose_clock_was_ahead_blocks_others_no_longer_than_its_lease() {
-    let world = World::new("protocol-host-ahead");
-    let mut holder = world.client(&["lease=6", "clock=ahead"]);
-    let mut other = world.client(&[]);
+    let fixture = ClientFixture::new("protocol-host-ahead");
+    let mut holder = fixture.client(&["lease=6", "clock=ahead"]);
+    let mut other = fixture.client(&[]);
     holder.ok("try-acquire lock");
     holder.kill();
     assert_eq!(other.ok("try-acquire lock"), "refused");
@@ -325,41 +329,41 @@ fn a_dead_host_whose_clock_was_ahead_blocks_others_no_longer_than_its_lease() {
 
 #[test]
 fn threads_of_one_process_ask_the_store_one_at_a_time() {
-    let world = World::new("protocol-queue");
-    let mut client = world.client(&[]);
+    let fixture = ClientFixture::new("protocol-queue");
+    let mut client = fixture.client(&[]);
     assert_eq!(client.ok("contend lock 6 4"), "0 overlaps");
     // Nobody was refused: who held it was gone before the next one asked, or handed it off.
-    let steps = steps(&world.proxy);
+    let steps = steps(&fixture.proxy);
     let leases = steps.len() / 2;
     assert_eq!(steps, ["Acquire 200", "DeleteItem 200"].repeat(leases));
     assert!((1..24).contains(&leases), "{leases}");
-    world.assert_free();
+    fixture.assert_free();
 }
 
 #[test]
 fn a_late_duplicate_of_the_acquiring_put_does_not_wipe_the_commit_record() {
-    let stage = Stage::new("protocol-duplicate");
-    stage.open("").ok("execute CREATE TABLE note (text TEXT)");
+    let fixture = WorkersFixture::new("protocol-duplicate");
+    fixture.open("").ok("execute CREATE TABLE note (text TEXT)");
     let proxy = proxy();
-    let mut writer = stage.open_behind(&proxy, "lock_expiration=60");
+    let mut writer = fixture.open_behind(&proxy, "lock_expiration=60");
     // The first request is on its way for so long that the client sends it again.
     let late = proxy.rule(Rule::put(Action::Hold).nth(1));
     let confirmation = proxy.rule(Rule::put_to(Purpose::Record, Action::HoldAnswer));
     writer.tell("execute INSERT INTO note VALUES ('here')");
     confirmation.wait_for_hits(1, LONG);
     wait_until(LONG, "the commit is recorded", || {
-        stage.attribute("committed").is_some()
+        fixture.attribute("committed").is_some()
     });
-    let record = stage.attribute("committed");
+    let record = fixture.attribute("committed");
     late.release();
     wait_until(LONG, "the first request is answered", || {
         proxy.requests()[0].status.is_some()
     });
     assert_eq!(requests(&proxy)[0], "PutItem refused");
-    assert_eq!(stage.attribute("committed"), record);
+    assert_eq!(fixture.attribute("committed"), record);
     confirmation.release();
     writer.answer().expect("the commit is acknowledged");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
@@ -387,12 +391,12 @@ fn a_last_attempt_without_time_for_an_answer_does_not_hide_who_holds_the_lease()
 }
 
 /// A table with one lock, behind a proxy.
-struct World {
+struct ClientFixture {
     table: LockTable,
     proxy: Proxy,
 }
 
-impl World {
+impl ClientFixture {
     fn new(table: &str) -> Self {
         Self {
             table: LockTable::create(Emulator::shared().endpoint(), table).expect("a table"),
@@ -401,10 +405,10 @@ impl World {
     }
 
     /// A process with a lock client behind the proxy.
-    fn client(&self, options: &[&str]) -> Process {
+    fn client(&self, options: &[&str]) -> WorkerProcess {
         let mut arguments = vec!["client", self.table.name()];
         arguments.extend(options);
-        Process::start(&self.proxy.endpoint(), &arguments).expect("a client")
+        WorkerProcess::start(&self.proxy.endpoint(), &arguments).expect("a client")
     }
 
     /// Puts somebody else's item over whatever is there.
@@ -415,15 +419,13 @@ impl World {
     }
 
     fn attribute(&self, name: &str) -> Option<String> {
-        match self
-            .table
-            .item(KEY)
-            .expect("the table answers")?
-            .get(name)?
-        {
-            AttributeValue::S(text) | AttributeValue::N(text) => Some(text.clone()),
-            other => panic!("unexpected {other:?}"),
-        }
+        let attribute = self.table.attribute(KEY, name);
+        attribute.expect("the table answers")
+    }
+
+    fn expires_at(&self) -> SystemTime {
+        let expires_at = self.table.expires_at(KEY);
+        expires_at.expect("the table answers").expect("an item")
     }
 
     #[track_caller]
@@ -432,9 +434,4 @@ impl World {
         let deletions = self.proxy.count(&Operation::DeleteItem);
         assert!(deletions > 0, "the client has removed it");
     }
-}
-
-fn seconds(number: String) -> SystemTime {
-    let seconds = number.parse().expect("a number");
-    SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)
 }

@@ -11,7 +11,7 @@ use integration::process::wait_until;
 use integration::proxy::{Action, Purpose, Rule};
 use integration::python;
 
-use crate::worker::{LONG, Process, Stage, number_before, proxy};
+use crate::fixtures::workers::{LONG, WorkerProcess, WorkersFixture, number_before, proxy};
 
 const ADD_ONE: &str = "execute UPDATE counter SET value = value + 1";
 const ADD_TEN: &str = "execute UPDATE counter SET value = value + 10";
@@ -26,9 +26,9 @@ const IMPATIENT: &str = "lock_timeout=2";
 
 #[test]
 fn each_waits_for_the_others_lease() {
-    let stage = furnished(Stage::new("python-both-ways"));
-    let mut ours = stage.open(IMPATIENT);
-    let mut theirs = python(&stage, LONG_LEASE, "timeout=1");
+    let fixture = furnished(WorkersFixture::new("python-both-ways"));
+    let mut ours = fixture.open(IMPATIENT);
+    let mut theirs = python(&fixture, LONG_LEASE, "timeout=1");
 
     theirs.ok("begin");
     theirs.ok(ADD_ONE);
@@ -44,92 +44,94 @@ fn each_waits_for_the_others_lease() {
     theirs.ok(ADD_ONE);
 
     assert_eq!(ours.ok(VALUE), "4");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_killed_python_process_blocks_for_its_lease_and_leaves_nothing_of_its_transaction() {
-    let stage = furnished(Stage::new("python-killed"));
-    let mut theirs = python(&stage, SHORT_LEASE, "timeout=3");
+    let fixture = furnished(WorkersFixture::new("python-killed"));
+    let mut theirs = python(&fixture, SHORT_LEASE, "timeout=3");
     theirs.ok("begin");
     theirs.ok(ADD_TEN);
     theirs.kill();
-    let mut ours = stage.open(PATIENT);
+    let mut ours = fixture.open(PATIENT);
     ours.ok(ADD_ONE);
     assert!(ours.ok("stats").contains("takeovers: 1"));
     assert_eq!(ours.ok(VALUE), "1");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_python_process_rolls_back_what_a_killed_process_of_ours_has_left() {
-    let stage = furnished(Stage::new("python-after-a-kill"));
+    let fixture = furnished(WorkersFixture::new("python-after-a-kill"));
     let proxy = proxy();
-    let mut ours = stage.open_behind(&proxy, &format!("lock_expiration={SHORT_LEASE}"));
+    let mut ours = fixture.open_behind(&proxy, &format!("lock_expiration={SHORT_LEASE}"));
     let confirmation = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold));
     ours.tell(ADD_TEN);
     confirmation.wait_for_hits(1, LONG);
     ours.kill();
     assert!(
-        stage.has_journal(),
+        fixture.has_journal(),
         "its pages are written, and its journal is hot"
     );
-    stage.wait_until_expired();
-    python(&stage, LONG_LEASE, "timeout=3").ok(ADD_ONE);
-    assert_eq!(stage.open("").ok(VALUE), "1");
-    stage.assert_whole();
+    fixture.wait_until_expired();
+    python(&fixture, LONG_LEASE, "timeout=3").ok(ADD_ONE);
+    assert_eq!(fixture.open("").ok(VALUE), "1");
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_frozen_process_of_ours_does_its_python_successor_no_harm() {
-    let stage = furnished(Stage::without_file_locks("python-after-a-freeze"));
-    let mut ours = stage.open(&format!("lock_expiration={SHORT_LEASE}"));
+    let fixture = furnished(WorkersFixture::without_file_locks("python-after-a-freeze"));
+    let mut ours = fixture.open(&format!("lock_expiration={SHORT_LEASE}"));
     ours.ok("begin");
     ours.ok(ADD_TEN);
     ours.pause();
-    stage.wait_until_expired();
-    python(&stage, LONG_LEASE, "timeout=3").ok(ADD_ONE);
+    fixture.wait_until_expired();
+    python(&fixture, LONG_LEASE, "timeout=3").ok(ADD_ONE);
     ours.resume();
     let failure = ours.fails("commit");
     failure.assert_retryable("LeaseLost");
     assert_eq!(ours.ok(VALUE), "1");
     ours.ok(ADD_ONE);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 /// The commit record protects among processes of ours: that package replaces the item, and it is gone.
 #[test]
 fn a_python_successor_undoes_a_recorded_commit_whose_outcome_is_told_as_unknown() {
-    let stage = furnished(Stage::without_file_locks("python-drops-the-record"));
+    let fixture = furnished(WorkersFixture::without_file_locks(
+        "python-drops-the-record",
+    ));
     let proxy = proxy();
-    let mut ours = stage.open_behind(&proxy, &format!("lock_expiration={SHORT_LEASE}"));
+    let mut ours = fixture.open_behind(&proxy, &format!("lock_expiration={SHORT_LEASE}"));
     let confirmation = proxy.rule(Rule::put_to(Purpose::Record, Action::HoldAnswer));
     ours.tell(ADD_TEN);
     confirmation.wait_for_hits(1, LONG);
     wait_until(LONG, "the commit is recorded", || {
-        stage.attribute("committed").is_some()
+        fixture.attribute("committed").is_some()
     });
     ours.pause();
-    stage.wait_until_expired();
-    python(&stage, LONG_LEASE, "timeout=3").ok(ADD_ONE);
+    fixture.wait_until_expired();
+    python(&fixture, LONG_LEASE, "timeout=3").ok(ADD_ONE);
     confirmation.release();
     ours.resume();
     let failure = ours.answer().expect_err("its successor has undone it");
     assert_eq!(failure.kind, "OutcomeUnknown", "{failure:?}");
     assert_eq!(ours.ok(VALUE), "1");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 /// What stops a Python process that is frozen past its lease is SQLite's file lock, which it still holds.
 #[test]
 fn a_frozen_python_process_is_stopped_by_file_locks_where_they_work() {
-    let stage = furnished(Stage::new("python-frozen"));
-    let mut theirs = python(&stage, SHORT_LEASE, "timeout=3");
+    let fixture = furnished(WorkersFixture::new("python-frozen"));
+    let mut theirs = python(&fixture, SHORT_LEASE, "timeout=3");
     theirs.ok("begin");
     theirs.ok(ADD_TEN);
     theirs.pause();
-    stage.wait_until_expired();
-    let mut ours = stage.open("lock_timeout=2");
+    fixture.wait_until_expired();
+    let mut ours = fixture.open("lock_timeout=2");
     let mut failure = ours.fails(ADD_ONE);
     // A busy machine may let no answer of the store come in time.
     wait_until(LONG * 2, "the store is heard", || {
@@ -149,19 +151,19 @@ fn a_frozen_python_process_is_stopped_by_file_locks_where_they_work() {
     ours.ok(ADD_ONE);
     let value = ours.ok(VALUE);
     assert!(["1", "11"].contains(&value.as_str()), "{value}");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 /// Where they do not work, nothing stops it: it has no fence and compares no snapshot.
 #[test]
 fn a_frozen_python_process_writes_over_its_successor_where_file_locks_do_nothing() {
-    let stage = furnished(Stage::without_file_locks("python-has-no-fence"));
-    let mut theirs = python(&stage, SHORT_LEASE, "timeout=3");
+    let fixture = furnished(WorkersFixture::without_file_locks("python-has-no-fence"));
+    let mut theirs = python(&fixture, SHORT_LEASE, "timeout=3");
     theirs.ok("begin");
     theirs.ok(ADD_ONE);
     theirs.pause();
-    stage.wait_until_expired();
-    let mut ours = stage.open(PATIENT);
+    fixture.wait_until_expired();
+    let mut ours = fixture.open(PATIENT);
     ours.ok(ADD_TEN);
     assert_eq!(ours.ok(VALUE), "10");
     theirs.resume();
@@ -169,7 +171,7 @@ fn a_frozen_python_process_writes_over_its_successor_where_file_locks_do_nothing
     assert!(theirs.ask("commit").is_err());
     drop(theirs);
     assert_eq!(
-        stage.open("").ok(VALUE),
+        fixture.open("").ok(VALUE),
         "1",
         "our acknowledged write is lost"
     );
@@ -182,12 +184,12 @@ fn a_mixed_fleet_loses_nothing_though_processes_are_killed() {
     /// other side, which has no fence.
     const LEASE: &str = "8";
     const SECONDS: u32 = 12;
-    let stage = Stage::new("python-fleet");
+    let fixture = WorkersFixture::new("python-fleet");
     let parameters = format!("lock_expiration={LEASE}&lock_timeout=30");
-    stage.open("").ok("create-ledger");
-    let ours = |_| stage.open(&parameters);
-    let theirs = |_| python(&stage, LEASE, "timeout=30");
-    let mut writers: Vec<(String, Process)> = Vec::new();
+    fixture.open("").ok("create-ledger");
+    let ours = |_| fixture.open(&parameters);
+    let theirs = |_| python(&fixture, LEASE, "timeout=30");
+    let mut writers: Vec<(String, WorkerProcess)> = Vec::new();
     writers.extend((0..3).map(|n| (format!("ours-{n}"), ours(n))));
     writers.extend((0..3).map(|n| (format!("theirs-{n}"), theirs(n))));
     let mut readers = vec![ours(0), theirs(0)];
@@ -201,15 +203,15 @@ fn a_mixed_fleet_loses_nothing_though_processes_are_killed() {
     for victims_turn in [false, true] {
         // An item of ours names its holder, one of theirs does not.
         wait_until(LONG, "one of the victim's kind holds the lock", || {
-            stage.attribute("lock_id").is_some()
-                && stage.attribute("holder").is_some() == victims_turn
+            fixture.attribute("lock_id").is_some()
+                && fixture.attribute("holder").is_some() == victims_turn
         });
         let (_, victim) = victims.remove(0);
         victim.kill();
         thread::sleep(Duration::from_secs(1));
     }
 
-    let mut auditor = stage.open(PATIENT);
+    let mut auditor = fixture.open(PATIENT);
     let mut acknowledged = Vec::new();
     for (name, writer) in &writers {
         let answer = writer.answer().expect("no error but retryable ones");
@@ -242,28 +244,28 @@ fn a_mixed_fleet_loses_nothing_though_processes_are_killed() {
     assert_eq!(auditor.ok("query SELECT sum(balance) FROM account"), "8000");
     drop(auditor);
     drop(writers);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 /// A table of one counter that says 0.
-fn furnished(stage: Stage) -> Stage {
+fn furnished(fixture: WorkersFixture) -> WorkersFixture {
     let create = "CREATE TABLE counter (value INTEGER); INSERT INTO counter VALUES (0)";
-    stage.open("").ok(&format!("batch {create}"));
-    stage
+    fixture.open("").ok(&format!("batch {create}"));
+    fixture
 }
 
-/// A process of the Python package with a connection to the stage's database.
+/// A process of the Python package with a connection to the fixture's database.
 #[track_caller]
-fn python(stage: &Stage, lease: &str, timeout: &str) -> Process {
+fn python(fixture: &WorkersFixture, lease: &str, timeout: &str) -> WorkerProcess {
     let mut command: Command = python::worker();
     command
-        .arg(stage.scratch.database())
+        .arg(fixture.scratch.database())
         .arg(timeout)
         .envs(env_for(Emulator::shared().endpoint()))
         .env("AWS_DEFAULT_REGION", "eu-central-1")
-        .env("SQLITE_LOCK_DYNAMODB_TABLE", stage.table.name())
+        .env("SQLITE_LOCK_DYNAMODB_TABLE", fixture.table.name())
         .env("SQLITE_LOCK_EXPIRATION", lease)
         // As many as fit into the timeout.
         .env("SQLITE_LOCK_MAX_ATTEMPTS", "100000");
-    Process::start_by(&mut command).expect("the database opens")
+    WorkerProcess::start_by(&mut command).expect("the database opens")
 }

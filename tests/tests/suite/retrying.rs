@@ -3,7 +3,6 @@
 use std::env;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,14 +14,14 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use diesel_sqlite_efs::{EfsConfig, EfsSqliteConnection, ReadCheck};
 use integration::dynamodb::env_for;
 use integration::emulator::Emulator;
-use integration::process::Worker;
+use integration::process::{Worker, ignored_test};
 
 use crate::events::{Fields, events_of, recorder};
-use crate::support::{
-    CHANGE, Call, LEASE, Site, VERY_LONG, assert_lock_error, assert_serialization_failure,
+use crate::fixtures::hosts::{
+    CHANGE, Call, HostsFixture, LEASE, VERY_LONG, assert_lock_error, assert_serialization_failure,
     assert_usable, committed, connect, execute, insert, manual_clock, numbers,
 };
-use crate::worker::{LONG, Stage};
+use crate::fixtures::workers::{LONG, WorkersFixture};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -54,10 +53,10 @@ fn log_transactions(conn: &mut EfsSqliteConnection) -> Arc<Mutex<Vec<String>>> {
 
 #[test]
 fn a_transaction_that_was_overtaken_is_run_again_with_the_lock_taken_first() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = patient(host.config_without_file_locks());
-    let mut other = site.host().connect_without_file_locks();
+    let mut other = fixture.host().connect_without_file_locks();
     let log = log_transactions(&mut conn);
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
@@ -86,39 +85,37 @@ fn a_transaction_that_was_overtaken_is_run_again_with_the_lock_taken_first() {
         ["BEGIN", "ROLLBACK", "BEGIN IMMEDIATE", "COMMIT"]
     );
     assert_eq!(conn.lock_stats().retries, 1);
-    assert_eq!(committed(&site), [10, 20]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[10, 20]);
 }
 
 #[test]
 fn a_lock_that_becomes_free_between_two_runs_is_taken_before_the_next_reads() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = patient(host.config());
     let result = conn.retrying_transaction(|conn| {
         select(conn)?;
-        if site.item().is_some() {
+        if fixture.item().is_some() {
             return insert(conn, 1);
         }
-        site.give_lease_to_another();
+        fixture.give_lease_to_another();
         let refused = insert(conn, 1);
-        site.remove_item();
+        fixture.remove_item();
         refused
     });
     assert_eq!(result, Ok(1));
     let calls = [&[Call::Acquire], &CHANGE[..]].concat();
     assert_eq!(host.store.take_calls(), calls);
-    assert_eq!(committed(&site), [1]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
 fn what_only_reads_takes_no_lock_however_often_it_is_run() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let config = host.config_without_file_locks();
     let mut conn = patient(config.lock_read_check(ReadCheck::Counter));
-    let mut other = site.host().connect_without_file_locks();
+    let mut other = fixture.host().connect_without_file_locks();
     other
         .batch_execute("CREATE TABLE far (n INTEGER)")
         .expect("a table");
@@ -144,21 +141,21 @@ fn what_only_reads_takes_no_lock_however_often_it_is_run() {
 
 #[test]
 fn a_transaction_that_lost_its_lease_is_run_again_and_happens_once() {
-    let ways_to_lose: [fn(&Site, &diesel_sqlite_efs::ManualClock); 2] = [
+    let ways_to_lose: [fn(&HostsFixture, &diesel_sqlite_efs::ManualClock); 2] = [
         |_, clock| clock.advance(LEASE),
-        |site, _| site.remove_item(),
+        |fixture, _| fixture.remove_item(),
     ];
     for lose in ways_to_lose {
         for swallow in [false, true] {
-            let (site, clock) = (Site::with_table(), manual_clock());
-            let config = site.host().config().clock(clock.clock());
+            let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
+            let config = fixture.host().config().clock(clock.clock());
             let mut conn = patient(config);
             let mut runs = 0;
             let result = conn.retrying_transaction(|conn| {
                 runs += 1;
                 insert(conn, runs)?;
                 if runs == 1 {
-                    lose(&site, &clock);
+                    lose(&fixture, &clock);
                     let again = insert(conn, 100);
                     // What a closure makes of it changes nothing: the transaction is over.
                     return if swallow { Ok(0) } else { again };
@@ -166,8 +163,7 @@ fn a_transaction_that_lost_its_lease_is_run_again_and_happens_once() {
                 Ok::<_, Error>(2)
             });
             assert_eq!((result, runs), (Ok(2), 2));
-            assert_eq!(committed(&site), [2]);
-            site.assert_nothing_left();
+            fixture.assert_committed(&[2]);
         }
     }
 }
@@ -181,9 +177,9 @@ fn the_cause_counts_whatever_the_closure_makes_of_it() {
             Self
         }
     }
-    let site = Site::with_table();
-    let mut conn = patient(site.host().config_without_file_locks());
-    let mut other = site.host().connect_without_file_locks();
+    let fixture = HostsFixture::with_table();
+    let mut conn = patient(fixture.host().config_without_file_locks());
+    let mut other = fixture.host().connect_without_file_locks();
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
         runs += 1;
@@ -202,35 +198,35 @@ fn the_cause_counts_whatever_the_closure_makes_of_it() {
 #[test]
 fn a_first_run_longer_than_the_timeout_gets_its_second() {
     const TIMEOUT: Duration = Duration::from_secs(1);
-    let site = Site::with_table();
-    let mut conn = connect(&site.host().config().lock_timeout(TIMEOUT));
+    let fixture = HostsFixture::with_table();
+    let mut conn = connect(&fixture.host().config().lock_timeout(TIMEOUT));
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
         runs += 1;
         insert(conn, runs)?;
         if runs == 1 {
             thread::sleep(TIMEOUT * 2);
-            site.remove_item();
+            fixture.remove_item();
         }
         Ok::<_, Error>(runs)
     });
     assert_eq!(result, Ok(2));
-    assert_eq!(committed(&site), [2]);
+    assert_eq!(committed(&fixture), [2]);
 }
 
 #[test]
 fn threads_that_read_and_then_write_lose_no_update() {
     const THREADS: usize = 6;
     const UPDATES: usize = 8;
-    let site = Site::with_table();
-    assert_eq!(insert(&mut site.host().connect(), 0), Ok(1));
+    let fixture = HostsFixture::with_table();
+    assert_eq!(insert(&mut fixture.host().connect(), 0), Ok(1));
     let all_have_read = Barrier::new(THREADS);
     let retries = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|_| {
                 scope.spawn(|| {
                     // A host of its own: nobody queues next to it.
-                    let mut conn = patient(site.host().config());
+                    let mut conn = patient(fixture.host().config());
                     let mut runs = 0;
                     for _ in 0..UPDATES {
                         let result = conn.retrying_transaction(|conn| {
@@ -253,34 +249,33 @@ fn threads_that_read_and_then_write_lose_no_update() {
             .sum::<u64>()
     });
     let sum = i64::try_from(THREADS * UPDATES).expect("a small number");
-    assert_eq!(committed(&site), [sum]);
+    assert_eq!(committed(&fixture), [sum]);
     // Of those that have read the first state one can write.
     assert!(retries >= THREADS as u64 - 1, "{retries}");
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 /// On DynamoDB, with SQLite's file locks and without them.
 #[test]
 fn processes_that_read_and_then_write_lose_no_update() {
     const PROCESSES: usize = 4;
-    for (stage, base_vfs) in [
-        (Stage::new("retrying-processes"), "unix"),
+    for (fixture, base_vfs) in [
+        (WorkersFixture::new("retrying-processes"), "unix"),
         (
-            Stage::without_file_locks("retrying-without-file-locks"),
+            WorkersFixture::without_file_locks("retrying-without-file-locks"),
             "unix-none",
         ),
     ] {
-        let mut setup = stage.open("");
+        let mut setup = fixture.open("");
         setup.ok("batch CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO t (n) VALUES (0)");
         drop(setup);
         let mut processes: Vec<_> = (0..PROCESSES)
             .map(|_| {
-                let mut command = Command::new(env::current_exe().expect("this program"));
+                let mut command = ignored_test("retrying::child");
                 command
-                    .args(["--exact", "retrying::child", "--ignored", "--nocapture"])
                     .envs(env_for(Emulator::shared().endpoint()))
-                    .env("SQLITE_LOCK_DYNAMODB_TABLE", stage.table.name())
-                    .env("RETRYING_DATABASE", stage.scratch.database())
+                    .env("SQLITE_LOCK_DYNAMODB_TABLE", fixture.table.name())
+                    .env("RETRYING_DATABASE", fixture.scratch.database())
                     .env("RETRYING_VFS", base_vfs);
                 Worker::spawn(&mut command).expect("the process starts")
             })
@@ -303,11 +298,11 @@ fn processes_that_read_and_then_write_lose_no_update() {
         }
         // Of those that have read the first state one can write.
         assert!(retries >= PROCESSES as u64 - 1, "{retries}");
-        let mut auditor = stage.open("");
+        let mut auditor = fixture.open("");
         let sum = (PROCESSES * CHILD_UPDATES).to_string();
         assert_eq!(auditor.ok("query SELECT n FROM t"), sum);
         drop(auditor);
-        stage.assert_whole();
+        fixture.assert_whole();
     }
 }
 
@@ -366,8 +361,8 @@ fn errors_of_the_closure_are_not_repeated() {
         }),
         ("a mistake", |conn| execute(conn, "no SQL")),
     ];
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     for (what, body) in bodies {
         let mut runs = 0;
         let result = conn.retrying_transaction(|conn| {
@@ -379,17 +374,17 @@ fn errors_of_the_closure_are_not_repeated() {
         if what == "built by the application" {
             assert_eq!(result, Err(built_by_the_application()));
         }
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
     }
     assert_eq!(conn.lock_stats().retries, 0);
-    assert_eq!(committed(&site), [0; 0]);
+    assert_eq!(committed(&fixture), [0; 0]);
 }
 
 #[test]
 fn a_failure_of_the_lock_that_the_closure_got_over_is_not_the_cause() {
-    let site = Site::with_table();
-    let mut conn = patient(site.host().config_without_file_locks());
-    let mut other = site.host().connect_without_file_locks();
+    let fixture = HostsFixture::with_table();
+    let mut conn = patient(fixture.host().config_without_file_locks());
+    let mut other = fixture.host().connect_without_file_locks();
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
         runs += 1;
@@ -404,15 +399,15 @@ fn a_failure_of_the_lock_that_the_closure_got_over_is_not_the_cause() {
     let result: QueryResult<()> = conn.retrying_transaction(|_| Err(Error::RollbackTransaction));
     assert_eq!(result, Err(Error::RollbackTransaction));
     assert_eq!(conn.lock_stats().retries, 0);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn an_unknown_outcome_is_not_repeated() {
     /// The shortest that there is: the connection has to wait for its end.
     const SHORT_LEASE: Duration = Duration::from_secs(2);
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let config = host.config().lock_expiration(SHORT_LEASE);
     let mut conn = patient(config);
     (host.store).before_own(Call::Confirm, || panic!("by the store"));
@@ -428,8 +423,8 @@ fn an_unknown_outcome_is_not_repeated() {
 
 #[test]
 fn what_waiting_cannot_cure_is_not_repeated() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     host.store.before(Call::Acquire, || panic!("by the store"));
     let result = conn.retrying_transaction(|conn| insert(conn, 1));
@@ -443,7 +438,7 @@ fn what_waiting_cannot_cure_is_not_repeated() {
         1
     );
     assert_eq!(conn.retrying_transaction(|conn| insert(conn, 2)), Ok(1));
-    assert_eq!(committed(&site), [2]);
+    assert_eq!(committed(&fixture), [2]);
 }
 
 #[test]
@@ -465,10 +460,10 @@ fn a_database_in_memory_has_nothing_to_repeat() {
 /// A first run that has waited as long as it may is the last.
 #[test]
 fn who_has_waited_for_the_whole_timeout_gives_up() {
-    let site = Site::with_table();
-    site.give_lease_to_another();
+    let fixture = HostsFixture::with_table();
+    fixture.give_lease_to_another();
     let mut conn = connect(
-        &site
+        &fixture
             .host()
             .config()
             .lock_timeout(Duration::from_millis(300)),
@@ -483,8 +478,8 @@ fn who_has_waited_for_the_whole_timeout_gives_up() {
     assert!(began.elapsed() >= Duration::from_millis(150));
     assert_eq!(runs, 1);
     assert_lock_error!(conn, Busy);
-    site.remove_item();
-    site.assert_nothing_left();
+    fixture.remove_item();
+    fixture.assert_nothing_left();
     assert_usable(&mut conn);
 }
 
@@ -494,8 +489,8 @@ fn repeats_wait_no_longer_than_the_timeout_and_leave_nothing() {
     recorder();
     /// Between a failure and its repeat a busy machine may do nothing for a moment.
     const TIMEOUT: Duration = Duration::from_secs(2);
-    let site = Site::new();
-    let with_key = || site.host().config().lock_key("retrying-gives-up");
+    let fixture = HostsFixture::new();
+    let with_key = || fixture.host().config().lock_key("retrying-gives-up");
     let mut holding = connect(&with_key());
     let table = "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)";
     holding.batch_execute(table).expect("a table");
@@ -537,10 +532,10 @@ fn repeats_wait_no_longer_than_the_timeout_and_leave_nothing() {
 
 #[test]
 fn no_run_begins_that_cannot_end_before_the_deadline() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = patient(host.config_without_file_locks());
-    let mut other = site.host().connect_without_file_locks();
+    let mut other = fixture.host().connect_without_file_locks();
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
         runs += 1;
@@ -554,14 +549,13 @@ fn no_run_begins_that_cannot_end_before_the_deadline() {
     assert_serialization_failure(result);
     assert_eq!((runs, conn.lock_stats().retries), (1, 0));
     assert_lock_error!(conn, StaleSnapshot);
-    assert_eq!(committed(&site), [1]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
 fn a_retrying_transaction_inside_a_transaction_is_refused_and_so_is_what_cannot_be_inside_it() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.transaction(|conn| {
         insert(conn, 1)?;
@@ -583,14 +577,13 @@ fn a_retrying_transaction_inside_a_transaction_is_refused_and_so_is_what_cannot_
     });
     assert_eq!(result, Ok(1));
     assert_eq!(host.store.take_calls(), [CHANGE, CHANGE].concat());
-    assert_eq!(committed(&site), [1, 2, 3]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 2, 3]);
 }
 
 #[test]
 fn all_kinds_of_transactions_and_migrations_share_one_lease_inside_with_write_lock() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.with_write_lock(|conn| {
         conn.retrying_transaction(|conn| {
@@ -613,14 +606,13 @@ fn all_kinds_of_transactions_and_migrations_share_one_lease_inside_with_write_lo
     });
     assert_eq!(result, Ok(()));
     assert_eq!(host.store.take_calls(), [Call::Release]);
-    assert_eq!(committed(&site), [1, 2, 3, 4]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 2, 3, 4]);
 }
 
 #[test]
 fn migrations_inside_a_transaction_belong_to_it() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let undone: QueryResult<()> = conn.retrying_transaction(|conn| {
         let applied = conn.run_migrations(MIGRATIONS).expect("migrations");
@@ -628,7 +620,7 @@ fn migrations_inside_a_transaction_belong_to_it() {
         Err(Error::RollbackTransaction)
     });
     assert_eq!(undone, Err(Error::RollbackTransaction));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
     host.store.take_calls();
     let result = conn.retrying_transaction(|conn| {
         let applied = conn.run_migrations(MIGRATIONS).expect("migrations again");
@@ -637,14 +629,14 @@ fn migrations_inside_a_transaction_belong_to_it() {
     });
     assert_eq!(result, Ok(1));
     assert_eq!(host.store.take_calls(), CHANGE);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 /// The lock was promised for all of the outer closure: it cannot be taken again inside it.
 #[test]
 fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
-    let (site, clock) = (Site::with_table(), manual_clock());
-    let config = site.host().config().clock(clock.clock());
+    let (fixture, clock) = (HostsFixture::with_table(), manual_clock());
+    let config = fixture.host().config().clock(clock.clock());
     let mut conn = patient(config);
     let mut runs = 0;
     let result = conn.with_write_lock(|conn| {
@@ -662,15 +654,14 @@ fn a_lease_lost_under_with_write_lock_is_not_repeated_inside_it() {
         conn.with_write_lock(|conn| conn.retrying_transaction(|conn| insert(conn, 3))),
         Ok(1)
     );
-    assert_eq!(committed(&site), [3]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[3]);
 }
 
 #[test]
 fn a_panic_in_a_repeat_leaves_nothing_once_the_connection_is_dropped() {
-    let site = Site::with_table();
-    let mut conn = patient(site.host().config_without_file_locks());
-    let mut other = site.host().connect_without_file_locks();
+    let fixture = HostsFixture::with_table();
+    let mut conn = patient(fixture.host().config_without_file_locks());
+    let mut other = fixture.host().connect_without_file_locks();
     let mut runs = 0;
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         conn.retrying_transaction(|conn| {
@@ -680,7 +671,7 @@ fn a_panic_in_a_repeat_leaves_nothing_once_the_connection_is_dropped() {
                 assert_eq!(insert(&mut other, 1), Ok(1));
             }
             insert(conn, 2)?;
-            assert!(site.item().is_some());
+            assert!(fixture.item().is_some());
             if runs == 2 {
                 panic!("in the second run");
             }
@@ -690,17 +681,17 @@ fn a_panic_in_a_repeat_leaves_nothing_once_the_connection_is_dropped() {
     assert!(panicked.is_err());
     assert_eq!(runs, 2);
     drop(conn);
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), [1]);
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), [1]);
 }
 
 /// The longest that a caller can say.
 #[test]
 fn a_timeout_without_end_is_one() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect_without_file_locks();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect_without_file_locks();
     conn.set_lock_timeout(Duration::MAX);
-    let mut other = site.host().connect_without_file_locks();
+    let mut other = fixture.host().connect_without_file_locks();
     let mut runs = 0;
     let result = conn.retrying_transaction(|conn| {
         runs += 1;

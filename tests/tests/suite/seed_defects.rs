@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use integration::emulator::Emulator;
 use integration::proxy::{Action, Answer, Proxy, Purpose, RefusedEndpoint, Rule};
 
-use crate::worker::{Process, Stage, proxy, requests, steps};
+use crate::fixtures::workers::{WorkerProcess, WorkersFixture, proxy, requests, steps};
 
 const INSERT: &str = "execute INSERT INTO note (text) VALUES ('here')";
 const COUNT: &str = "query SELECT count(*) FROM note";
@@ -19,52 +19,60 @@ fn minutes(minutes: u64) -> Duration {
 }
 
 /// Somebody of the Python package overwrites our item, as after an expiry that we did not notice.
-fn usurp(stage: &Stage) {
+fn usurp(fixture: &WorkersFixture) {
     let until = SystemTime::now() + minutes(1);
-    let put = stage.table.put_as_python(&stage.key(), "usurper", until);
+    let put = fixture
+        .table
+        .put_as_python(&fixture.key(), "usurper", until);
     put.expect("the item is put");
 }
 
 #[test]
 fn defect_1_a_transaction_whose_lease_is_lost_becomes_visible() {
-    let stage = furnished(Stage::new("defect-1"));
-    let mut writer = stage.open("");
+    let fixture = furnished(WorkersFixture::new("defect-1"));
+    let mut writer = fixture.open("");
     writer.ok("begin");
     writer.ok(INSERT);
-    usurp(&stage);
+    usurp(&fixture);
     let failure = writer.fails("commit");
     failure.assert_retryable("LeaseLost");
     assert_eq!(writer.fails("last-lock-error").kind, "LeaseLost");
-    stage.table.delete(&stage.key()).expect("the usurper goes");
+    fixture
+        .table
+        .delete(&fixture.key())
+        .expect("the usurper goes");
     assert_eq!(writer.ok(COUNT), "0");
-    assert_eq!(stage.open("").ok(COUNT), "0");
-    stage.assert_whole();
+    assert_eq!(fixture.open("").ok(COUNT), "0");
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_2_the_write_after_a_lost_lease_never_releases_its_own() {
-    let stage = furnished(Stage::new("defect-2"));
+    let fixture = furnished(WorkersFixture::new("defect-2"));
     let proxy = proxy();
-    let mut writer = stage.open_behind(&proxy, "");
+    let mut writer = fixture.open_behind(&proxy, "");
     writer.ok("begin");
     writer.ok(INSERT);
-    usurp(&stage);
+    usurp(&fixture);
     writer.fails("commit");
-    stage.table.delete(&stage.key()).expect("the usurper goes");
+    fixture
+        .table
+        .delete(&fixture.key())
+        .expect("the usurper goes");
     // Rolls the journal back that the lost transaction had to leave.
     assert_eq!(writer.ok(COUNT), "0");
     proxy.forget_requests();
     writer.ok(INSERT);
     assert_eq!(steps(&proxy), WRITE);
-    assert_eq!(stage.table.count().expect("a count"), 0);
-    stage.assert_whole();
+    assert_eq!(fixture.table.count().expect("a count"), 0);
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_3_a_lost_answer_locks_its_own_owner_out() {
-    let stage = furnished(Stage::new("defect-3"));
+    let fixture = furnished(WorkersFixture::new("defect-3"));
     let proxy = proxy();
-    let mut writer = stage.open_behind(&proxy, "lock_expiration=60");
+    let mut writer = fixture.open_behind(&proxy, "lock_expiration=60");
     let cut = proxy.rule(Rule::put(Action::CutAnswer).nth(1));
     writer.ok(INSERT);
     assert_eq!(cut.hits(), 1);
@@ -73,15 +81,15 @@ fn defect_3_a_lost_answer_locks_its_own_owner_out() {
         .collect();
     assert_eq!(ids[0], ids[1], "one lock_id in all attempts");
     assert_eq!(steps(&proxy)[1..], WRITE);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_4_waiting_ends_long_before_the_timeout() {
-    let stage = furnished(Stage::new("defect-4"));
-    usurp(&stage);
+    let fixture = furnished(WorkersFixture::new("defect-4"));
+    usurp(&fixture);
     let proxy = proxy();
-    let mut writer = stage.open_behind(&proxy, "lock_timeout=4");
+    let mut writer = fixture.open_behind(&proxy, "lock_timeout=4");
     let began = Instant::now();
     let failure = writer.fails(INSERT);
     assert_eq!(failure.kind, "Busy");
@@ -92,14 +100,17 @@ fn defect_4_waiting_ends_long_before_the_timeout() {
     );
     let asked = proxy.requests().len();
     assert!(asked > 10, "more than ten attempts: {asked}");
-    stage.table.delete(&stage.key()).expect("the usurper goes");
-    stage.assert_whole();
+    fixture
+        .table
+        .delete(&fixture.key())
+        .expect("the usurper goes");
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_5_what_waiting_cannot_cure_is_retried_and_reported_as_contention() {
-    let stage = furnished(Stage::new("defect-5"));
-    let fails_at_once = |writer: &mut Process, told: &str| {
+    let fixture = furnished(WorkersFixture::new("defect-5"));
+    let fails_at_once = |writer: &mut WorkerProcess, told: &str| {
         let began = Instant::now();
         let failure = writer.fails(INSERT);
         assert_eq!(failure.kind, "Store", "{failure:?}");
@@ -120,27 +131,27 @@ fn defect_5_what_waiting_cannot_cure_is_retried_and_reported_as_contention() {
         (Answer::bad_credentials(), "credentials"),
     ] {
         let fake = Proxy::fake(answer).expect("an endpoint");
-        let mut writer = stage.open_behind(&fake, parameters);
+        let mut writer = fixture.open_behind(&fake, parameters);
         fails_at_once(&mut writer, told);
         assert_eq!(fake.requests().len(), 1);
     }
     let refused = RefusedEndpoint::new().expect("a port");
-    let writer = stage.try_open(&refused.endpoint(), parameters, &[]);
+    let writer = fixture.try_open(&refused.endpoint(), parameters, &[]);
     fails_at_once(
         &mut writer.expect("opening asks nobody"),
         &refused.endpoint(),
     );
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_6_a_host_whose_clock_is_ahead_steals_a_live_lock() {
-    let stage = furnished(Stage::new("defect-6"));
-    let mut holder = stage.open("lock_holder=the-slow-one");
+    let fixture = furnished(WorkersFixture::new("defect-6"));
+    let mut holder = fixture.open("lock_holder=the-slow-one");
     holder.ok("begin");
     holder.ok(INSERT);
     let endpoint = Emulator::shared().endpoint();
-    let thief = stage.try_open(endpoint, "lock_timeout=1", &["clock=ahead"]);
+    let thief = fixture.try_open(endpoint, "lock_timeout=1", &["clock=ahead"]);
     let mut thief = thief.expect("the database opens");
     // The second time it knows the store's clock; the first time it learns from the refusal.
     for _ in 0..2 {
@@ -150,20 +161,19 @@ fn defect_6_a_host_whose_clock_is_ahead_steals_a_live_lock() {
     holder.ok("commit");
     // Its own lease is dated by the store's clock as well.
     thief.ok("immediate");
-    let expires_at: f64 = (stage.attribute("expires_at").expect("an item").parse()).expect("N");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    assert!(expires_at < now.expect("a time").as_secs_f64() + 60.0);
+    let expires_at = fixture.expires_at().expect("an item");
+    assert!(expires_at < SystemTime::now() + Duration::from_secs(60));
     thief.ok(INSERT);
     thief.ok("commit");
     assert_eq!(thief.ok(COUNT), "2");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_7_reads_take_the_lock_and_scripts_go_past_it() {
-    let stage = furnished(Stage::new("defect-7"));
+    let fixture = furnished(WorkersFixture::new("defect-7"));
     let proxy = proxy();
-    let mut conn = stage.open_behind(&proxy, "");
+    let mut conn = fixture.open_behind(&proxy, "");
     for read in [
         "query WITH n(i) AS (SELECT 1) SELECT i FROM n",
         "query WITH here AS (SELECT * FROM note) SELECT count(*) FROM here",
@@ -191,80 +201,83 @@ fn defect_7_reads_take_the_lock_and_scripts_go_past_it() {
         assert_eq!(steps(&proxy), WRITE.repeat(transactions), "{script}");
     }
     assert_eq!(conn.ok(COUNT), "6");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_8_the_page_cache_may_grow_to_256_gib_and_the_file_is_mapped() {
-    let stage = furnished(Stage::new("defect-8"));
-    let mut conn = stage.open("");
+    let fixture = furnished(WorkersFixture::new("defect-8"));
+    let mut conn = fixture.open("");
     // Negative values are KiB: 64 MiB (https://sqlite.org/pragma.html#pragma_cache_size).
     assert_eq!(conn.ok("query PRAGMA cache_size"), "-65536");
     let mapped = conn.ok("query PRAGMA mmap_size");
     assert!(["", "0"].contains(&mapped.as_str()), "{mapped}");
-    let mut conn = stage.open("cache_size_bytes=268435456");
+    let mut conn = fixture.open("cache_size_bytes=268435456");
     assert_eq!(conn.ok("query PRAGMA cache_size"), "-262144");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn defect_9_a_journal_makes_readers_need_the_lock_and_keeps_connections_open() {
-    let stage = furnished(Stage::new("defect-9"));
-    let mut writer = stage.open("");
+    let fixture = furnished(WorkersFixture::new("defect-9"));
+    let mut writer = fixture.open("");
     writer.ok("begin");
     writer.ok(INSERT);
-    assert!(stage.has_journal());
+    assert!(fixture.has_journal());
     let proxy = proxy();
-    let mut reader = stage.open_behind(&proxy, "");
+    let mut reader = fixture.open_behind(&proxy, "");
     assert_eq!(reader.ok(COUNT), "0");
-    assert_eq!(descriptors(&stage, &reader), 1);
+    assert_eq!(descriptors(&fixture, &reader), 1);
     // The one before is closed, journal or not.
     reader.ok("reopen");
-    assert_eq!(descriptors(&stage, &reader), 1);
+    assert_eq!(descriptors(&fixture, &reader), 1);
     assert_eq!(requests(&proxy), [""; 0]);
     writer.ok("commit");
     assert_eq!(reader.ok(COUNT), "1");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 /// How many times the process has the database open.
-fn descriptors(stage: &Stage, process: &Process) -> usize {
+fn descriptors(fixture: &WorkersFixture, process: &WorkerProcess) -> usize {
     let directory = format!("/proc/{}/fd", process.id());
     fs::read_dir(directory)
         .expect("the process's descriptors")
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter(|target| target == stage.scratch.database())
+        .filter(|target| target == fixture.scratch.database())
         .count()
 }
 
 #[test]
 fn a_live_item_of_the_python_package_is_respected_and_left_as_it_is() {
-    let stage = furnished(Stage::new("python-live"));
-    usurp(&stage);
-    let item = stage.table.item(&stage.key()).expect("an answer");
-    let mut writer = stage.open("lock_timeout=0.5");
+    let fixture = furnished(WorkersFixture::new("python-live"));
+    usurp(&fixture);
+    let item = fixture.table.item(&fixture.key()).expect("an answer");
+    let mut writer = fixture.open("lock_timeout=0.5");
     for statement in [INSERT, "immediate"] {
         let failure = writer.busy(statement);
         failure.assert_retryable("Busy");
     }
-    assert_eq!(stage.table.item(&stage.key()).expect("an answer"), item);
+    assert_eq!(fixture.table.item(&fixture.key()).expect("an answer"), item);
     assert_eq!(writer.ok(COUNT), "0");
-    stage.table.delete(&stage.key()).expect("it goes");
-    stage.assert_whole();
+    fixture.table.delete(&fixture.key()).expect("it goes");
+    fixture.assert_whole();
 }
 
 #[test]
 fn an_expired_item_of_the_python_package_is_taken_over_by_its_very_digits() {
-    let stage = furnished(Stage::new("python-expired"));
+    let fixture = furnished(WorkersFixture::new("python-expired"));
     let until = SystemTime::now() - Duration::from_secs(5);
-    (stage.table.put_as_python(&stage.key(), "long gone", until)).expect("an item");
-    let digits = stage.attribute("expires_at");
+    (fixture
+        .table
+        .put_as_python(&fixture.key(), "long gone", until))
+    .expect("an item");
+    let digits = fixture.attribute("expires_at");
     assert_eq!(
         digits.as_ref().map(String::len),
         Some("1700000000.000000005000000001".len())
     );
     let proxy = proxy();
-    let mut writer = stage.open_behind(&proxy, "");
+    let mut writer = fixture.open_behind(&proxy, "");
     writer.ok(INSERT);
     let takeover = ["Acquire refused", "TakeOver 200"];
     assert_eq!(steps(&proxy), [&takeover, &WRITE[1..]].concat());
@@ -274,40 +287,40 @@ fn an_expired_item_of_the_python_package_is_taken_over_by_its_very_digits() {
     let values = takeover.body["ExpressionAttributeValues"].to_string();
     assert!(values.contains(&digits.expect("digits")), "{values}");
     assert!(writer.ok("stats").contains("takeovers: 1"));
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn our_item_is_respected_by_the_python_packages_condition_until_it_expires() {
-    let stage = furnished(Stage::new("python-sees-ours"));
-    let mut holder = stage.open("lock_expiration=3");
+    let fixture = furnished(WorkersFixture::new("python-sees-ours"));
+    let mut holder = fixture.open("lock_expiration=3");
     holder.ok("begin");
     holder.ok(INSERT);
-    let key = stage.key();
+    let key = fixture.key();
     let acquire = || {
         let now = SystemTime::now();
-        (stage
+        (fixture
             .table
             .acquire_as_python(&key, "python", now, now + minutes(1)))
         .expect("an answer")
     };
     assert!(!acquire(), "our lease is live");
     holder.pause();
-    stage.wait_until_expired();
+    fixture.wait_until_expired();
     assert!(acquire(), "our lease has expired");
     holder.resume();
     assert_eq!(holder.fails("commit").kind, "LeaseLost");
-    assert_eq!(stage.attribute("lock_id").as_deref(), Some("python"));
-    stage.table.delete(&key).expect("it goes");
+    assert_eq!(fixture.attribute("lock_id").as_deref(), Some("python"));
+    fixture.table.delete(&key).expect("it goes");
     // Its own journal was never hot; its next write clears that away.
     holder.ok(INSERT);
     assert_eq!(holder.ok(COUNT), "1");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
-fn furnished(stage: Stage) -> Stage {
-    stage
+fn furnished(fixture: WorkersFixture) -> WorkersFixture {
+    fixture
         .open("")
         .ok("execute CREATE TABLE note (text TEXT NOT NULL)");
-    stage
+    fixture
 }

@@ -16,7 +16,7 @@ use integration::emulator::Emulator;
 use integration::proxy::Proxy;
 use integration::scratch::Scratch;
 
-use crate::driver::Process;
+use crate::fixtures::bare_process::BareProcess;
 
 type TestResult = Result<(), Box<dyn Error>>;
 
@@ -233,7 +233,7 @@ fn the_urls_settings_come_before_the_environments() -> TestResult {
     ];
     let environment = (env_for(&proxy.endpoint()).into_iter())
         .chain(variables.map(|(name, value)| (name, value.to_owned())));
-    let mut process = Process::start(environment)?;
+    let mut process = BareProcess::start(environment)?;
     for (parameters, table, key) in [
         ("", "table-of-the-environment", "key of the environment"),
         (
@@ -358,7 +358,7 @@ fn refusal_in<'a>(
 ) -> Result<String, Box<dyn Error>> {
     let scratch = Scratch::new()?;
     let url = format!("{}?{parameters}", scratch.database().display());
-    let told = Process::start(environment)?.open(&url)?;
+    let told = BareProcess::start(environment)?.open(&url)?;
     assert!(!scratch.database().exists(), "created for {parameters}");
     Ok(told
         .err()

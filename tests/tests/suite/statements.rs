@@ -1,6 +1,5 @@
 //! Which statements take the lease, and how many requests each transaction costs.
 
-use std::process::Command;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -12,11 +11,11 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use diesel_sqlite_efs::EfsSqliteConnection;
 use integration::dynamodb::{self, LockTable};
 use integration::emulator::Emulator;
-use integration::process::Worker;
+use integration::process::{Worker, ignored_test};
 use integration::proxy::{Operation, Proxy};
 use integration::scratch::Scratch;
 
-use crate::support::{CHANGE, Call, Site, execute, numbers};
+use crate::fixtures::hosts::{CHANGE, Call, HostsFixture, execute, numbers};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -332,15 +331,15 @@ fn a_transaction_costs_what_it_does_and_leaves_nothing() {
     let wrong: Vec<String> = KINDS
         .iter()
         .filter_map(|kind| {
-            let site = Site::new();
-            prepare(&mut site.host().connect());
-            let host = site.host();
+            let fixture = HostsFixture::new();
+            prepare(&mut fixture.host().connect());
+            let host = fixture.host();
             let mut conn = host.connect();
             assert_eq!(host.store.take_calls(), [], "opening");
             let result = (kind.run)(&mut conn);
             assert_eq!(result, Ok(()), "{}", kind.name);
             let calls = host.store.take_calls();
-            site.assert_nothing_left();
+            fixture.assert_nothing_left();
             (calls != kind.cost.calls()).then(|| format!("{}: {calls:?}", kind.name))
         })
         .collect();
@@ -349,8 +348,8 @@ fn a_transaction_costs_what_it_does_and_leaves_nothing() {
 
 #[test]
 fn migrations_are_one_lease_however_many_they_are() {
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     let mut conn = host.connect();
     let applied = conn.run_migrations(MIGRATIONS).expect("migrations");
     assert!(applied.len() > 1, "{applied:?}");
@@ -362,7 +361,7 @@ fn migrations_are_one_lease_however_many_they_are() {
         between.iter().all(|call| *call == Call::Confirm),
         "{calls:?}"
     );
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 /// The kinds that also go through DynamoDB's API.
@@ -405,11 +404,8 @@ fn over_http_a_change_is_two_puts_and_a_delete() {
         scratch.database().display(),
         table.name()
     );
-    let program = std::env::current_exe().expect("this program");
-    let mut command = Command::new(program);
+    let mut command = ignored_test("statements::one_after_the_other_as_told");
     command
-        .args(["--ignored", "--exact", "--nocapture", "--test-threads=1"])
-        .arg("statements::one_after_the_other_as_told")
         .env(DATABASE_URL, url)
         .envs(dynamodb::env_for(&proxy.endpoint()));
     let mut worker = Worker::spawn(&mut command).expect("a worker");

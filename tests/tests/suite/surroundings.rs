@@ -12,27 +12,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::types::ScalarAttributeType;
-use diesel::connection::SimpleConnection;
-use diesel::{Connection, SqliteConnection};
 use diesel_sqlite_efs::testing::{HookedStore, Put};
 use diesel_sqlite_efs::{LockClient, StoreError};
 use integration::dynamodb::{AttributeValue, Item, LockTable, env_for};
 use integration::emulator::Emulator;
-use integration::proxy::{Action, Answer, Operation, Proxy, Purpose, RefusedEndpoint, Rule};
-use integration::scratch::Scratch;
+use integration::proxy::{Action, Answer, Operation, Purpose, RefusedEndpoint, Rule};
 
-use crate::driver::{Failure, Process};
+use crate::fixtures::bare_process::{BareFixture, BareProcess, INSERT, ShownError};
 
 type TestResult = Result<(), Box<dyn Error>>;
-
-const INSERT: &str = "INSERT INTO t VALUES (1)";
 
 // Tables
 
 #[test]
 fn a_lock_table_that_does_not_exist() -> TestResult {
-    let mut place = Place::without_table("no-such-table")?;
-    let failure = place.refusal("")?;
+    let mut fixture = BareFixture::without_table("no-such-table")?;
+    let failure = fixture.refusal("")?;
     assert_says(
         &failure,
         &[
@@ -42,8 +37,8 @@ fn a_lock_table_that_does_not_exist() -> TestResult {
             "AWS_REGION",
         ],
     );
-    let table = LockTable::create(Emulator::shared().endpoint(), "no-such-table")?;
-    place.works_now(&table)
+    LockTable::create(Emulator::shared().endpoint(), "no-such-table")?;
+    fixture.assert_works()
 }
 
 #[test]
@@ -55,8 +50,8 @@ fn a_lock_table_whose_key_is_another() -> TestResult {
         ("key-with-a-sort-key", &[("pk", S), ("sk", S)]),
     ] {
         LockTable::create_with_key(Emulator::shared().endpoint(), name, key)?;
-        let mut place = Place::without_table(name)?;
-        let failure = place.refusal("")?;
+        let mut fixture = BareFixture::without_table(name)?;
+        let failure = fixture.refusal("")?;
         assert_says(
             &failure,
             &[
@@ -74,10 +69,10 @@ fn a_lock_table_whose_key_is_another() -> TestResult {
 
 #[test]
 fn access_denied_to_put_item() -> TestResult {
-    let mut place = Place::new("put-denied")?;
+    let mut fixture = BareFixture::new("put-denied")?;
     let denied = Answer::access_denied("dynamodb:PutItem");
-    let rule = place.proxy.rule(Rule::put(Action::Answer(denied)));
-    let failure = place.refusal("")?;
+    let rule = fixture.proxy.rule(Rule::put(Action::Answer(denied)));
+    let failure = fixture.refusal("")?;
     assert_says(
         &failure,
         &[
@@ -88,19 +83,25 @@ fn access_denied_to_put_item() -> TestResult {
         ],
     );
     rule.remove();
-    place.works()
+    fixture.assert_works()
 }
 
 #[test]
 fn access_denied_to_delete_item_is_told_though_the_write_stands() -> TestResult {
-    let mut place = Place::new("delete-denied")?;
-    place.open("")?;
+    let mut fixture = BareFixture::new("delete-denied")?;
+    fixture.open("")??;
     let denied = Answer::access_denied("dynamodb:DeleteItem");
-    let rule = place.proxy.rule(Rule::delete(Action::Answer(denied)));
+    let rule = fixture.proxy.rule(Rule::delete(Action::Answer(denied)));
     // It is committed, so it must not be reported as failed.
-    place.process.execute(INSERT)?.expect("the write succeeds");
+    fixture
+        .process
+        .execute(INSERT)?
+        .expect("the write succeeds");
     assert_eq!(rule.hits(), 1, "a refused release is not repeated");
-    let told = place.process.last_lock_error()?.ok_or("nothing is told")?;
+    let told = fixture
+        .process
+        .last_lock_error()?
+        .ok_or("nothing is told")?;
     for part in [
         "the lock was not released",
         "blocks other writers until its lease has run out",
@@ -110,23 +111,23 @@ fn access_denied_to_delete_item_is_told_though_the_write_stands() -> TestResult 
     ] {
         assert!(told.contains(part), "`{part}` is missing in `{told}`");
     }
-    assert_eq!(place.table()?.count()?, 1);
+    assert_eq!(fixture.table()?.count()?, 1);
     rule.remove();
     // The lease runs out, and the same connection takes over what it could not release.
-    place.let_lease_expire()?;
-    place.process.execute(INSERT)?.expect("it writes again");
-    assert_eq!(place.table()?.count()?, 0);
+    fixture.let_lease_expire()?;
+    fixture.process.execute(INSERT)?.expect("it writes again");
+    assert_eq!(fixture.table()?.count()?, 0);
     Ok(())
 }
 
 #[test]
 fn access_denied_at_the_commit_rolls_back() -> TestResult {
-    let mut place = Place::new("commit-denied")?;
-    place.open("")?;
+    let mut fixture = BareFixture::new("commit-denied")?;
+    fixture.open("")??;
     for statements in [vec![INSERT], vec!["SELECT count(*) FROM t", INSERT]] {
         let denied = Answer::access_denied("dynamodb:PutItem");
-        let rule = (place.proxy).rule(Rule::put_to(Purpose::Record, Action::Answer(denied)));
-        let failure = (place.process.transaction(&statements)?).expect_err("not confirmed");
+        let rule = (fixture.proxy).rule(Rule::put_to(Purpose::Record, Action::Answer(denied)));
+        let failure = (fixture.process.transaction(&statements)?).expect_err("not confirmed");
         assert_says(
             &failure,
             &[
@@ -136,19 +137,19 @@ fn access_denied_at_the_commit_rolls_back() -> TestResult {
         );
         assert_eq!(rule.hits(), 1);
         rule.remove();
-        assert_eq!(place.count()?, 0);
-        assert_eq!(place.table()?.count()?, 0, "a lock is left behind");
+        assert_eq!(fixture.count()?, 0);
+        assert_eq!(fixture.table()?.count()?, 0, "a lock is left behind");
     }
-    place.works()
+    fixture.assert_works()
 }
 
 #[test]
 fn credentials_that_are_not_valid() -> TestResult {
-    let mut place = Place::new("bad-credentials")?;
-    let rule = place
+    let mut fixture = BareFixture::new("bad-credentials")?;
+    let rule = fixture
         .proxy
         .rule(Rule::any(Action::Answer(Answer::bad_credentials())));
-    let failure = place.refusal("")?;
+    let failure = fixture.refusal("")?;
     assert_says(
         &failure,
         &[
@@ -159,7 +160,7 @@ fn credentials_that_are_not_valid() -> TestResult {
         ],
     );
     rule.remove();
-    place.works()
+    fixture.assert_works()
 }
 
 #[test]
@@ -176,21 +177,22 @@ fn no_credentials_and_no_region() -> TestResult {
             ["no AWS region is configured", "set AWS_REGION"],
         ),
     ] {
-        let mut place = Place::new(name)?;
-        let environment = env_for(&place.proxy.endpoint());
-        place.process = Process::start(environment.into_iter().filter(|(n, _)| *n != missing))?;
-        place.open("")?;
-        let told = place.process.warm_up()?.ok_or("the warm-up succeeded")?;
-        let failure = (place.process.execute(INSERT)?).expect_err("nothing can be signed");
+        let mut fixture = BareFixture::new(name)?;
+        let environment = env_for(&fixture.proxy.endpoint());
+        fixture.process =
+            BareProcess::start(environment.into_iter().filter(|(n, _)| *n != missing))?;
+        fixture.open("")??;
+        let told = fixture.process.warm_up()?.ok_or("the warm-up succeeded")?;
+        let failure = (fixture.process.execute(INSERT)?).expect_err("nothing can be signed");
         assert_says(&failure, &parts);
         for part in parts {
             assert!(told.contains(part), "`{part}` is missing in `{told}`");
         }
         assert!(!failure.message.contains('\n'), "{failure:?}");
-        assert_eq!(place.proxy.requests().len(), 0, "nothing was sent");
-        place.is_idle()?;
+        assert_eq!(fixture.proxy.requests().len(), 0, "nothing was sent");
+        fixture.assert_idle()?;
         // It still reads.
-        assert_eq!(place.count()?, 0);
+        assert_eq!(fixture.count()?, 0);
     }
     Ok(())
 }
@@ -200,9 +202,9 @@ fn no_credentials_and_no_region() -> TestResult {
 #[test]
 fn an_endpoint_that_refuses_connections() -> TestResult {
     let refused = RefusedEndpoint::new()?;
-    let mut place = Place::at("refused-endpoint", &refused.endpoint())?;
-    place.open("")?;
-    let failure = (place.process.execute(INSERT)?).expect_err("nobody listens");
+    let mut fixture = BareFixture::at("refused-endpoint", &refused.endpoint())?;
+    fixture.open("")??;
+    let failure = (fixture.process.execute(INSERT)?).expect_err("nobody listens");
     assert_says(
         &failure,
         &[
@@ -212,16 +214,16 @@ fn an_endpoint_that_refuses_connections() -> TestResult {
             "inside a VPC, add a gateway endpoint",
         ],
     );
-    place.is_idle()
+    fixture.assert_idle()
 }
 
 #[test]
 fn an_endpoint_that_is_no_url() -> TestResult {
     for endpoint in ["localhost:8000", "not a url", "http://"] {
-        let mut place = Place::at("endpoint-that-is-no-url", endpoint)?;
-        place.open("")?;
-        let told = place.process.warm_up()?.ok_or("the warm-up succeeded")?;
-        let failure = (place.process.execute(INSERT)?).expect_err("nowhere to send it");
+        let mut fixture = BareFixture::at("endpoint-that-is-no-url", endpoint)?;
+        fixture.open("")??;
+        let told = fixture.process.warm_up()?.ok_or("the warm-up succeeded")?;
+        let failure = (fixture.process.execute(INSERT)?).expect_err("nowhere to send it");
         let parts = [
             "misconfigured",
             endpoint,
@@ -233,7 +235,7 @@ fn an_endpoint_that_is_no_url() -> TestResult {
         for part in parts {
             assert!(told.contains(part), "`{part}` is missing in `{told}`");
         }
-        place.is_idle()?;
+        fixture.assert_idle()?;
     }
     Ok(())
 }
@@ -241,11 +243,11 @@ fn an_endpoint_that_is_no_url() -> TestResult {
 #[test]
 fn an_endpoint_that_is_not_dynamodb() -> TestResult {
     for (name, status) in [("not-dynamodb-404", 404), ("not-dynamodb-200", 200)] {
-        let mut place = Place::new(name)?;
+        let mut fixture = BareFixture::new(name)?;
         let page = Answer::new(status, "<html>It works!</html>");
-        let rule = place.proxy.rule(Rule::put(Action::Answer(page)));
-        place.open("")?;
-        let failure = (place.process.execute(INSERT)?).expect_err("no answer of DynamoDB");
+        let rule = fixture.proxy.rule(Rule::put(Action::Answer(page)));
+        fixture.open("")??;
+        let failure = (fixture.process.execute(INSERT)?).expect_err("no answer of DynamoDB");
         assert_says(
             &failure,
             &[
@@ -256,23 +258,23 @@ fn an_endpoint_that_is_not_dynamodb() -> TestResult {
         );
         assert_eq!(rule.hits(), 1, "waiting cannot help");
         rule.remove();
-        place.is_idle()?;
-        place.works()?;
+        fixture.assert_idle()?;
+        fixture.assert_works()?;
     }
     Ok(())
 }
 
 #[test]
 fn an_endpoint_that_is_silent() -> TestResult {
-    let mut place = Place::new("silent-endpoint")?;
-    let rule = place.proxy.rule(Rule::put(Action::Silence));
-    place.open("lock_timeout=1.5")?;
-    assert_eq!(place.process.warm_up()?, None);
-    let failure = (place.process.execute(INSERT)?).expect_err("no answer");
+    let mut fixture = BareFixture::new("silent-endpoint")?;
+    let rule = fixture.proxy.rule(Rule::put(Action::Silence));
+    fixture.open("lock_timeout=1.5")??;
+    assert_eq!(fixture.process.warm_up()?, None);
+    let failure = (fixture.process.execute(INSERT)?).expect_err("no answer");
     assert_says_retryable(&failure, &["no answer from DynamoDB at", "within"]);
     assert!(rule.hits() >= 1);
     rule.remove();
-    place.works()
+    fixture.assert_works()
 }
 
 #[test]
@@ -289,28 +291,32 @@ fn an_endpoint_that_answers_500_or_throttles_until_the_timeout() -> TestResult {
             ["DynamoDB throttles requests", "use on-demand capacity"],
         ),
     ] {
-        let mut place = Place::new(name)?;
-        place.open("lock_timeout=2")?;
-        assert_eq!(place.process.warm_up()?, None);
-        let rule = place.proxy.rule(Rule::put(Action::Answer(answer.clone())));
-        let failure = (place.process.execute(INSERT)?).expect_err("no lease");
+        let mut fixture = BareFixture::new(name)?;
+        fixture.open("lock_timeout=2")??;
+        assert_eq!(fixture.process.warm_up()?, None);
+        let rule = fixture
+            .proxy
+            .rule(Rule::put(Action::Answer(answer.clone())));
+        let failure = (fixture.process.execute(INSERT)?).expect_err("no lease");
         assert_says_retryable(&failure, &[parts[0], parts[1], name]);
         let hits = rule.hits();
         assert!(hits > 1, "it is asked again: {hits}");
         rule.remove();
-        place.is_idle()?;
+        fixture.assert_idle()?;
         // A transaction that has read is not repeated, but it is the same error.
-        let rule = (place.proxy).rule(Rule::put(Action::Answer(answer.clone())));
-        let failure = (place.process)
+        let rule = (fixture.proxy).rule(Rule::put(Action::Answer(answer.clone())));
+        let failure = (fixture.process)
             .transaction(&["SELECT count(*) FROM t", INSERT])?
             .expect_err("no lease");
         assert_says_retryable(&failure, &parts);
         rule.remove();
 
-        place.works()?;
+        fixture.assert_works()?;
         // A moment of it goes unnoticed.
-        place.proxy.rule(Rule::put(Action::Answer(answer)).next(1));
-        place.works()?;
+        fixture
+            .proxy
+            .rule(Rule::put(Action::Answer(answer)).next(1));
+        fixture.assert_works()?;
     }
     Ok(())
 }
@@ -334,15 +340,15 @@ fn the_client_by_itself_waits_out_what_passes_too() -> TestResult {
 
 #[test]
 fn garbage_in_answer_to_a_commit_leaves_its_outcome_unknown() -> TestResult {
-    let mut place = Place::new("garbled-commit")?;
-    place.open("")?;
+    let mut fixture = BareFixture::new("garbled-commit")?;
+    fixture.open("")??;
     let garbage = Answer::new(200, "<html>It works!</html>");
     // It is the answer that is lost: the commit stands in the item.
-    let rule = place.proxy.rule(Rule::put_to(
+    let rule = fixture.proxy.rule(Rule::put_to(
         Purpose::Record,
         Action::ReplaceAnswer(garbage),
     ));
-    let failure = (place.process.execute(INSERT)?).expect_err("it cannot be known");
+    let failure = (fixture.process.execute(INSERT)?).expect_err("it cannot be known");
     assert_eq!(rule.hits(), 1);
     assert!(
         (failure.message).starts_with("the outcome of the commit is unknown"),
@@ -351,10 +357,10 @@ fn garbage_in_answer_to_a_commit_leaves_its_outcome_unknown() -> TestResult {
     let hint = failure.hint.as_deref().unwrap_or_default();
     assert!(hint.contains("Read what is stored"), "{failure:?}");
     rule.remove();
-    place.let_lease_expire()?;
+    fixture.let_lease_expire()?;
     // The record that was written is believed: nothing of a commit that may be seen is undone.
-    place.process.execute(INSERT)?.expect("it writes again");
-    assert_eq!(place.count()?, 2);
+    fixture.process.execute(INSERT)?.expect("it writes again");
+    assert_eq!(fixture.count()?, 2);
     Ok(())
 }
 
@@ -396,13 +402,13 @@ fn a_lock_item_that_is_malformed() -> TestResult {
             ["`expires_at`", "is not in seconds (milliseconds?)"],
         ),
     ] {
-        let mut place = Place::new(name)?;
+        let mut fixture = BareFixture::new(name)?;
         let mut item: Item = (attributes.into_iter())
             .map(|(name, value)| (name.to_owned(), value))
             .collect::<HashMap<_, _>>();
-        item.insert("pk".to_owned(), text(&place.key()));
-        place.table()?.put(item.clone())?;
-        let failure = place.refusal("")?;
+        item.insert("pk".to_owned(), text(&fixture.key()));
+        fixture.table()?.put(item.clone())?;
+        let failure = fixture.refusal("")?;
         assert_says(
             &failure,
             &[
@@ -410,14 +416,14 @@ fn a_lock_item_that_is_malformed() -> TestResult {
                 parts[0],
                 parts[1],
                 "if no writer is running, delete the item",
-                &place.key(),
+                &fixture.key(),
                 name,
             ],
         );
-        let table = place.table()?;
-        assert_eq!(table.item(&place.key())?, Some(item), "it is not ours");
-        table.delete(&place.key())?;
-        place.works()?;
+        let table = fixture.table()?;
+        assert_eq!(table.item(&fixture.key())?, Some(item), "it is not ours");
+        table.delete(&fixture.key())?;
+        fixture.assert_works()?;
     }
     Ok(())
 }
@@ -426,84 +432,23 @@ fn a_lock_item_that_is_malformed() -> TestResult {
 
 #[test]
 fn opening_and_reading_send_no_request_and_take_no_lease() -> TestResult {
-    let mut place = Place::new("opening")?;
+    let mut fixture = BareFixture::new("opening")?;
     for _ in 0..2 {
-        place.open("")?;
-        assert_eq!(place.count()?, 0);
-        assert_eq!(place.process.warm_up()?, None);
-        place.process.close()?;
+        fixture.open("")??;
+        assert_eq!(fixture.count()?, 0);
+        assert_eq!(fixture.process.warm_up()?, None);
+        fixture.process.close()?;
     }
-    assert_eq!(place.proxy.requests().len(), 0);
+    assert_eq!(fixture.proxy.requests().len(), 0);
     // Nor is the table looked for: it is a reader's own business whether it exists.
-    let mut place = Place::without_table("table-that-no-reader-needs")?;
-    place.open("")?;
-    assert_eq!(place.count()?, 0);
-    assert_eq!(place.proxy.requests().len(), 0);
+    let mut fixture = BareFixture::without_table("table-that-no-reader-needs")?;
+    fixture.open("")??;
+    assert_eq!(fixture.count()?, 0);
+    assert_eq!(fixture.proxy.requests().len(), 0);
     Ok(())
 }
 
-/// A database, a lock table behind a proxy, and a process that is to write the one by the other.
-struct Place {
-    name: &'static str,
-    scratch: Scratch,
-    proxy: Proxy,
-    process: Process,
-}
-
-impl Place {
-    /// With a lock table of this name.
-    fn new(table: &'static str) -> Result<Self, Box<dyn Error>> {
-        LockTable::create(Emulator::shared().endpoint(), table)?;
-        Self::without_table(table)
-    }
-
-    /// With a lock table of this name, or none, in the settings.
-    fn without_table(table: &'static str) -> Result<Self, Box<dyn Error>> {
-        Self::start(table, None)
-    }
-
-    /// With this endpoint in the environment.
-    fn at(table: &'static str, endpoint: &str) -> Result<Self, Box<dyn Error>> {
-        Self::start(table, Some(endpoint))
-    }
-
-    fn start(name: &'static str, endpoint: Option<&str>) -> Result<Self, Box<dyn Error>> {
-        let scratch = Scratch::new()?;
-        let path = scratch.database().display().to_string();
-        SqliteConnection::establish(&path)?.batch_execute("CREATE TABLE t (x INTEGER)")?;
-        let proxy = Proxy::start(Emulator::shared().endpoint())?;
-        let endpoint = endpoint.map_or_else(|| proxy.endpoint(), str::to_owned);
-        let process = Process::start(env_for(&endpoint))?;
-        Ok(Self {
-            name,
-            scratch,
-            proxy,
-            process,
-        })
-    }
-
-    fn path(&self) -> String {
-        self.scratch.database().display().to_string()
-    }
-
-    fn key(&self) -> String {
-        format!("database#{}", self.path())
-    }
-
-    fn table(&self) -> Result<LockTable, Box<dyn Error>> {
-        Ok(LockTable::open(Emulator::shared().endpoint(), self.name)?)
-    }
-
-    fn open(&mut self, parameters: &str) -> TestResult {
-        let url = format!("{}?lock_table={}&{parameters}", self.path(), self.name);
-        Ok(self.process.open(&url)??)
-    }
-
-    fn count(&mut self) -> Result<i64, Box<dyn Error>> {
-        let count = self.process.number("SELECT count(*) AS value FROM t")?;
-        count.map_err(|failure| format!("{failure:?}").into())
-    }
-
+impl BareFixture {
     /// Makes the item that was left behind one of long ago.
     fn let_lease_expire(&self) -> TestResult {
         let table = self.table()?;
@@ -514,57 +459,30 @@ impl Place {
 
     /// Opens the database and writes, by itself and in a transaction: both are refused in the same
     /// words, each after one request.
-    fn refusal(&mut self, parameters: &str) -> Result<Box<Failure>, Box<dyn Error>> {
-        self.open(parameters)?;
+    fn refusal(&mut self, parameters: &str) -> Result<Box<ShownError>, Box<dyn Error>> {
+        self.open(parameters)??;
         self.proxy.forget_requests();
         let failure = (self.process.execute(INSERT)?).expect_err("it is refused");
         let requests = self.proxy.requests();
         assert_eq!(requests.len(), 1, "waiting cannot help: {requests:?}");
         assert_eq!(requests[0].operation, Operation::PutItem);
-        self.is_idle()?;
+        self.assert_idle()?;
 
         let in_transaction = (self.process)
             .transaction(&["SELECT count(*) FROM t", INSERT])?
             .expect_err("it is refused");
         assert_eq!(in_transaction.message, failure.message);
         assert_eq!(self.proxy.requests().len(), 2);
-        self.is_idle()?;
+        self.assert_idle()?;
         assert_eq!(self.count()?, 0, "it still reads");
         Ok(failure)
-    }
-
-    /// No transaction is open and no file lock is held: another can write at once.
-    fn is_idle(&self) -> TestResult {
-        let mut other = SqliteConnection::establish(&self.path())?;
-        other.batch_execute("BEGIN EXCLUSIVE; ROLLBACK")?;
-        assert!(!self.scratch.journal().exists());
-        Ok(())
-    }
-
-    /// The same connection writes, with the usual requests, and leaves no lock behind.
-    fn works_now(&mut self, table: &LockTable) -> TestResult {
-        self.proxy.forget_requests();
-        let before = self.count()?;
-        self.process.execute(INSERT)?.expect("the cause is mended");
-        (self
-            .process
-            .transaction(&["SELECT count(*) FROM t", INSERT])?)
-        .expect("and again");
-        assert_eq!(self.count()?, before + 2);
-        assert!(self.proxy.count(&Operation::DeleteItem) >= 2);
-        assert_eq!(table.count()?, 0, "a lock is left behind");
-        self.is_idle()
-    }
-
-    fn works(&mut self) -> TestResult {
-        self.works_now(&self.table()?)
     }
 }
 
 /// What a user sees: the cause, the remedy, which database, key and table, and that trying again
 /// does not help.
 #[track_caller]
-fn assert_says(failure: &Failure, parts: &[&str]) {
+fn assert_says(failure: &ShownError, parts: &[&str]) {
     assert_tells(failure, parts);
     assert_eq!(failure.kind, "Unknown", "{failure:?}");
     let hint = failure.hint.as_deref().unwrap_or_default();
@@ -573,7 +491,7 @@ fn assert_says(failure: &Failure, parts: &[&str]) {
 
 /// The same, where trying again may help.
 #[track_caller]
-fn assert_says_retryable(failure: &Failure, parts: &[&str]) {
+fn assert_says_retryable(failure: &ShownError, parts: &[&str]) {
     assert_tells(failure, parts);
     assert_eq!(failure.kind, "SerializationFailure", "{failure:?}");
     let hint = failure.hint.as_deref().unwrap_or_default();
@@ -581,7 +499,7 @@ fn assert_says_retryable(failure: &Failure, parts: &[&str]) {
 }
 
 #[track_caller]
-fn assert_tells(failure: &Failure, parts: &[&str]) {
+fn assert_tells(failure: &ShownError, parts: &[&str]) {
     // So that `--nocapture` shows all texts for reading.
     println!("{}", failure.message);
     for part in parts {

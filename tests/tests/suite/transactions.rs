@@ -16,8 +16,8 @@ use diesel_sqlite_efs::{
     ConnectError, EfsConfig, EfsSqliteConnection, EfsTransactionManager, LockError, StoreError,
 };
 
-use crate::support::{
-    CHANGE, Call, LEASE, Site, VERY_LONG, assert_lock_error, assert_serialization_failure,
+use crate::fixtures::hosts::{
+    CHANGE, Call, HostsFixture, LEASE, VERY_LONG, assert_lock_error, assert_serialization_failure,
     assert_usable, committed, connect, execute, insert, manual_clock, numbers,
 };
 
@@ -33,8 +33,8 @@ fn roll_back<T>() -> QueryResult<T> {
 
 #[test]
 fn an_inner_rollback_undoes_the_inner_changes_alone() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.transaction(|conn| {
         insert(conn, 1)?;
@@ -48,14 +48,13 @@ fn an_inner_rollback_undoes_the_inner_changes_alone() {
     });
     assert_eq!(result, Ok(1));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&site), [1, 4]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 4]);
 }
 
 #[test]
 fn an_outer_rollback_undoes_what_inner_transactions_committed() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result: QueryResult<()> = conn.transaction(|conn| {
         conn.transaction(|conn| insert(conn, 1))?;
@@ -64,31 +63,29 @@ fn an_outer_rollback_undoes_what_inner_transactions_committed() {
     });
     assert_eq!(result, Err(Error::RollbackTransaction));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&site), NOTHING);
-    site.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
 #[test]
 fn savepoints_of_the_caller_work() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     // Outside a transaction a savepoint begins one, and its release commits it.
     let result = conn.batch_execute(
         "SAVEPOINT a; INSERT INTO t (n) VALUES (1);
          SAVEPOINT b; INSERT INTO t (n) VALUES (2); ROLLBACK TO b; RELEASE b",
     );
     assert_eq!(result, Ok(()));
-    assert!(site.item().is_some());
+    assert!(fixture.item().is_some());
     assert_eq!(conn.batch_execute("RELEASE a"), Ok(()));
-    assert_eq!(committed(&site), [1]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
 fn a_script_may_begin_and_commit_by_itself() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let script = "BEGIN IMMEDIATE;
                   INSERT INTO t (n) VALUES (1); INSERT INTO t (n) VALUES (2);
@@ -96,41 +93,40 @@ fn a_script_may_begin_and_commit_by_itself() {
                   BEGIN; DELETE FROM t; ROLLBACK";
     assert_eq!(conn.batch_execute(script), Ok(()));
     assert_eq!(host.store.take_calls(), [CHANGE, CHANGE].concat());
-    assert_eq!(committed(&site), [1, 2]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 2]);
 }
 
 #[test]
 fn begin_commit_and_rollback_work_as_queries() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let mut run = |statement| execute(&mut conn, statement).map(drop);
     for (end, lease_is_held) in [("COMMIT", true), ("ROLLBACK", true), ("END", true)] {
         assert_eq!(run("BEGIN"), Ok(()));
-        assert_eq!(site.item(), None);
+        assert_eq!(fixture.item(), None);
         assert_eq!(run("INSERT INTO t (n) VALUES (1)"), Ok(()));
-        assert_eq!(site.item().is_some(), lease_is_held);
+        assert_eq!(fixture.item().is_some(), lease_is_held);
         assert_eq!(run(end), Ok(()));
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
     }
-    assert_eq!(committed(&site), [1, 1]);
+    assert_eq!(committed(&fixture), [1, 1]);
 }
 
 #[test]
 fn begin_and_rollback_as_queries_are_seen_by_nobody_else() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     assert_eq!(execute(&mut conn, "BEGIN"), Ok(0));
     assert_eq!(insert(&mut conn, 1), Ok(1));
-    assert_eq!(committed(&site), NOTHING);
+    assert_eq!(committed(&fixture), NOTHING);
     assert_eq!(execute(&mut conn, "ROLLBACK").map(drop), Ok(()));
-    assert_eq!(committed(&site), NOTHING);
+    assert_eq!(committed(&fixture), NOTHING);
 }
 
 #[test]
 fn a_rollback_by_statement_inside_a_transaction_aborts_it() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let result = conn.transaction(|conn| {
         insert(conn, 1)?;
         conn.batch_execute("ROLLBACK")?;
@@ -147,8 +143,7 @@ fn a_rollback_by_statement_inside_a_transaction_aborts_it() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
-    assert_eq!(committed(&site), NOTHING);
-    site.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
@@ -167,7 +162,7 @@ where
 
 #[test]
 fn a_rollback_after_one_by_statement_fails_as_with_diesels_own_connection() {
-    let site = Site::new();
+    let fixture = HostsFixture::new();
     let mut plain = SqliteConnection::establish(":memory:").expect("a connection");
     for script in ["ROLLBACK", "rollback transaction", "ROLLBACK; SELECT 1"] {
         let expected = after_a_script(&mut plain, script, Err(Error::NotFound));
@@ -175,19 +170,22 @@ fn a_rollback_after_one_by_statement_fails_as_with_diesels_own_connection() {
         assert!(is_sqlites, "{script}: {expected:?}");
         // What older versions of Diesel do not get over.
         plain = SqliteConnection::establish(":memory:").expect("a connection");
-        for mut conn in [site.host().connect(), connect(&EfsConfig::new(":memory:"))] {
+        for mut conn in [
+            fixture.host().connect(),
+            connect(&EfsConfig::new(":memory:")),
+        ] {
             let result = after_a_script(&mut conn, script, Err(Error::NotFound));
             assert_eq!(result, expected, "{script}");
             assert_eq!(numbers(&mut conn, "SELECT n FROM t"), Ok(vec![]));
         }
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
     }
 }
 
 #[test]
 fn a_commit_after_a_rollback_by_statement_fails_with_sqlites_error() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let result = after_a_script(&mut conn, "ROLLBACK", Ok(()));
     let Err(Error::DatabaseError(DatabaseErrorKind::Unknown, information)) = result else {
         panic!("{result:?}");
@@ -207,14 +205,13 @@ fn a_commit_after_a_rollback_by_statement_fails_with_sqlites_error() {
         "{nested:?}"
     );
     assert_eq!(conn.transaction(|conn| insert(conn, 3)), Ok(1));
-    assert_eq!(committed(&site), [3]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[3]);
 }
 
 #[test]
 fn a_rollback_of_sqlites_own_is_not_taken_for_one_by_statement() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     // A ROLLBACK was prepared in the same transaction, but none was run.
     let result: QueryResult<()> = conn.transaction(|conn| {
         execute(conn, "EXPLAIN ROLLBACK")?;
@@ -224,8 +221,7 @@ fn a_rollback_of_sqlites_own_is_not_taken_for_one_by_statement() {
         roll_back()
     });
     assert_eq!(result, Err(Error::RollbackTransaction));
-    assert_eq!(committed(&site), NOTHING);
-    site.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
@@ -242,7 +238,7 @@ enum Loss {
 
 /// A connection whose transactions lose their lease when it is told to.
 struct Loser {
-    site: Site,
+    fixture: HostsFixture,
     clock: diesel_sqlite_efs::ManualClock,
     loss: Loss,
 }
@@ -252,41 +248,41 @@ impl Loser {
 
     fn new(loss: Loss) -> Self {
         Self {
-            site: Site::with_table(),
+            fixture: HostsFixture::with_table(),
             clock: manual_clock(),
             loss,
         }
     }
 
     fn connect(&self) -> EfsSqliteConnection {
-        connect(&self.site.host().config().clock(self.clock.clock()))
+        connect(&self.fixture.host().config().clock(self.clock.clock()))
     }
 
     fn lose(&self) {
-        assert!(self.site.item().is_some(), "a lease to be lost");
+        assert!(self.fixture.item().is_some(), "a lease to be lost");
         match self.loss {
             Loss::Frozen => self.clock.advance(LEASE),
-            Loss::TakenOver => self.site.give_lease_to_another(),
-            Loss::Deleted => self.site.remove_item(),
+            Loss::TakenOver => self.fixture.give_lease_to_another(),
+            Loss::Deleted => self.fixture.remove_item(),
         }
     }
 
     /// Nothing but what was there before, the other's lease untouched, and once that has ended
     /// the same connection writes again.
     fn assert_no_harm_done(&self, conn: &mut EfsSqliteConnection, expected: &[i64]) {
-        let item = self.site.item();
+        let item = self.fixture.item();
         match self.loss {
             Loss::Frozen | Loss::Deleted => assert_eq!(item, None),
             Loss::TakenOver => {
                 assert_eq!(item.map(|item| item.lock_id), Some("of-another".into()));
                 // A journal that became hot is rolled back under a lease alone.
-                self.site.remove_item();
+                self.fixture.remove_item();
             }
         }
-        assert_eq!(committed(&self.site), expected, "{:?}", self.loss);
+        assert_eq!(committed(&self.fixture), expected, "{:?}", self.loss);
         assert_eq!(insert(conn, 100), Ok(1), "{:?}", self.loss);
-        assert_eq!(committed(&self.site), [expected, &[100]].concat());
-        self.site.assert_nothing_left();
+        assert_eq!(committed(&self.fixture), [expected, &[100]].concat());
+        self.fixture.assert_nothing_left();
     }
 }
 
@@ -338,11 +334,11 @@ fn a_reader_before_a_hot_journal_tells_how_long_it_waited_for_whom() {
         Ok(())
     });
     assert_serialization_failure(result);
-    let site = &loser.site;
-    assert!(site.scratch().journal().exists());
+    let fixture = &loser.fixture;
+    assert!(fixture.scratch().journal().exists());
 
     let timeout = 4 * BRIEF;
-    let refused = EfsSqliteConnection::connect(&site.host().config().lock_timeout(timeout));
+    let refused = EfsSqliteConnection::connect(&fixture.host().config().lock_timeout(timeout));
     let Err(ConnectError::Lock(error)) = refused else {
         panic!("{refused:?}");
     };
@@ -362,9 +358,9 @@ fn a_reader_before_a_hot_journal_tells_how_long_it_waited_for_whom() {
     assert!(attempts > 1, "{attempts}");
 
     // The journal is still there for whoever gets the lease.
-    site.remove_item();
-    assert_eq!(committed(site), NOTHING);
-    site.assert_nothing_left();
+    fixture.remove_item();
+    assert_eq!(committed(fixture), NOTHING);
+    fixture.assert_nothing_left();
 }
 
 #[test]
@@ -448,8 +444,8 @@ fn a_loss_seen_through_the_inner_connection_ends_the_transaction_too() {
 
 #[test]
 fn an_error_of_sqlite_that_ends_the_transaction_ends_it_for_the_closure() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let result = conn.transaction(|conn| {
         execute(conn, "INSERT INTO t VALUES (1, 1)")?;
         let conflict = execute(conn, "INSERT OR ROLLBACK INTO t VALUES (1, 2)");
@@ -465,20 +461,19 @@ fn an_error_of_sqlite_that_ends_the_transaction_ends_it_for_the_closure() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
-    assert_eq!(committed(&site), NOTHING);
-    site.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
 #[test]
 fn a_transaction_that_a_constraint_ended_is_not_called_retryable() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     // An earlier transaction failed for the lock's sake.
-    site.give_lease_to_another();
+    fixture.give_lease_to_another();
     conn.set_lock_timeout(BRIEF);
     assert_serialization_failure(insert(&mut conn, 0));
-    site.remove_item();
+    fixture.remove_item();
 
     let result = conn.transaction(|conn| {
         execute(conn, "INSERT INTO t VALUES (1, 1)")?;
@@ -499,8 +494,8 @@ fn a_transaction_that_a_constraint_ended_is_not_called_retryable() {
 
 #[test]
 fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.transaction(|conn| {
         execute(conn, "INSERT INTO t VALUES (1, 1)")?;
@@ -519,16 +514,15 @@ fn the_inner_connection_writes_nothing_either_once_the_transaction_has_ended() {
         Ok::<_, Error>(())
     });
     assert!(result.is_err(), "{result:?}");
-    assert_eq!(committed(&site), NOTHING);
-    site.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
     assert_eq!(conn.sqlite_mut().batch_execute("DELETE FROM t"), Ok(()));
 }
 
 #[test]
 fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let add = |inner: &mut SqliteConnection, n: i32| {
         inner.batch_execute(&format!("INSERT INTO t (n) VALUES ({n})"))
     };
@@ -546,13 +540,11 @@ fn a_transaction_of_the_inner_connection_is_a_savepoint_of_the_outer_one() {
         Ok(())
     });
     assert_eq!(result, Ok(()));
-    assert_eq!(committed(&site), [1, 3, 4]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 3, 4]);
     // And one of its own where there is none.
     let alone = conn.sqlite_mut().transaction(|inner| add(inner, 5));
     assert_eq!(alone, Ok(()));
-    assert_eq!(committed(&site), [1, 3, 4, 5]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 3, 4, 5]);
 }
 
 #[test]
@@ -570,18 +562,17 @@ fn a_returned_row_is_committed_or_an_error() {
         },
     ];
     for run in forms {
-        let site = Site::with_table();
-        let host = site.host();
+        let fixture = HostsFixture::with_table();
+        let host = fixture.host();
         let mut conn = host.connect();
-        host.store.before(Call::Confirm, site.stealing());
+        host.store.before(Call::Confirm, fixture.stealing());
         assert_serialization_failure(run(&mut conn, insert));
         host.store.assert_fault_was_reached();
         assert_lock_error!(conn, LeaseLost);
-        site.remove_item();
-        assert_eq!(committed(&site), NOTHING);
+        fixture.remove_item();
+        assert_eq!(committed(&fixture), NOTHING);
         assert_eq!(run(&mut conn, insert), Ok(()));
-        assert_eq!(committed(&site), [1, 2]);
-        site.assert_nothing_left();
+        fixture.assert_committed(&[1, 2]);
     }
 }
 
@@ -594,9 +585,9 @@ fn a_returned_row_is_committed_or_an_error_by_this_hosts_clocks_too() {
         |conn, insert| execute(conn, insert).map(drop),
     ];
     for run in forms {
-        let site = Site::with_table();
+        let fixture = HostsFixture::with_table();
         let clock = manual_clock();
-        let mut conn = connect(&site.host().config().clock(clock.clock()));
+        let mut conn = connect(&fixture.host().config().clock(clock.clock()));
         // The rows are written when RETURNING is evaluated, and not committed yet.
         freeze_utils::register_impl(conn.sqlite_mut(), move || {
             clock.advance(LEASE);
@@ -606,17 +597,17 @@ fn a_returned_row_is_committed_or_an_error_by_this_hosts_clocks_too() {
         let insert = "INSERT INTO t (n) VALUES (1) RETURNING freeze()";
         assert_serialization_failure(run(&mut conn, insert));
         assert_lock_error!(conn, LeaseLost);
-        assert_eq!(committed(&site), NOTHING);
-        assert_eq!(site.item(), None);
+        assert_eq!(committed(&fixture), NOTHING);
+        assert_eq!(fixture.item(), None);
         assert_usable(&mut conn);
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
     }
 }
 
 #[test]
 fn a_returning_statement_is_run_once_however_its_rows_are_taken() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let query = || sql::<BigInt>("INSERT INTO t (n) VALUES (1), (2) RETURNING n");
     let mut rows = conn.load(query()).expect("rows");
@@ -634,13 +625,13 @@ fn a_returning_statement_is_run_once_however_its_rows_are_taken() {
         Ok::<_, Error>(())
     });
     assert_eq!(result, Ok(()));
-    assert_eq!(committed(&site), [1, 2, 1, 2, 1, 2]);
+    assert_eq!(committed(&fixture), [1, 2, 1, 2, 1, 2]);
 }
 
 #[test]
 fn a_query_that_is_dropped_half_way_leaves_no_lock() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     assert_eq!(
         conn.batch_execute("INSERT INTO t (n) VALUES (1), (2)"),
         Ok(())
@@ -649,14 +640,14 @@ fn a_query_that_is_dropped_half_way_leaves_no_lock() {
     assert!(matches!(rows.next(), Some(Ok(_))));
     drop(rows);
     // A SHARED lock that was still held would keep this commit waiting until it fails.
-    let mut other = connect(&site.host().config().lock_timeout(BRIEF));
+    let mut other = connect(&fixture.host().config().lock_timeout(BRIEF));
     assert_eq!(insert(&mut other, 3), Ok(1));
 }
 
 #[test]
 fn a_commit_that_a_deferred_constraint_refuses_ends_the_transaction() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let schema = "PRAGMA foreign_keys = ON;
                   CREATE TABLE child (t INTEGER REFERENCES t (id) DEFERRABLE INITIALLY DEFERRED)";
@@ -675,24 +666,24 @@ fn a_commit_that_a_deferred_constraint_refuses_ends_the_transaction() {
     );
     assert!(is_violation, "{result:?}");
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&site), NOTHING);
-    site.assert_nothing_left();
+    fixture.assert_committed(&NOTHING);
     assert_usable(&mut conn);
 }
 
 #[test]
 fn a_writer_without_this_crate_is_waited_for_no_longer_than_the_timeout() {
-    let site = Site::with_table();
-    let mut other = SqliteConnection::establish(&site.scratch().database().display().to_string())
-        .expect("a connection of Diesel's own");
+    let fixture = HostsFixture::with_table();
+    let mut other =
+        SqliteConnection::establish(&fixture.scratch().database().display().to_string())
+            .expect("a connection of Diesel's own");
     assert_eq!(other.batch_execute("BEGIN IMMEDIATE"), Ok(()));
-    let mut conn = site.host().connect();
+    let mut conn = fixture.host().connect();
     conn.set_lock_timeout(BRIEF);
     for _ in 0..2 {
         // Each attempt is granted the lease, and finds the file locked.
         assert_serialization_failure(insert(&mut conn, 1));
         assert_lock_error!(conn, FileLocked);
-        assert_eq!(site.item(), None);
+        assert_eq!(fixture.item(), None);
     }
     // Also by Diesel's own connection, which says when a statement begins to nobody.
     for _ in 0..2 {
@@ -707,44 +698,43 @@ fn a_writer_without_this_crate_is_waited_for_no_longer_than_the_timeout() {
         .batch_execute("INSERT INTO t (n) VALUES (1)");
     assert_eq!(granted, Ok(()));
     assert_eq!(insert(&mut conn, 2), Ok(1));
-    assert_eq!(committed(&site), [1, 2]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 2]);
 }
 
 #[test]
 fn a_commit_that_readers_keep_waiting_ends_the_transaction() {
-    let site = Site::with_table();
-    let mut reader = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut reader = fixture.host().connect();
     assert_eq!(reader.batch_execute("BEGIN; SELECT * FROM t"), Ok(()));
 
-    let mut conn = connect(&site.host().config().lock_timeout(BRIEF));
+    let mut conn = connect(&fixture.host().config().lock_timeout(BRIEF));
     let in_a_transaction = conn.transaction(|conn| insert(conn, 1));
     assert_serialization_failure(in_a_transaction);
     assert_lock_error!(conn, FileLocked);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
     let by_itself = insert(&mut conn, 2);
     assert_serialization_failure(by_itself);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
     let returning = numbers(&mut conn, "INSERT INTO t (n) VALUES (3) RETURNING n");
     assert_serialization_failure(returning);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 
     assert_eq!(reader.batch_execute("COMMIT"), Ok(()));
     assert_usable(&mut conn);
-    assert_eq!(committed(&site), NOTHING);
+    assert_eq!(committed(&fixture), NOTHING);
 }
 
 #[test]
 fn a_commit_that_readers_keep_waiting_does_not_end_with_write_lock() {
-    let site = Site::with_table();
-    let host = site.host();
-    let mut reader = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
+    let mut reader = fixture.host().connect();
     let mut conn = connect(&host.config().lock_timeout(BRIEF));
     let result = conn.with_write_lock(|conn| {
         reader.batch_execute("BEGIN; SELECT * FROM t")?;
         assert_serialization_failure(conn.transaction(|conn| insert(conn, 1)));
-        assert!(site.item().is_some());
-        assert!(!site.scratch().journal().exists());
+        assert!(fixture.item().is_some());
+        assert!(!fixture.scratch().journal().exists());
         reader.batch_execute("COMMIT")?;
         conn.transaction(|conn| insert(conn, 2))
     });
@@ -752,36 +742,34 @@ fn a_commit_that_readers_keep_waiting_does_not_end_with_write_lock() {
     // One for the rollback, one for the commit.
     let calls = [Call::Acquire, Call::Confirm, Call::Confirm, Call::Release];
     assert_eq!(host.store.take_calls(), calls);
-    assert_eq!(committed(&site), [2]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[test]
 fn a_commit_by_statement_that_readers_keep_waiting_may_be_tried_again() {
-    let site = Site::with_table();
-    let mut reader = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut reader = fixture.host().connect();
     assert_eq!(reader.batch_execute("BEGIN; SELECT * FROM t"), Ok(()));
 
     // As SQLite has it: the transaction stays open, and so does its lease.
-    let mut conn = connect(&site.host().config().lock_timeout(BRIEF));
+    let mut conn = connect(&fixture.host().config().lock_timeout(BRIEF));
     let script = "BEGIN; INSERT INTO t (n) VALUES (1)";
     assert_eq!(conn.batch_execute(script), Ok(()));
     assert_serialization_failure(conn.batch_execute("COMMIT"));
-    assert!(site.item().is_some());
+    assert!(fixture.item().is_some());
 
     assert_eq!(reader.batch_execute("COMMIT"), Ok(()));
     assert_eq!(conn.batch_execute("COMMIT"), Ok(()));
-    assert_eq!(committed(&site), [1]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
 fn a_snapshot_that_is_out_of_date_cannot_be_written_over() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let config = host.config_without_file_locks().lock_timeout(VERY_LONG);
     let mut conn = connect(&config);
-    let mut other = site.host().connect_without_file_locks();
+    let mut other = fixture.host().connect_without_file_locks();
     assert_eq!(insert(&mut other, 10), Ok(1));
 
     let increment = |conn: &mut EfsSqliteConnection| execute(conn, "UPDATE t SET n = n + 1");
@@ -789,7 +777,7 @@ fn a_snapshot_that_is_out_of_date_cannot_be_written_over() {
         assert_eq!(numbers(conn, "SELECT n FROM t")?, [10]);
         assert_eq!(increment(&mut other), Ok(1));
         let error = increment(conn);
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
         error
     });
     assert_serialization_failure(result);
@@ -801,15 +789,14 @@ fn a_snapshot_that_is_out_of_date_cannot_be_written_over() {
         increment(conn)
     });
     assert_eq!(again, Ok(1));
-    assert_eq!(committed(&site), [12]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[12]);
 }
 
 #[test]
 fn a_transaction_that_has_read_does_not_wait_for_the_lease() {
-    let site = Site::with_table();
-    let mut conn = connect(&site.host().config().lock_timeout(VERY_LONG));
-    let mut other = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = connect(&fixture.host().config().lock_timeout(VERY_LONG));
+    let mut other = fixture.host().connect();
     assert_eq!(other.batch_execute("BEGIN IMMEDIATE"), Ok(()));
 
     let result = conn.transaction(|conn| {
@@ -826,14 +813,14 @@ fn a_transaction_that_has_read_does_not_wait_for_the_lease() {
         insert(conn, 1)
     });
     assert_eq!(again, Ok(1));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn a_stale_snapshot_whose_error_is_swallowed_still_changes_nothing() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect_without_file_locks();
-    let mut other = site.host().connect_without_file_locks();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect_without_file_locks();
+    let mut other = fixture.host().connect_without_file_locks();
     let result = conn.transaction(|conn| {
         numbers(conn, "SELECT n FROM t")?;
         assert_eq!(insert(&mut other, 1), Ok(1));
@@ -843,8 +830,7 @@ fn a_stale_snapshot_whose_error_is_swallowed_still_changes_nothing() {
         Ok::<_, Error>(())
     });
     assert_eq!(result, Ok(()));
-    assert_eq!(committed(&site), [1]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
@@ -866,8 +852,8 @@ fn transactions_begun_with_the_lock_take_it_before_they_begin() {
         }),
     ];
     for (begin, transaction) in kinds {
-        let site = Site::with_table();
-        let host = site.host();
+        let fixture = HostsFixture::with_table();
+        let host = fixture.host();
         let mut conn = host.connect();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (log, store) = (seen.clone(), host.store.clone());
@@ -879,7 +865,7 @@ fn transactions_begun_with_the_lock_take_it_before_they_begin() {
             }
         });
         let result = transaction(&mut conn, &|conn| {
-            assert!(site.item().is_some());
+            assert!(fixture.item().is_some());
             let nested = conn.immediate_transaction(|_| Ok::<_, Error>(()));
             assert_eq!(nested, Err(Error::AlreadyInTransaction));
         });
@@ -887,20 +873,19 @@ fn transactions_begun_with_the_lock_take_it_before_they_begin() {
         let seen = seen.lock().expect("no panic");
         assert_eq!(seen[0], (begin.to_owned(), vec![Call::Acquire]));
         assert_eq!(host.store.take_calls(), CHANGE[1..]);
-        assert_eq!(committed(&site), [1]);
-        site.assert_nothing_left();
+        fixture.assert_committed(&[1]);
     }
 }
 
 #[test]
 fn with_write_lock_is_one_lease_over_several_transactions() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.with_write_lock(|conn| {
         assert_eq!(host.store.take_calls(), [Call::Acquire]);
         conn.transaction(|conn| insert(conn, 1))?;
-        assert!(site.item().is_some());
+        assert!(fixture.item().is_some());
         numbers(conn, "SELECT n FROM t")?;
         let rolled_back: QueryResult<()> = conn.transaction(|conn| {
             insert(conn, 2)?;
@@ -912,36 +897,35 @@ fn with_write_lock_is_one_lease_over_several_transactions() {
     assert_eq!(result, Ok(1));
     let confirmed = [Call::Confirm, Call::Confirm, Call::Confirm, Call::Release];
     assert_eq!(host.store.take_calls(), confirmed);
-    assert_eq!(committed(&site), [1, 3]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1, 3]);
 }
 
 #[test]
 fn with_write_lock_nests_and_the_outermost_releases() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.with_write_lock(|conn| {
         conn.with_write_lock(|conn| insert(conn, 1))?;
-        assert!(site.item().is_some());
+        assert!(fixture.item().is_some());
         conn.immediate_transaction(|conn| insert(conn, 2))?;
-        assert!(site.item().is_some());
+        assert!(fixture.item().is_some());
         let failed: QueryResult<()> = conn.with_write_lock(|_| roll_back());
         assert_eq!(failed, Err(Error::RollbackTransaction));
-        assert!(site.item().is_some());
+        assert!(fixture.item().is_some());
         Ok::<_, Error>(())
     });
     assert_eq!(result, Ok(()));
     let calls = [Call::Acquire, Call::Confirm, Call::Confirm, Call::Release];
     assert_eq!(host.store.take_calls(), calls);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 /// It might have to wait, with a read lock that would keep the holder from committing.
 #[test]
 fn with_write_lock_inside_a_transaction_is_refused_without_asking() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let result = conn.transaction(|conn| {
         numbers(conn, "SELECT n FROM t")?;
@@ -952,8 +936,7 @@ fn with_write_lock_inside_a_transaction_is_refused_without_asking() {
     });
     assert_eq!(result, Ok(1));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&site), [2]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[test]
@@ -984,8 +967,8 @@ fn panic_of<T>(body: impl FnOnce() -> T) -> String {
 
 #[test]
 fn a_panic_inside_a_transaction_leaves_nothing_once_the_connection_is_dropped() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let message = panic_of(|| {
         conn.transaction(|conn| -> QueryResult<()> {
             insert(conn, 1)?;
@@ -995,14 +978,14 @@ fn a_panic_inside_a_transaction_leaves_nothing_once_the_connection_is_dropped() 
     assert_eq!(message, "in mid-transaction");
     assert!(diesel::r2d2::R2D2Connection::is_broken(&mut conn));
     drop(conn);
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), NOTHING);
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), NOTHING);
 }
 
 #[test]
 fn a_panic_inside_with_write_lock_releases_it() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let message = panic_of(|| {
         conn.with_write_lock(|conn| -> QueryResult<()> {
             insert(conn, 1)?;
@@ -1010,14 +993,14 @@ fn a_panic_inside_with_write_lock_releases_it() {
         })
     });
     assert_eq!(message, "between transactions");
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), [1]);
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), [1]);
     assert_usable(&mut conn);
 }
 
 #[test]
 fn a_connection_dropped_in_mid_transaction_releases_the_lease() {
-    let site = Site::with_table();
+    let fixture = HostsFixture::with_table();
     let begins: [fn(&mut EfsSqliteConnection) -> QueryResult<()>; 3] = [
         EfsTransactionManager::begin_transaction,
         |conn| conn.batch_execute("BEGIN IMMEDIATE"),
@@ -1027,14 +1010,14 @@ fn a_connection_dropped_in_mid_transaction_releases_the_lease() {
         },
     ];
     for begin in begins {
-        let mut conn = site.host().connect();
+        let mut conn = fixture.host().connect();
         assert_eq!(begin(&mut conn), Ok(()));
         assert_eq!(insert(&mut conn, 1), Ok(1));
-        assert!(site.item().is_some());
+        assert!(fixture.item().is_some());
         drop(conn);
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
     }
-    assert_eq!(committed(&site), NOTHING);
+    assert_eq!(committed(&fixture), NOTHING);
 }
 
 fn assert_store_panicked(result: QueryResult<usize>, conn: &EfsSqliteConnection) {
@@ -1056,32 +1039,31 @@ fn assert_store_panicked(result: QueryResult<usize>, conn: &EfsSqliteConnection)
 
 #[test]
 fn a_lock_store_that_panics_when_asked_for_the_lease_is_an_error() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     host.store.before(Call::Acquire, || panic!("by the store"));
     let result = insert(&mut conn, 1);
     assert_store_panicked(result, &conn);
     // Whether the item was written before the panic is not known: it is removed.
     assert_eq!(host.store.take_calls(), [Call::Acquire, Call::Release]);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 
     host.store.before(Call::Acquire, || panic!("by the store"));
     let result = conn.transaction(|conn| insert(conn, 1));
     assert_store_panicked(result, &conn);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 
     assert_eq!(insert(&mut conn, 2), Ok(1));
-    assert_eq!(committed(&site), [2]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[2]);
 }
 
 #[test]
 fn a_lock_store_that_panics_at_the_commit_point_leaves_the_outcome_unknown() {
     /// The shortest that there is: the connection has to wait for its end.
     const SHORT_LEASE: Duration = Duration::from_secs(2);
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = connect(&host.config().lock_expiration(SHORT_LEASE));
     (host.store).before_own(Call::Confirm, || panic!("by the store"));
     let result = insert(&mut conn, 1);
@@ -1092,25 +1074,25 @@ fn a_lock_store_that_panics_at_the_commit_point_leaves_the_outcome_unknown() {
     assert!(is_unknown, "{result:?}");
     assert_lock_error!(conn, OutcomeUnknown);
     // The item says whether the journal counts, so it stays until it runs out.
-    assert!(site.item().is_some());
+    assert!(fixture.item().is_some());
     conn.set_lock_timeout(VERY_LONG);
     assert_eq!(insert(&mut conn, 2), Ok(1));
-    assert_eq!(committed(&site), [2], "the panic came before the record");
-    site.assert_nothing_left();
+    assert_eq!(committed(&fixture), [2], "the panic came before the record");
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn a_lock_store_that_panics_at_the_release_does_not_undo_the_commit() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     host.store.before(Call::Release, || panic!("by the store"));
     assert_eq!(insert(&mut conn, 1), Ok(1));
     host.store.assert_fault_was_reached();
-    assert_eq!(committed(&site), [1]);
+    assert_eq!(committed(&fixture), [1]);
     // It runs out by itself.
-    assert!(site.item().is_some());
-    site.remove_item();
+    assert!(fixture.item().is_some());
+    fixture.remove_item();
     assert_usable(&mut conn);
 }
 
@@ -1130,8 +1112,8 @@ fn assert_refused(conn: &mut EfsSqliteConnection, statement: &str, reason: &str)
 
 #[test]
 fn pragmas_that_undermine_the_lock_are_refused_with_the_reason() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     for (pragma, reason) in [
         ("PRAGMA journal_mode = WAL", "shared memory"),
@@ -1151,13 +1133,13 @@ fn pragmas_that_undermine_the_lock_are_refused_with_the_reason() {
     }
     assert_eq!(host.store.take_calls(), []);
     assert_eq!(insert(&mut conn, 1), Ok(1));
-    assert_eq!(committed(&site), [1]);
+    assert_eq!(committed(&fixture), [1]);
 }
 
 #[test]
 fn refused_pragmas_change_nothing() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     for pragma in [
         "PRAGMA synchronous = OFF",
         "PRAGMA synchronous = 4",
@@ -1201,9 +1183,9 @@ fn refused_pragmas_change_nothing() {
 
 #[test]
 fn the_lock_is_the_cause_of_a_failure_only_where_it_made_the_last_statement_fail() {
-    let site = Site::with_table();
-    let mut conn = connect(&site.host().config().lock_timeout(BRIEF));
-    site.give_lease_to_another();
+    let fixture = HostsFixture::with_table();
+    let mut conn = connect(&fixture.host().config().lock_timeout(BRIEF));
+    fixture.give_lease_to_another();
     assert_serialization_failure(insert(&mut conn, 1));
     assert!(matches!(conn.lock_failure(), Some(LockError::Busy { .. })));
     assert_eq!(numbers(&mut conn, "SELECT 1"), Ok(vec![1]));
@@ -1220,14 +1202,14 @@ fn the_lock_is_the_cause_of_a_failure_only_where_it_made_the_last_statement_fail
 
 #[test]
 fn busy_timeout_sets_how_long_the_lock_is_waited_for() {
-    let site = Site::with_table();
-    let mut conn = connect(&site.host().config().lock_timeout(VERY_LONG));
+    let fixture = HostsFixture::with_table();
+    let mut conn = connect(&fixture.host().config().lock_timeout(VERY_LONG));
     let timeout = sql::<BigInt>("PRAGMA busy_timeout = 50").get_result::<i64>(&mut conn);
     assert_eq!(timeout, Ok(50));
     let timeout = sql::<BigInt>("PRAGMA busy_timeout").get_result::<i64>(&mut conn);
     assert_eq!(timeout, Ok(50));
 
-    site.give_lease_to_another();
+    fixture.give_lease_to_another();
     assert_serialization_failure(insert(&mut conn, 1));
     let Some(LockError::Busy { waited, holder, .. }) = conn.last_lock_error() else {
         panic!("{:?}", conn.last_lock_error());
@@ -1236,19 +1218,19 @@ fn busy_timeout_sets_how_long_the_lock_is_waited_for() {
     let name = holder.as_ref().and_then(|holder| holder.name.as_deref());
     assert_eq!(name, Some("another host"));
     // The handler is still ours: the lease that has become free is found.
-    site.remove_item();
+    fixture.remove_item();
     assert_eq!(insert(&mut conn, 1), Ok(1));
 }
 
 #[test]
 fn a_second_file_is_not_attached_unless_nobody_writes_it() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
-    let second = site.scratch().file("second.sqlite3");
+    let second = fixture.scratch().file("second.sqlite3");
     let second = second.display();
     drop(connect(
-        &EfsConfig::new(site.scratch().file("second.sqlite3")).lock_local(),
+        &EfsConfig::new(fixture.scratch().file("second.sqlite3")).lock_local(),
     ));
     for name in [
         format!("'{second}'"),
@@ -1285,21 +1267,20 @@ fn a_second_file_is_not_attached_unless_nobody_writes_it() {
         "BEGIN; INSERT INTO t (n) SELECT n FROM in_memory.x; DELETE FROM in_memory.x; COMMIT";
     assert_eq!(conn.batch_execute(both), Ok(()));
     assert_eq!(host.store.take_calls(), CHANGE);
-    assert_eq!(committed(&site), [1]);
-    site.assert_nothing_left();
+    fixture.assert_committed(&[1]);
 }
 
 #[test]
 fn vacuum_gives_back_the_space_of_deleted_rows() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let fill = "CREATE TABLE big (data BLOB);
                 WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 100)
                 INSERT INTO big SELECT zeroblob(10000) FROM i;
                 DROP TABLE big";
     assert_eq!(conn.batch_execute(fill), Ok(()));
     let size = || {
-        (site.scratch().database().metadata())
+        (fixture.scratch().database().metadata())
             .expect("a database")
             .len()
     };
@@ -1307,14 +1288,14 @@ fn vacuum_gives_back_the_space_of_deleted_rows() {
     assert!(before > 1_000_000);
     assert_eq!(conn.batch_execute("VACUUM"), Ok(()));
     assert!(size() < before / 10);
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
     assert_usable(&mut conn);
 }
 
 #[test]
 fn a_vacuum_that_loses_its_lease_at_the_commit_point_is_undone_by_the_next_writer() {
-    let site = Site::with_table();
-    let host = site.host();
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
     let mut conn = host.connect();
     let fill = "CREATE TABLE big (data BLOB);
                 WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 100)
@@ -1322,32 +1303,32 @@ fn a_vacuum_that_loses_its_lease_at_the_commit_point_is_undone_by_the_next_write
                 DELETE FROM big WHERE rowid % 2 = 0;
                 INSERT INTO t (n) VALUES (1)";
     assert_eq!(conn.batch_execute(fill), Ok(()));
-    let image = || std::fs::read(site.scratch().database()).expect("a database");
+    let image = || std::fs::read(fixture.scratch().database()).expect("a database");
     let before = image();
-    host.store.before(Call::Confirm, site.stealing());
+    host.store.before(Call::Confirm, fixture.stealing());
     assert_serialization_failure(conn.batch_execute("VACUUM"));
     host.store.assert_fault_was_reached();
     assert_lock_error!(conn, LeaseLost);
-    assert!(site.scratch().journal().exists());
-    site.remove_item();
+    assert!(fixture.scratch().journal().exists());
+    fixture.remove_item();
 
-    let mut other = site.host().connect();
+    let mut other = fixture.host().connect();
     assert_eq!(numbers(&mut other, "SELECT n FROM t"), Ok(vec![1]));
     assert!(image() == before, "the rollback restores every byte");
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
     assert_eq!(conn.batch_execute("VACUUM"), Ok(()));
     assert!(image().len() < before.len() * 2 / 3);
     let sum = "SELECT sum(length(data)) FROM big";
     assert_eq!(numbers(&mut other, sum), Ok(vec![500_000]));
     let ok = sql::<diesel::sql_types::Text>("PRAGMA integrity_check").get_result(&mut other);
     assert_eq!(ok, Ok("ok".to_owned()));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn schema_changes_are_rolled_back_like_any_others() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let result: QueryResult<()> = conn.transaction(|conn| {
         conn.batch_execute(
             "CREATE TABLE u (n INTEGER); CREATE INDEX t_n ON t (n); ALTER TABLE t RENAME TO s",
@@ -1357,17 +1338,17 @@ fn schema_changes_are_rolled_back_like_any_others() {
         roll_back()
     });
     assert_eq!(result, Err(Error::RollbackTransaction));
-    assert_eq!(committed(&site), NOTHING);
+    assert_eq!(committed(&fixture), NOTHING);
     let schema = numbers(&mut conn, "SELECT count(*) FROM sqlite_schema");
     assert_eq!(schema, Ok(vec![1]));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn no_page_reaches_the_file_before_the_commit_however_large_the_transaction() {
-    let site = Site::with_table();
-    let mut conn = connect(&site.host().config().cache_size_pages(10));
-    let database = site.scratch().database();
+    let fixture = HostsFixture::with_table();
+    let mut conn = connect(&fixture.host().config().cache_size_pages(10));
+    let database = fixture.scratch().database();
     let before = std::fs::read(database).expect("a database");
     let result = conn.transaction(|conn| {
         conn.batch_execute("CREATE TABLE big (data BLOB)")?;
@@ -1383,7 +1364,7 @@ fn no_page_reaches_the_file_before_the_commit_however_large_the_transaction() {
     assert_eq!(result, Ok(()));
     let size = std::fs::metadata(database).expect("a database").len();
     assert!(size > 5_000_000, "{size}");
-    let mut other = site.host().connect();
+    let mut other = fixture.host().connect();
     let sum = numbers(&mut other, "SELECT sum(length(data)) FROM big");
     assert_eq!(sum, Ok(vec![5_000_000]));
     let result: QueryResult<()> = conn.transaction(|conn| {
@@ -1394,13 +1375,13 @@ fn no_page_reaches_the_file_before_the_commit_however_large_the_transaction() {
     let zeroed = "SELECT count(*) FROM big WHERE data = zeroblob(10000)";
     assert_eq!(numbers(&mut conn, zeroed), Ok(vec![0]));
     assert_eq!(numbers(&mut other, zeroed), Ok(vec![0]));
-    site.assert_nothing_left();
+    fixture.assert_nothing_left();
 }
 
 #[test]
 fn a_database_in_memory_takes_no_lock() {
-    let site = Site::new();
-    let host = site.host();
+    let fixture = HostsFixture::new();
+    let host = fixture.host();
     for path in [":memory:", ""] {
         let config = EfsConfig::new(path).lock_store(host.store.clone());
         let mut conn = connect(&config);
@@ -1444,8 +1425,8 @@ fn a_transaction_in_memory_that_sqlite_has_ended_is_an_error() {
 
 #[test]
 fn a_serialized_database_replaces_the_file_until_the_connection_is_closed() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     assert_eq!(insert(&mut conn, 1), Ok(1));
     let serialized = conn.serialize_database_to_buffer();
     assert!(serialized.starts_with(b"SQLite format 3\0"));
@@ -1463,14 +1444,14 @@ fn a_serialized_database_replaces_the_file_until_the_connection_is_closed() {
         "a lease of its own",
     );
     drop(conn);
-    site.assert_nothing_left();
-    assert_eq!(committed(&site), [1]);
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), [1]);
 }
 
 #[test]
 fn a_database_in_memory_is_deserialized_into_the_wrapper() {
-    let site = Site::with_table();
-    let mut file = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut file = fixture.host().connect();
     assert_eq!(insert(&mut file, 1), Ok(1));
     let serialized = file.serialize_database_to_buffer();
     let mut conn = connect(&EfsConfig::new(":memory:"));
@@ -1481,7 +1462,7 @@ fn a_database_in_memory_is_deserialized_into_the_wrapper() {
 
 #[test]
 fn connections_whose_insides_are_swapped_stay_under_their_own_files_locks() {
-    let (one, two) = (Site::with_table(), Site::with_table());
+    let (one, two) = (HostsFixture::with_table(), HostsFixture::with_table());
     let mut first = one.host().connect();
     let mut second = two.host().connect();
     std::mem::swap(first.sqlite_mut(), second.sqlite_mut());
@@ -1498,14 +1479,14 @@ fn connections_whose_insides_are_swapped_stay_under_their_own_files_locks() {
 
 #[test]
 fn a_connection_replaced_inside_with_write_lock_releases_the_lease_and_does_not_panic() {
-    let site = Site::with_table();
-    let mut conn = site.host().connect();
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
     let result = conn.with_write_lock(|conn| {
         insert(conn, 1)?;
         *conn.sqlite_mut() = SqliteConnection::establish(":memory:").expect("a database");
-        site.assert_nothing_left();
+        fixture.assert_nothing_left();
         Ok::<_, Error>(())
     });
     assert_eq!(result, Ok(()));
-    assert_eq!(committed(&site), [1]);
+    assert_eq!(committed(&fixture), [1]);
 }

@@ -2,7 +2,7 @@
 //! name spaces, at the same path. File locks do not cross, and each side's caches are only
 //! close-to-open.
 //!
-//! What plain SQLite makes of the same is told on standard error. `EFS_TEST_SECONDS` makes the loads
+//! What plain SQLite makes of the same is told on standard error. `EFS_TESTS=long` makes the loads
 //! last longer. Skipped, saying why, where not root, without `/dev/fuse` or without bindfs
 //! (`tests/install-packages.sh`); never where `CI=true`.
 
@@ -14,11 +14,14 @@ use std::process::Command;
 
 use integration::dynamodb::LockTable;
 use integration::emulator::Emulator;
+use integration::options::load_seconds;
 use integration::process::Worker;
 use integration::proxy::{Action, Proxy, Purpose, Rule};
 use integration::scratch::Scratch;
 
-use crate::worker::{LONG, Process, Stage, assert_ledger, number_before, proxy};
+use crate::fixtures::workers::{
+    LONG, WorkerProcess, WorkersFixture, assert_ledger, number_before, proxy,
+};
 
 /// Attributes are remembered for an hour, and so are the pages that they speak of, until the file is
 /// opened again; names are not remembered.
@@ -164,14 +167,14 @@ fn a_journal_is_created_although_its_name_is_remembered_for_one_that_is_gone() {
 #[test]
 fn nothing_is_lost_or_torn_where_caches_are_close_to_open() {
     if let Some(mounts) = Mounts::new("two-mounts-close-to-open", CLOSE_TO_OPEN) {
-        mounts.all_is_kept(4.0);
+        mounts.all_is_kept(4);
     }
 }
 
 #[test]
 fn nothing_is_lost_or_torn_where_caches_lie_for_a_second() {
     if let Some(mounts) = Mounts::new("two-mounts-second", A_SECOND) {
-        mounts.all_is_kept(4.0);
+        mounts.all_is_kept(4);
     }
 }
 
@@ -180,10 +183,10 @@ fn nothing_is_lost_or_torn_where_caches_lie_for_a_second() {
 #[ignore = "a measurement"]
 fn what_checks_of_reads_cost() {
     const PAGES: u32 = 1_000;
-    type Open<'a> = &'a dyn Fn(&str) -> Process;
-    let stage = Stage::new("two-mounts-cost");
+    type Open<'a> = &'a dyn Fn(&str) -> WorkerProcess;
+    let fixture = WorkersFixture::new("two-mounts-cost");
     let mounts = Mounts::new("two-mounts-cost-fuse", CLOSE_TO_OPEN);
-    let local = |parameters: &str| stage.open(parameters);
+    let local = |parameters: &str| fixture.open(parameters);
     let fuse = mounts
         .as_ref()
         .map(|mounts| move |parameters: &str| mounts.open(&mounts.sides[0], parameters));
@@ -253,15 +256,15 @@ impl Mounts {
         })
     }
 
-    fn open(&self, side: &Side, parameters: &str) -> Process {
+    fn open(&self, side: &Side, parameters: &str) -> WorkerProcess {
         self.open_at(side, Emulator::shared().endpoint(), parameters)
     }
 
-    fn open_behind(&self, side: &Side, proxy: &Proxy, parameters: &str) -> Process {
+    fn open_behind(&self, side: &Side, proxy: &Proxy, parameters: &str) -> WorkerProcess {
         self.open_at(side, &proxy.endpoint(), parameters)
     }
 
-    fn open_at(&self, side: &Side, endpoint: &str, parameters: &str) -> Process {
+    fn open_at(&self, side: &Side, endpoint: &str, parameters: &str) -> WorkerProcess {
         let url = format!(
             "{}?lock_table={}&lock_timeout=30&{parameters}",
             self.database.display(),
@@ -271,7 +274,7 @@ impl Mounts {
     }
 
     /// Diesel's own connection.
-    fn plain(&self, side: &Side) -> Process {
+    fn plain(&self, side: &Side) -> WorkerProcess {
         let path = self.database.display().to_string();
         side.start(Emulator::shared().endpoint(), &["plain", &path])
     }
@@ -279,8 +282,8 @@ impl Mounts {
     /// Writers and readers of plain SQLite on both sides; in words, what became of it.
     fn plain_load(&mut self) -> String {
         self.open(&self.sides[0], "").ok("create-ledger");
-        let (written, read) = self.work(|side| self.plain(side), seconds(2.0));
-        let mut auditor = Process::start(
+        let (written, read) = self.work(|side| self.plain(side), load_seconds(2));
+        let mut auditor = WorkerProcess::start(
             Emulator::shared().endpoint(),
             &[
                 "plain",
@@ -303,8 +306,12 @@ impl Mounts {
     }
 
     /// Lets writers and readers work on both sides at once; what they answer.
-    fn work(&self, open: impl Fn(&Side) -> Process, seconds: f64) -> (Vec<String>, Vec<String>) {
-        let on_both = |count: usize| -> Vec<Process> {
+    fn work(
+        &self,
+        open: impl Fn(&Side) -> WorkerProcess,
+        seconds: u32,
+    ) -> (Vec<String>, Vec<String>) {
+        let on_both = |count: usize| -> Vec<WorkerProcess> {
             let sides = self.sides.iter().cycle().take(2 * count);
             sides.map(&open).collect()
         };
@@ -315,16 +322,17 @@ impl Mounts {
         for reader in &mut readers {
             reader.tell(&format!("read-ledger {seconds}"));
         }
-        let answers = |processes: Vec<Process>| {
-            let answer = |process: &Process| process.answer().expect("no error but retryable ones");
+        let answers = |processes: Vec<WorkerProcess>| {
+            let answer =
+                |process: &WorkerProcess| process.answer().expect("no error but retryable ones");
             processes.iter().map(answer).collect()
         };
         (answers(writers), answers(readers))
     }
 
-    fn all_is_kept(&self, by_default: f64) {
+    fn all_is_kept(&self, short_seconds: u32) {
         self.open(&self.sides[0], "").ok("create-ledger");
-        let (written, read) = self.work(|side| self.open(side, ""), seconds(by_default));
+        let (written, read) = self.work(|side| self.open(side, ""), load_seconds(short_seconds));
         tell(&format!("two mounts: {written:?}, {read:?}"));
         for answer in &read {
             assert_eq!(number_before(answer, "torn"), 0, "{answer}");
@@ -384,12 +392,12 @@ impl Side {
     }
 
     /// A worker that sees this side's mount.
-    fn start(&self, endpoint: &str, arguments: &[&str]) -> Process {
+    fn start(&self, endpoint: &str, arguments: &[&str]) -> WorkerProcess {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
             .arg(env!("CARGO_BIN_EXE_worker"));
-        Process::start_through(command, endpoint, arguments).expect("the database opens")
+        WorkerProcess::start_through(command, endpoint, arguments).expect("the database opens")
     }
 }
 
@@ -414,13 +422,6 @@ fn obstacle() -> Option<String> {
 fn tell(line: &str) {
     // Nobody to tell is no failure.
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn seconds(by_default: f64) -> f64 {
-    let wanted = env::var("EFS_TEST_SECONDS").ok();
-    wanted.map_or(by_default, |seconds| {
-        seconds.parse().expect("EFS_TEST_SECONDS is a number")
-    })
 }
 
 fn sum(answers: &[String], word: &str) -> u64 {

@@ -1,14 +1,13 @@
 //! As much of the WebDriver protocol (<https://www.w3.org/TR/webdriver2/>) as the tests need.
 
-use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use integration::options;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -175,17 +174,13 @@ impl Browser {
 
     /// Leaves a picture, if pictures are wanted.
     pub(crate) fn picture(&self, name: &str) {
-        let Some(directory) = env::var_os("POLLS_SCREENSHOTS") else {
+        let Some(directory) = options::screenshots() else {
             return;
         };
         let path = format!("/session/{}/screenshot", self.session);
         let encoded = self.request("GET", &path, &Value::Null);
         let bytes = from_base64(encoded.as_str().expect("text"));
-        fs::write(
-            Path::new(&directory).join(format!("polls-{name}.png")),
-            bytes,
-        )
-        .expect("a file");
+        fs::write(directory.join(format!("polls-{name}.png")), bytes).expect("a file");
     }
 
     #[track_caller]

@@ -9,13 +9,12 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use integration::dynamodb::AttributeValue;
 use integration::emulator::Emulator;
 use integration::lambda::{Environment, Failure, Front};
 use integration::proxy::{Action, Operation, Proxy, Purpose, Request, Rule};
 use serde_json::Value;
 
-use crate::site::{CHOICES, POLL, Site};
+use crate::fixture::{CHOICES, POLL, ProgramFixture};
 
 /// For what should take moments, on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -70,8 +69,8 @@ struct Function(Environment);
 
 impl Function {
     /// Starts a process, which is not initialised yet.
-    fn start(site: &Site, settings: &str) -> Self {
-        Self::start_by(&mut site.command(settings))
+    fn start(fixture: &ProgramFixture, settings: &str) -> Self {
+        Self::start_by(&mut fixture.command(settings))
     }
 
     /// The same by a command that is complete.
@@ -82,8 +81,8 @@ impl Function {
 
     /// Starts a process and waits until it asks for its first event.
     #[track_caller]
-    fn ready(site: &Site, settings: &str) -> Self {
-        let mut function = Self::start(site, settings);
+    fn ready(fixture: &ProgramFixture, settings: &str) -> Self {
+        let mut function = Self::start(fixture, settings);
         function.wait_until_ready();
         function
     }
@@ -151,8 +150,8 @@ fn keys<T: Display>(all: impl IntoIterator<Item = T>) -> BTreeSet<String> {
 
 #[test]
 fn requests_of_all_three_front_ends_are_answered() {
-    let site = Site::new();
-    let mut function = Function::ready(&site, CALM);
+    let fixture = ProgramFixture::new();
+    let mut function = Function::ready(&fixture, CALM);
     for front in Front::ALL {
         let list = function.get(front, "/api/polls");
         assert_eq!(list.status, 200, "{front:?}");
@@ -189,18 +188,18 @@ fn requests_of_all_three_front_ends_are_answered() {
         assert_eq!(function.get(front, "/health").status, 200, "{front:?}");
         assert_eq!(function.get(front, "/ready").status, 200, "{front:?}");
     }
-    site.assert_counted(&keys(Front::ALL.map(|front| format!("{front:?}"))));
+    fixture.assert_counted(&keys(Front::ALL.map(|front| format!("{front:?}"))));
 }
 
 #[test]
 fn nothing_is_asked_of_dynamodb_by_a_start_without_migrations_nor_by_reading() {
-    let site = Site::new();
-    drop(Function::ready(&site, CALM));
-    let migrated = site.proxy.requests().len();
+    let fixture = ProgramFixture::new();
+    drop(Function::ready(&fixture, CALM));
+    let migrated = fixture.proxy.requests().len();
     assert!(migrated > 0, "the first start migrates, under the lock");
 
-    site.proxy.forget_requests();
-    let mut function = Function::ready(&site, CALM);
+    fixture.proxy.forget_requests();
+    let mut function = Function::ready(&fixture, CALM);
     for target in [
         "/".to_owned(),
         format!("/polls/{POLL}"),
@@ -218,30 +217,30 @@ fn nothing_is_asked_of_dynamodb_by_a_start_without_migrations_nor_by_reading() {
         );
     }
     assert_eq!(
-        site.proxy.requests().len(),
+        fixture.proxy.requests().len(),
         0,
         "{:#?}",
-        site.proxy.requests()
+        fixture.proxy.requests()
     );
 
     // So that the silence before means something.
     assert_eq!(function.vote("one").status, 201);
-    let asked = site.proxy.requests();
+    let asked = fixture.proxy.requests();
     let mut puts: Vec<_> = asked.iter().filter_map(Request::purpose).collect();
     // A busy machine may have one repeated.
     puts.dedup();
     assert_eq!(puts, [Purpose::Acquire, Purpose::Record], "{asked:#?}");
-    assert!(site.proxy.count(&Operation::DeleteItem) > 0);
+    assert!(fixture.proxy.count(&Operation::DeleteItem) > 0);
     // The same vote again is answered by reading.
     assert_eq!(function.vote("one").status, 200);
-    assert_eq!(site.proxy.requests().len(), asked.len());
-    site.assert_counted(&keys(["one"]));
+    assert_eq!(fixture.proxy.requests().len(), asked.len());
+    fixture.assert_counted(&keys(["one"]));
 }
 
 #[test]
 fn processes_that_start_together_on_no_database_make_one() {
-    let site = Site::new();
-    let mut functions: Vec<_> = (0..5).map(|_| Function::start(&site, CALM)).collect();
+    let fixture = ProgramFixture::new();
+    let mut functions: Vec<_> = (0..5).map(|_| Function::start(&fixture, CALM)).collect();
     for function in &mut functions {
         function.wait_until_ready();
     }
@@ -251,21 +250,21 @@ fn processes_that_start_together_on_no_database_make_one() {
         assert_eq!(function.vote(&index.to_string()).status, 201);
     }
     drop(functions);
-    site.assert_counted(&keys(0..5));
+    fixture.assert_counted(&keys(0..5));
 }
 
 #[test]
 fn every_vote_acknowledged_by_processes_that_are_frozen_between_invocations_is_counted() {
     const PROCESSES: usize = 4;
     const VOTES: usize = 12;
-    let site = Site::new();
-    drop(Function::ready(&site, CALM));
+    let fixture = ProgramFixture::new();
+    drop(Function::ready(&fixture, CALM));
     let name = |process: usize, vote: usize| format!("{process}-{vote}");
     thread::scope(|scope| {
         for process in 0..PROCESSES {
-            let site = &site;
+            let fixture = &fixture;
             scope.spawn(move || {
-                let environment = Environment::start(&mut site.command(CALM), "polls");
+                let environment = Environment::start(&mut fixture.command(CALM), "polls");
                 let mut function = Function(environment.expect("a process").freezing());
                 function.wait_until_ready();
                 for vote in 0..VOTES {
@@ -275,7 +274,7 @@ fn every_vote_acknowledged_by_processes_that_are_frozen_between_invocations_is_c
         }
     });
     let all = (0..PROCESSES).flat_map(|process| (0..VOTES).map(move |vote| name(process, vote)));
-    site.assert_counted(&keys(all));
+    fixture.assert_counted(&keys(all));
 }
 
 /// Where a process stands when it is frozen.
@@ -332,27 +331,27 @@ fn a_process_frozen_in_the_middle_of_a_vote_past_its_lease_says_what_became_of_i
 
 fn freeze_in_mid_vote(stop: &Stop) {
     let at = format!("{:?} of {:?}", stop.action, stop.request);
-    let site = Site::new();
-    let mut frozen = Function::ready(&site, "lock_expiration=4&lock_timeout=20");
+    let fixture = ProgramFixture::new();
+    let mut frozen = Function::ready(&fixture, "lock_expiration=4&lock_timeout=20");
     let apart = Proxy::start(Emulator::shared().endpoint()).expect("a proxy");
     let settings = "lock_expiration=4&lock_timeout=9";
-    let mut other = Function::start_by(&mut site.command_behind(&apart, settings));
+    let mut other = Function::start_by(&mut fixture.command_behind(&apart, settings));
     other.wait_until_ready();
-    let held = site
+    let held = fixture
         .proxy
         .rule(Rule::put_to(stop.request, stop.action.clone()));
     (frozen.0.begin(&ballot(Front::HttpApi, "frozen"), LONG)).expect("a process");
     held.wait_for_hits(1, LONG);
     frozen.0.freeze().expect("a process");
-    let first = item_of(&site);
+    let first = item_of(&fixture);
 
     // Longer than the lease, whatever comes of it.
     let met = other.vote("other");
     assert_eq!(met.status, stop.meanwhile, "{at}: {}", met.value);
     if stop.taken_over && met.status == 503 {
-        site.give_lease_to_another(Duration::from_secs(2));
+        fixture.give_lease_to_another(Duration::from_secs(2));
     }
-    assert_eq!(item_of(&site) != first, stop.taken_over, "{at}");
+    assert_eq!(item_of(&fixture) != first, stop.taken_over, "{at}");
 
     frozen.0.thaw().expect("a process");
     held.release();
@@ -373,24 +372,24 @@ fn freeze_in_mid_vote(stop: &Stop) {
     assert_eq!(again, expected, "{at}: {:#?}", frozen.0.log());
     other.vote_until_acknowledged("other");
     drop((frozen, other));
-    site.assert_counted(&keys(["frozen", "other"]));
+    fixture.assert_counted(&keys(["frozen", "other"]));
 }
 
 /// Who holds the lock, if anybody does.
-fn item_of(site: &Site) -> Option<AttributeValue> {
-    let item = site.table.item(&site.key()).expect("the table");
-    item.and_then(|mut item| item.remove("lock_id"))
+fn item_of(fixture: &ProgramFixture) -> Option<String> {
+    let lock_id = fixture.table.attribute(&fixture.key(), "lock_id");
+    lock_id.expect("the table")
 }
 
 #[test]
 fn a_lost_lease_is_in_the_log_as_the_templates_alarm_expects_it() {
-    let site = Site::new();
-    let mut function = Function::ready(&site, CALM);
-    let held = (site.proxy).rule(Rule::put_to(Purpose::Record, Action::Hold));
+    let fixture = ProgramFixture::new();
+    let mut function = Function::ready(&fixture, CALM);
+    let held = (fixture.proxy).rule(Rule::put_to(Purpose::Record, Action::Hold));
     (function.0.begin(&ballot(Front::HttpApi, "lost"), TIMEOUT)).expect("a process");
     held.wait_for_hits(1, LONG);
     // Somebody removes the lock by hand, as `efs-sqlite unlock` can.
-    site.remove_item();
+    fixture.remove_item();
     held.release();
     let told = function
         .0
@@ -400,38 +399,38 @@ fn a_lost_lease_is_in_the_log_as_the_templates_alarm_expects_it() {
     function.0.wait_for_log(LONG, &filter_pattern("LostMetric"));
     assert_eq!(function.vote_until_acknowledged("lost"), 201);
     drop(function);
-    site.assert_counted(&keys(["lost"]));
+    fixture.assert_counted(&keys(["lost"]));
 }
 
 #[test]
 fn a_process_killed_at_its_timeout_in_the_middle_of_a_vote_leaves_nothing_that_the_next_does_not_mend()
  {
     const SETTINGS: &str = "lock_expiration=9&lock_timeout=20";
-    let site = Site::new();
-    let mut function = Function::ready(&site, SETTINGS);
+    let fixture = ProgramFixture::new();
+    let mut function = Function::ready(&fixture, SETTINGS);
     // What is not answered is sent again: all of it is lost.
-    let commit = (site.proxy).rule(Rule::put_to(Purpose::Record, Action::Silence));
+    let commit = (fixture.proxy).rule(Rule::put_to(Purpose::Record, Action::Silence));
     let killed = (function.0).invoke(&ballot(Front::HttpApi, "killed"), Duration::from_secs(5));
     assert!(matches!(killed, Err(Failure::TimedOut(_))), "{killed:?}");
     assert!(commit.hits() > 0);
-    assert!(item_of(&site).is_some(), "nobody has released the lock");
+    assert!(item_of(&fixture).is_some(), "nobody has released the lock");
     commit.remove();
 
-    let mut next = Function::ready(&site, SETTINGS);
+    let mut next = Function::ready(&fixture, SETTINGS);
     assert_eq!(next.vote_until_acknowledged("next"), 201);
     // The client of the first was told nothing, and asks again.
     assert_eq!(next.vote_until_acknowledged("killed"), 201);
     drop(next);
-    site.assert_counted(&keys(["killed", "next"]));
+    fixture.assert_counted(&keys(["killed", "next"]));
 }
 
 #[test]
 fn a_lock_that_is_not_free_in_time_is_503_before_the_invocation_ends() {
     /// Longer than the invocation has, so that its deadline is what ends the wait.
     const SETTINGS: &str = "lock_timeout=60";
-    let site = Site::new();
-    let mut function = Function::ready(&site, SETTINGS);
-    site.give_lease_to_another(10 * LONG);
+    let fixture = ProgramFixture::new();
+    let mut function = Function::ready(&fixture, SETTINGS);
+    fixture.give_lease_to_another(10 * LONG);
     let mut invocations = 0;
     let refused = loop {
         invocations += 1;
@@ -440,7 +439,7 @@ fn a_lock_that_is_not_free_in_time_is_503_before_the_invocation_ends() {
             // The application keeps half a second for its answer: a busy machine may not be able to
             // give one in that, but not each time.
             Err(Failure::TimedOut(_)) if invocations < 4 => {
-                function = Function::ready(&site, SETTINGS);
+                function = Function::ready(&fixture, SETTINGS);
             }
             Err(error) => panic!("{error}: {:#?}", function.0.log()),
         }
@@ -450,29 +449,29 @@ fn a_lock_that_is_not_free_in_time_is_503_before_the_invocation_ends() {
     // Reading goes on.
     assert_eq!(function.get(Front::HttpApi, "/api/polls").status, 200);
 
-    site.remove_item();
+    fixture.remove_item();
     assert_eq!(function.vote("accepted").status, 201);
     drop(function);
-    site.assert_counted(&keys(["accepted"]));
+    fixture.assert_counted(&keys(["accepted"]));
 }
 
 #[test]
 fn a_busy_lock_is_in_the_log_as_the_templates_alarm_expects_it() {
-    let site = Site::new();
+    let fixture = ProgramFixture::new();
     // Long enough to hear who holds the lock.
-    let mut function = Function::ready(&site, "lock_timeout=3");
-    site.give_lease_to_another(10 * LONG);
+    let mut function = Function::ready(&fixture, "lock_timeout=3");
+    fixture.give_lease_to_another(10 * LONG);
     assert_eq!(function.vote("refused").status, 503);
     function.0.wait_for_log(LONG, &filter_pattern("BusyMetric"));
-    site.remove_item();
+    fixture.remove_item();
     drop(function);
-    site.assert_counted(&BTreeSet::new());
+    fixture.assert_counted(&BTreeSet::new());
 }
 
 #[test]
 fn a_function_without_its_file_system_does_not_start_and_says_why() {
-    let site = Site::new();
-    let mut command = site.command(CALM);
+    let fixture = ProgramFixture::new();
+    let mut command = fixture.command(CALM);
     command.env("DATABASE_URL", "/mnt/nowhere/polls.db?lock_table=polls");
     let mut environment = Environment::start(&mut command, "polls").expect("a process");
     assert!(matches!(

@@ -1,16 +1,16 @@
 //! Many clients at once, against several servers on one file.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use integration::http::Client;
+use integration::options::load_seconds;
 use integration::process::Worker;
 
-use crate::site::{CHOICES, POLL, Site};
+use crate::fixture::{CHOICES, POLL, ProgramFixture};
 
 const SERVERS: usize = 4;
 const CLIENTS: usize = 50;
@@ -32,16 +32,12 @@ struct Seen {
 
 #[test]
 fn under_load_nothing_fails_but_by_503_and_every_acknowledged_vote_is_counted() {
-    let seconds = match env::var("POLLS_LOAD").as_deref() {
-        Ok("long") => 60,
-        _ => 4,
-    };
-    let site = Site::new();
+    let fixture = ProgramFixture::new();
     let servers: Vec<_> = (0..SERVERS)
-        .map(|number| Server::start(&site, number))
+        .map(|number| Server::start(&fixture, number))
         .collect();
     let begun = Instant::now();
-    let end = begun + Duration::from_secs(seconds);
+    let end = begun + Duration::from_secs(load_seconds(4).into());
     let seen: Vec<Seen> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
@@ -76,7 +72,7 @@ fn under_load_nothing_fails_but_by_503_and_every_acknowledged_vote_is_counted() 
         !all.acknowledged.is_empty() && all.reads.len() > CLIENTS,
         "nothing was done"
     );
-    site.assert_counted(&all.acknowledged);
+    fixture.assert_counted(&all.acknowledged);
 }
 
 /// Votes and reads in turn until `end`; then only until its last vote is acknowledged.
@@ -164,9 +160,9 @@ struct Server {
 }
 
 impl Server {
-    fn start(site: &Site, number: usize) -> Self {
-        let log = File::create(site.file(&format!("server-{number}.log"))).expect("a log");
-        let mut command = site.command("");
+    fn start(fixture: &ProgramFixture, number: usize) -> Self {
+        let log = File::create(fixture.file(&format!("server-{number}.log"))).expect("a log");
+        let mut command = fixture.command("");
         command.env("PORT", "0").stderr(log);
         let process = Worker::spawn(&mut command).expect("a server");
         let line = process.line(LONG).expect("an address");

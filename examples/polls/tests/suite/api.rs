@@ -3,17 +3,17 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 
-use crate::support::{Site, send};
+use crate::support::{AppFixture, send};
 
 #[tokio::test]
 async fn polls_are_listed_shown_and_counted() {
-    let site = Site::new();
-    let list = site.get("/api/polls").await;
+    let fixture = AppFixture::new();
+    let list = fixture.get("/api/polls").await;
     assert_eq!(list.status, StatusCode::OK);
     assert_eq!(list.json()["polls"].as_array().map(Vec::len), Some(3));
-    let poll = site.get("/api/polls/1").await.json();
+    let poll = fixture.get("/api/polls/1").await.json();
     assert_eq!(poll["choices"][2]["text"], "On Amazon EFS");
-    let results = site.get("/api/polls/1/results").await.json();
+    let results = fixture.get("/api/polls/1/results").await.json();
     assert_eq!(results["votes"], 72);
     assert_eq!(results["choices"][2]["percent"], 47.2);
     for path in [
@@ -22,7 +22,7 @@ async fn polls_are_listed_shown_and_counted() {
         "/api/polls/-1",
         "/api/nothing",
     ] {
-        let answer = site.get(path).await;
+        let answer = fixture.get(path).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
         assert_eq!(answer.json()["error"], "not_found", "{path}");
     }
@@ -30,24 +30,30 @@ async fn polls_are_listed_shown_and_counted() {
 
 #[tokio::test]
 async fn a_vote_counts_once_however_often_it_is_sent() {
-    let site = Site::new();
-    let first = site.vote(1, 3, "key-1").await;
+    let fixture = AppFixture::new();
+    let first = fixture.vote(1, 3, "key-1").await;
     assert_eq!(first.status, StatusCode::CREATED);
     assert_eq!(first.json()["votes"], 73);
     for _ in 0..3 {
-        let again = site.vote(1, 3, "key-1").await;
+        let again = fixture.vote(1, 3, "key-1").await;
         assert_eq!(again.status, StatusCode::OK);
         assert_eq!(again.text, first.text);
     }
-    assert_eq!(site.vote(1, 3, "key-2").await.status, StatusCode::CREATED);
-    assert_eq!(site.votes(1).await, 74);
+    assert_eq!(
+        fixture.vote(1, 3, "key-2").await.status,
+        StatusCode::CREATED
+    );
+    assert_eq!(fixture.votes(1).await, 74);
 }
 
 #[tokio::test]
 async fn a_vote_that_makes_no_sense_is_refused_without_a_lock() {
-    let site = Site::new();
-    assert_eq!(site.vote(1, 3, "counted").await.status, StatusCode::CREATED);
-    let before = site.lock_requests();
+    let fixture = AppFixture::new();
+    assert_eq!(
+        fixture.vote(1, 3, "counted").await.status,
+        StatusCode::CREATED
+    );
+    let before = fixture.lock_requests();
     let cases = [
         ((99, 1, "k"), StatusCode::NOT_FOUND, "not_found"),
         ((3, 8, "k"), StatusCode::CONFLICT, "poll_closed"),
@@ -80,17 +86,17 @@ async fn a_vote_that_makes_no_sense_is_refused_without_a_lock() {
         ),
     ];
     for ((poll, choice, key), status, word) in cases {
-        let answer = site.vote(poll, choice, key).await;
+        let answer = fixture.vote(poll, choice, key).await;
         assert_eq!(answer.status, status, "{poll} {choice} {key}");
         assert_eq!(answer.json()["error"], word, "{poll} {choice} {key}");
     }
-    assert_eq!(site.lock_requests(), before);
-    assert_eq!(site.votes(1).await, 73);
+    assert_eq!(fixture.lock_requests(), before);
+    assert_eq!(fixture.votes(1).await, 73);
 }
 
 #[tokio::test]
 async fn a_body_that_is_no_vote_is_refused() {
-    let site = Site::new();
+    let fixture = AppFixture::new();
     let cases = [
         ("application/json", "{", StatusCode::BAD_REQUEST),
         ("application/json", "{}", StatusCode::UNPROCESSABLE_ENTITY),
@@ -115,34 +121,37 @@ async fn a_body_that_is_no_vote_is_refused() {
             .header(header::CONTENT_TYPE, media_type)
             .header("idempotency-key", "k")
             .body(Body::from(body.to_owned()));
-        let answer = send(&site.app, request.expect("a request")).await;
+        let answer = send(&fixture.app, request.expect("a request")).await;
         assert_eq!(answer.status, status, "{}", answer.text);
     }
-    assert_eq!(site.votes(1).await, 72);
+    assert_eq!(fixture.votes(1).await, 72);
 }
 
 #[tokio::test]
 async fn while_somebody_else_writes_a_vote_is_503_and_counts_when_it_is_sent_again() {
-    let site = Site::new();
-    site.make_busy();
-    let refused = site.vote(1, 3, "patient").await;
+    let fixture = AppFixture::new();
+    fixture.make_busy();
+    let refused = fixture.vote(1, 3, "patient").await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(refused.json()["error"], "busy");
-    assert_eq!(site.votes(1).await, 72, "reading goes on");
+    assert_eq!(fixture.votes(1).await, 72, "reading goes on");
 
-    site.make_free();
-    assert_eq!(site.vote(1, 3, "patient").await.status, StatusCode::CREATED);
-    assert_eq!(site.votes(1).await, 73);
+    fixture.make_free();
+    assert_eq!(
+        fixture.vote(1, 3, "patient").await.status,
+        StatusCode::CREATED
+    );
+    assert_eq!(fixture.votes(1).await, 73);
     assert!(
-        !site.is_locked(),
+        !fixture.is_locked(),
         "the lease is given back before the answer"
     );
 }
 
 #[tokio::test]
 async fn what_only_reads_never_asks_the_lock_table() {
-    let site = Site::new();
+    let fixture = AppFixture::new();
     for path in [
         "/health",
         "/ready",
@@ -158,18 +167,18 @@ async fn what_only_reads_never_asks_the_lock_table() {
         "/api/polls/1/results",
         "/nothing",
     ] {
-        site.get(path).await;
-        assert_eq!(site.lock_requests(), 0, "{path}");
+        fixture.get(path).await;
+        assert_eq!(fixture.lock_requests(), 0, "{path}");
     }
-    site.vote(1, 3, "k").await;
-    assert!(site.lock_requests() > 0, "the counter counts");
+    fixture.vote(1, 3, "k").await;
+    assert!(fixture.lock_requests() > 0, "the counter counts");
 }
 
 #[tokio::test]
 async fn health_and_readiness_are_told() {
-    let site = Site::new();
-    site.make_busy();
+    let fixture = AppFixture::new();
+    fixture.make_busy();
     for path in ["/health", "/ready"] {
-        assert_eq!(site.get(path).await.status, StatusCode::OK, "{path}");
+        assert_eq!(fixture.get(path).await.status, StatusCode::OK, "{path}");
     }
 }

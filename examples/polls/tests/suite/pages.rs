@@ -3,12 +3,12 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 
-use crate::support::{Browser, Site, field, send};
+use crate::support::{AppFixture, Browser, field, send};
 
 #[tokio::test]
 async fn a_visitor_votes_and_sees_the_results() {
-    let site = Site::new();
-    let mut browser = Browser::new(&site);
+    let fixture = AppFixture::new();
+    let mut browser = Browser::new(&fixture);
     browser
         .get("/")
         .await
@@ -27,14 +27,14 @@ async fn a_visitor_votes_and_sees_the_results() {
         .get(&to)
         .await
         .assert_says("had been counted already");
-    assert_eq!(site.votes(1).await, 73);
+    assert_eq!(fixture.votes(1).await, 73);
     browser.get("/polls/1/history").await.assert_says("created");
 }
 
 #[tokio::test]
 async fn a_ballot_without_an_answer_comes_back_with_the_reason_and_the_same_key() {
-    let site = Site::new();
-    let mut browser = Browser::new(&site);
+    let fixture = AppFixture::new();
+    let mut browser = Browser::new(&fixture);
     let ballot = browser.get("/polls/1").await;
     let (token, key) = (field(&ballot, "token"), field(&ballot, "key"));
     for choice in ["", "x", "99"] {
@@ -47,34 +47,34 @@ async fn a_ballot_without_an_answer_comes_back_with_the_reason_and_the_same_key(
     let fields = [("token", &*token), ("key", &*key), ("choice", "8")];
     let closed = browser.post("/polls/3", &fields);
     assert_eq!(closed.await.status, StatusCode::CONFLICT);
-    assert_eq!(site.votes(1).await, 72);
+    assert_eq!(fixture.votes(1).await, 72);
 }
 
 #[tokio::test]
 async fn while_somebody_else_writes_the_ballot_comes_back_to_be_sent_again() {
-    let site = Site::new();
-    let mut browser = Browser::new(&site);
+    let fixture = AppFixture::new();
+    let mut browser = Browser::new(&fixture);
     let ballot = browser.get("/polls/1").await;
     let (token, key) = (field(&ballot, "token"), field(&ballot, "key"));
     let fields = [("token", &*token), ("key", &*key), ("choice", "3")];
-    site.make_busy();
+    fixture.make_busy();
     let back = browser.post("/polls/1", &fields).await;
     assert_eq!(back.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(back.header("retry-after"), Some("1"));
     assert_eq!(field(&back, "key"), key);
     back.assert_says(r#"value="3" checked"#);
-    site.make_free();
+    fixture.make_free();
     assert_eq!(
         browser.post("/polls/1", &fields).await.status,
         StatusCode::SEE_OTHER
     );
-    assert_eq!(site.votes(1).await, 73);
+    assert_eq!(fixture.votes(1).await, 73);
 }
 
 #[tokio::test]
 async fn a_form_from_elsewhere_is_refused() {
-    let site = Site::new();
-    let mut browser = Browser::new(&site);
+    let fixture = AppFixture::new();
+    let mut browser = Browser::new(&fixture);
     let ballot = browser.get("/polls/1").await;
     let (token, key) = (field(&ballot, "token"), field(&ballot, "key"));
     let without = [("key", &*key), ("choice", "3")];
@@ -83,7 +83,7 @@ async fn a_form_from_elsewhere_is_refused() {
         StatusCode::FORBIDDEN
     );
     let fields = [("token", &*token), ("key", &*key), ("choice", "3")];
-    let other = Browser::new(&site).post("/polls/1", &fields).await;
+    let other = Browser::new(&fixture).post("/polls/1", &fields).await;
     assert_eq!(
         other.status,
         StatusCode::FORBIDDEN,
@@ -95,7 +95,7 @@ async fn a_form_from_elsewhere_is_refused() {
         .body(Body::from(format!("token={token}&key={key}&choice=3")));
     let across = browser.send(request.expect("a request")).await;
     assert_eq!(across.status, StatusCode::FORBIDDEN);
-    assert_eq!(site.votes(1).await, 72);
+    assert_eq!(fixture.votes(1).await, 72);
     assert_eq!(
         browser.post("/polls/1", &fields).await.status,
         StatusCode::SEE_OTHER
@@ -104,7 +104,7 @@ async fn a_form_from_elsewhere_is_refused() {
 
 #[tokio::test]
 async fn every_answer_tells_the_browser_what_it_may_do() {
-    let site = Site::new();
+    let fixture = AppFixture::new();
     for path in [
         "/",
         "/polls/1",
@@ -113,7 +113,7 @@ async fn every_answer_tells_the_browser_what_it_may_do() {
         "/health",
         "/static/style.css",
     ] {
-        let answer = site.get(path).await;
+        let answer = fixture.get(path).await;
         let policy = answer.header("content-security-policy").expect("a policy");
         assert!(policy.contains("default-src 'none'"), "{path}");
         assert!(!policy.contains("unsafe"), "{path}");
@@ -130,7 +130,7 @@ async fn every_answer_tells_the_browser_what_it_may_do() {
 /// What the policy would keep a browser from using.
 #[tokio::test]
 async fn pages_have_no_script_or_style_of_their_own() {
-    let site = Site::new();
+    let fixture = AppFixture::new();
     for path in [
         "/",
         "/polls/1",
@@ -138,7 +138,7 @@ async fn pages_have_no_script_or_style_of_their_own() {
         "/polls/1/history",
         "/admin/sign-in",
     ] {
-        let page = site.get(path).await;
+        let page = fixture.get(path).await;
         assert_eq!(page.status, StatusCode::OK, "{path}");
         for forbidden in ["style=\"", "<style", "<script>", " onclick", "javascript:"] {
             assert!(!page.text.contains(forbidden), "{path}: {forbidden}");
@@ -148,18 +148,18 @@ async fn pages_have_no_script_or_style_of_their_own() {
 
 #[tokio::test]
 async fn results_look_for_news_with_and_without_script_until_told_to_stop() {
-    let site = Site::new();
-    let page = site.get("/polls/1/results").await;
+    let fixture = AppFixture::new();
+    let page = fixture.get("/polls/1/results").await;
     page.assert_says("/static/live.js?v=");
     page.assert_says(r#"<noscript><meta http-equiv="refresh" content="5"></noscript>"#);
-    let still = site.get("/polls/1/results?live=off").await;
+    let still = fixture.get("/polls/1/results?live=off").await;
     assert!(!still.text.contains("live.js") && !still.text.contains("refresh"));
 }
 
 #[tokio::test]
 async fn what_people_typed_is_text_and_not_markup() {
-    let site = Site::new();
-    let mut admin = Browser::signed_in(&site, "admin", crate::support::ADMIN_PASSWORD).await;
+    let fixture = AppFixture::new();
+    let mut admin = Browser::signed_in(&fixture, "admin", crate::support::ADMIN_PASSWORD).await;
     let form = admin.get("/admin/polls/new").await;
     let token = field(&form, "token");
     let fields = [
@@ -170,7 +170,7 @@ async fn what_people_typed_is_text_and_not_markup() {
     let made = admin.post("/admin/polls", &fields).await;
     assert_eq!(made.status, StatusCode::SEE_OTHER, "{}", made.text);
     for path in ["/", "/polls/4", "/polls/4/results", "/polls/4/history"] {
-        let page = site.get(path).await;
+        let page = fixture.get(path).await;
         assert_eq!(page.status, StatusCode::OK, "{path}");
         assert!(
             !page.text.contains("<script>alert") && !page.text.contains("<b>a"),
@@ -181,9 +181,9 @@ async fn what_people_typed_is_text_and_not_markup() {
 
 #[tokio::test]
 async fn a_file_of_ours_may_be_kept_for_good() {
-    let site = Site::new();
+    let fixture = AppFixture::new();
     let style = send(
-        &site.app,
+        &fixture.app,
         Request::get("/static/style.css?v=1")
             .body(Body::empty())
             .expect("one"),

@@ -2,37 +2,37 @@
 
 use axum::http::StatusCode;
 
-use crate::support::{ADMIN_PASSWORD, Browser, Site, field};
+use crate::support::{ADMIN_PASSWORD, AppFixture, Browser, field};
 
 const DEMO_PASSWORD: &str = "djangoserverless";
 
 #[tokio::test]
 async fn who_is_not_signed_in_is_sent_to_the_door() {
-    let site = Site::new();
+    let fixture = AppFixture::new();
     for path in [
         "/admin",
         "/admin/lock",
         "/admin/polls/new",
         "/admin/polls/1",
     ] {
-        let answer = site.get(path).await;
+        let answer = fixture.get(path).await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}");
         assert_eq!(answer.header("location"), Some("/admin/sign-in"), "{path}");
     }
-    let mut visitor = Browser::new(&site);
+    let mut visitor = Browser::new(&fixture);
     let token = field(&visitor.get("/admin/sign-in").await, "token");
     for path in ["/admin/polls", "/admin/polls/1", "/admin/polls/1/close"] {
         let answer = visitor.post(path, &[("token", &*token)]).await;
         assert_eq!(answer.header("location"), Some("/admin/sign-in"), "{path}");
     }
-    assert_eq!(site.lock_requests(), 0);
+    assert_eq!(fixture.lock_requests(), 0);
 }
 
 #[tokio::test]
 async fn demo_sees_every_page_and_changes_nothing() {
-    let site = Site::new();
-    let before = site.get("/api/polls").await.text;
-    let mut demo = Browser::signed_in(&site, "demo", DEMO_PASSWORD).await;
+    let fixture = AppFixture::new();
+    let before = fixture.get("/api/polls").await.text;
+    let mut demo = Browser::signed_in(&fixture, "demo", DEMO_PASSWORD).await;
     let mut token = String::new();
     for path in [
         "/admin",
@@ -45,7 +45,7 @@ async fn demo_sees_every_page_and_changes_nothing() {
         page.assert_says("every change is refused");
         token = field(&page, "token");
     }
-    let looks = site.lock_requests();
+    let looks = fixture.lock_requests();
     let fields = [
         ("token", &*token),
         ("question", "Mine?"),
@@ -61,14 +61,14 @@ async fn demo_sees_every_page_and_changes_nothing() {
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
         answer.assert_says("change nothing");
     }
-    assert_eq!(site.lock_requests(), looks);
-    assert_eq!(site.get("/api/polls").await.text, before);
+    assert_eq!(fixture.lock_requests(), looks);
+    assert_eq!(fixture.get("/api/polls").await.text, before);
 }
 
 #[tokio::test]
 async fn the_administrator_makes_changes_closes_and_reopens_a_poll() {
-    let site = Site::new();
-    let mut admin = Browser::signed_in(&site, "admin", ADMIN_PASSWORD).await;
+    let fixture = AppFixture::new();
+    let mut admin = Browser::signed_in(&fixture, "admin", ADMIN_PASSWORD).await;
     let token = field(&admin.get("/admin/polls/new").await, "token");
     let fields = |question, choices| {
         [
@@ -84,12 +84,15 @@ async fn the_administrator_makes_changes_closes_and_reopens_a_poll() {
         .post("/admin/polls/4", &fields("Tea now?", "Yes\nNo\nLater"))
         .await;
     assert_eq!(edited.status, StatusCode::SEE_OTHER, "{}", edited.text);
-    let poll = site.get("/api/polls/4").await.json();
+    let poll = fixture.get("/api/polls/4").await.json();
     assert_eq!(poll["question"], "Tea now?");
     assert_eq!(poll["choices"].as_array().map(Vec::len), Some(3));
     let later = poll["choices"][2]["id"].as_i64().expect("an id") as i32;
 
-    assert_eq!(site.vote(4, later, "tea").await.status, StatusCode::CREATED);
+    assert_eq!(
+        fixture.vote(4, later, "tea").await.status,
+        StatusCode::CREATED
+    );
     let refused = admin
         .post("/admin/polls/4", &fields("Tea now?", "Yes\nNo"))
         .await;
@@ -101,21 +104,21 @@ async fn the_administrator_makes_changes_closes_and_reopens_a_poll() {
         .await;
     assert_eq!(close.status, StatusCode::SEE_OTHER);
     assert_eq!(
-        site.vote(4, later, "late").await.status,
+        fixture.vote(4, later, "late").await.status,
         StatusCode::CONFLICT
     );
     // Counted before the end: so it stays, and its client is told so.
-    assert_eq!(site.vote(4, later, "tea").await.status, StatusCode::OK);
+    assert_eq!(fixture.vote(4, later, "tea").await.status, StatusCode::OK);
     let reopen = admin
         .post("/admin/polls/4/reopen", &[("token", &*token)])
         .await;
     assert_eq!(reopen.status, StatusCode::SEE_OTHER);
     assert_eq!(
-        site.vote(4, later, "late").await.status,
+        fixture.vote(4, later, "late").await.status,
         StatusCode::CREATED
     );
 
-    let history = site.get("/polls/4/history").await;
+    let history = fixture.get("/polls/4/history").await;
     for told in [
         "created",
         "edited",
@@ -130,8 +133,8 @@ async fn the_administrator_makes_changes_closes_and_reopens_a_poll() {
 
 #[tokio::test]
 async fn what_is_wrong_in_a_form_stands_beside_its_field_and_what_was_typed_stays() {
-    let site = Site::new();
-    let mut admin = Browser::signed_in(&site, "admin", ADMIN_PASSWORD).await;
+    let fixture = AppFixture::new();
+    let mut admin = Browser::signed_in(&fixture, "admin", ADMIN_PASSWORD).await;
     let token = field(&admin.get("/admin/polls/new").await, "token");
     let cases = [
         (
@@ -189,7 +192,7 @@ async fn what_is_wrong_in_a_form_stands_beside_its_field_and_what_was_typed_stay
         );
         back.assert_says(&format!(r#"value="{}""#, fields[1].1));
     }
-    assert_eq!(site.lock_requests(), 0, "nothing was written");
+    assert_eq!(fixture.lock_requests(), 0, "nothing was written");
     let good = [
         ("token", &*token),
         ("question", "Q"),
@@ -201,17 +204,17 @@ async fn what_is_wrong_in_a_form_stands_beside_its_field_and_what_was_typed_stay
         StatusCode::SEE_OTHER
     );
     assert_eq!(
-        site.get("/api/polls/4").await.json()["closes_at"],
+        fixture.get("/api/polls/4").await.json()["closes_at"],
         "2999-02-28 00:00:00"
     );
 }
 
 #[tokio::test]
 async fn while_somebody_else_writes_the_form_comes_back_with_what_was_typed() {
-    let site = Site::new();
-    let mut admin = Browser::signed_in(&site, "admin", ADMIN_PASSWORD).await;
+    let fixture = AppFixture::new();
+    let mut admin = Browser::signed_in(&fixture, "admin", ADMIN_PASSWORD).await;
     let token = field(&admin.get("/admin/polls/new").await, "token");
-    site.make_busy();
+    fixture.make_busy();
     let fields = [
         ("token", &*token),
         ("question", "Typed?"),
@@ -229,12 +232,12 @@ async fn while_somebody_else_writes_the_form_comes_back_with_what_was_typed() {
 
 #[tokio::test]
 async fn the_page_of_the_lock_shows_who_holds_it() {
-    let site = Site::new();
-    let mut demo = Browser::signed_in(&site, "demo", DEMO_PASSWORD).await;
+    let fixture = AppFixture::new();
+    let mut demo = Browser::signed_in(&fixture, "demo", DEMO_PASSWORD).await;
     demo.get("/admin/lock")
         .await
         .assert_says("Nobody is writing");
-    site.make_busy();
+    fixture.make_busy();
     let page = demo.get("/admin/lock").await;
     page.assert_says("another function");
     page.assert_says("polls-under-test");
@@ -243,8 +246,8 @@ async fn the_page_of_the_lock_shows_who_holds_it() {
 
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_the_sixth_attempt_is_not_looked_at() {
-    let site = Site::new();
-    let mut browser = Browser::new(&site);
+    let fixture = AppFixture::new();
+    let mut browser = Browser::new(&fixture);
     for (name, password, problem) in [("", "x", "name-problem"), ("admin", "", "password-problem")]
     {
         let empty = browser.sign_in(name, password).await;
@@ -277,8 +280,8 @@ async fn a_wrong_password_is_refused_and_the_sixth_attempt_is_not_looked_at() {
 
 #[tokio::test]
 async fn signing_in_and_out_begins_another_session() {
-    let site = Site::new();
-    let mut browser = Browser::new(&site);
+    let fixture = AppFixture::new();
+    let mut browser = Browser::new(&fixture);
     let visitor = field(&browser.get("/admin/sign-in").await, "token");
     assert_eq!(
         browser.sign_in("demo", DEMO_PASSWORD).await.status,

@@ -1,4 +1,4 @@
-//! A site with a lock table in memory, and clients of it.
+//! The application in this process with a lock table in memory, and clients of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,13 +18,13 @@ pub(crate) const ADMIN_PASSWORD: &str = "correct horse battery staple";
 const KEY: &str = "polls-under-test";
 
 /// The application with sample polls: 1 and 2 are open, 3 is closed.
-pub(crate) struct Site {
+pub(crate) struct AppFixture {
     pub(crate) app: Router,
     store: Arc<HookedStore<Counting>>,
     _directory: TempDir,
 }
 
-impl Site {
+impl AppFixture {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let store = HookedStore::new(Arc::default(), Counting::default());
@@ -141,18 +141,21 @@ pub(crate) async fn send(app: &Router, request: Request<Body>) -> Answer {
 
 /// A browser that keeps its cookie and sends the forms that it was given.
 pub(crate) struct Browser<'a> {
-    site: &'a Site,
+    fixture: &'a AppFixture,
     cookie: Option<String>,
 }
 
 impl<'a> Browser<'a> {
-    pub(crate) fn new(site: &'a Site) -> Self {
-        Self { site, cookie: None }
+    pub(crate) fn new(fixture: &'a AppFixture) -> Self {
+        Self {
+            fixture,
+            cookie: None,
+        }
     }
 
     /// One that has signed in.
-    pub(crate) async fn signed_in(site: &'a Site, name: &str, password: &str) -> Self {
-        let mut browser = Self::new(site);
+    pub(crate) async fn signed_in(fixture: &'a AppFixture, name: &str, password: &str) -> Self {
+        let mut browser = Self::new(fixture);
         let answer = browser.sign_in(name, password).await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
         browser
@@ -186,7 +189,7 @@ impl<'a> Browser<'a> {
             let cookie = cookie.parse().expect("a header");
             request.headers_mut().insert(header::COOKIE, cookie);
         }
-        let answer = send(&self.site.app, request).await;
+        let answer = send(&self.fixture.app, request).await;
         if let Some(cookie) = answer.header("set-cookie") {
             self.cookie = cookie.split(';').next().map(str::to_owned);
         }

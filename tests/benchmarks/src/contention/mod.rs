@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use self::worker::Tally;
 use crate::args::Options;
-use crate::world::{Outcome, Requests, Site, World};
+use crate::fixture::{Bench, BenchFixture, Outcome, Requests};
 use benchmarks::figures::{jain, millis, percentile};
 
 /// How long a process may take to start, or to answer after its time is over.
@@ -183,14 +183,14 @@ pub(crate) fn cases(options: &Options) -> Vec<Group> {
 
 /// Runs the cases of a group by turns, and returns for each the round of the median rate.
 pub(crate) fn by_turns(
-    world: &World,
+    bench: &Bench,
     group: &Group,
     mut tell: impl FnMut(&Figures),
 ) -> Outcome<Vec<Figures>> {
     let mut all = vec![Vec::new(); group.cases.len()];
     for _ in 0..group.rounds {
         for (case, rounds) in group.cases.iter().zip(&mut all) {
-            let figures = run(world, *case)?;
+            let figures = run(bench, *case)?;
             tell(&figures);
             rounds.push(figures);
         }
@@ -205,10 +205,10 @@ pub(crate) fn by_turns(
         .collect())
 }
 
-fn run(world: &World, case: Case) -> Outcome<Figures> {
-    let site = world.site()?;
+fn run(bench: &Bench, case: Case) -> Outcome<Figures> {
+    let fixture = bench.fixture()?;
     let mut crew: Vec<_> = (0..case.processes)
-        .map(|_| start(&site, case))
+        .map(|_| start(&fixture, case))
         .collect::<Outcome<_>>()?;
     for worker in &crew {
         let line = worker.line(PATIENCE)?;
@@ -225,8 +225,8 @@ fn run(world: &World, case: Case) -> Outcome<Figures> {
             }
         }
     }
-    let before = site.counter()?;
-    site.proxy.forget_requests();
+    let before = fixture.counter()?;
+    fixture.proxy.forget_requests();
     for worker in &mut crew {
         worker.send(&format!("go {}", case.seconds))?;
     }
@@ -239,19 +239,19 @@ fn run(world: &World, case: Case) -> Outcome<Figures> {
         worker.close_stdin();
         worker.wait(PATIENCE)?;
     }
-    let counted = site.counter()? - before;
-    Ok(summary(case, &writers, site.requests(), counted))
+    let counted = fixture.counter()? - before;
+    Ok(summary(case, &writers, fixture.requests(), counted))
 }
 
-fn start(site: &Site, case: Case) -> Outcome<Worker> {
+fn start(fixture: &BenchFixture, case: Case) -> Outcome<Worker> {
     let hold = case.hold_ms.to_string();
     let threads = case.threads.to_string();
     let mut command = match case.peer {
-        Peer::Python => site.python("contender.py", &[&hold]),
+        Peer::Python => fixture.python("contender.py", &[&hold]),
         Peer::Ours => {
-            let url = site.url(PARAMETERS);
+            let url = fixture.url(PARAMETERS);
             let arguments = ["contender", &url, "--hold-ms", &hold, "--threads", &threads];
-            site.worker(&arguments)
+            fixture.worker(&arguments)
         }
     };
     Ok(Worker::spawn(&mut command)?)

@@ -12,7 +12,7 @@ use diesel::prelude::*;
 use diesel_sqlite_efs::{EfsConfig, EfsConnectionManager, EfsSqliteConnection};
 use serde::{Deserialize, Serialize};
 
-use crate::world::Outcome;
+use crate::fixture::Outcome;
 
 diesel::table! {
     /// The number that every write adds one to.

@@ -9,7 +9,7 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use diesel_sqlite_efs::EfsSqliteConnection;
 
 use crate::contention::worker::counter;
-use crate::world::Outcome;
+use crate::fixture::Outcome;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 

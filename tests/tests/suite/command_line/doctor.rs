@@ -11,9 +11,8 @@ use integration::proxy::{Action, Date, Rule};
 
 use super::{
     DONE, Ran, WRONG, denying, everything, furnished, holder, kill_writer, run, run_at, url,
-    wait_until_expired,
 };
-use crate::worker::{Stage, proxy, requests};
+use crate::fixtures::workers::{WorkersFixture, proxy, requests};
 
 /// A user without rights of its own.
 const NOBODY: u32 = 65_534;
@@ -39,15 +38,15 @@ fn assert_finding(ran: &Ran, name: &str, level: &str, part: &str) {
     );
 }
 
-fn examine(stage: &Stage) -> Ran {
-    run(&["doctor", &url(stage, ""), "--json"])
+fn examine(fixture: &WorkersFixture) -> Ran {
+    run(&["doctor", &url(fixture, ""), "--json"])
 }
 
 #[test]
 fn a_healthy_database_has_no_failure_and_each_thing_is_named() {
-    let stage = furnished("doctor-healthy");
-    let before = everything(&stage);
-    let ran = examine(&stage).expect(DONE);
+    let fixture = furnished("doctor-healthy");
+    let before = everything(&fixture);
+    let ran = examine(&fixture).expect(DONE);
     for (name, part) in [
         ("settings", "table `doctor-healthy`"),
         ("database", "database.sqlite3"),
@@ -72,9 +71,9 @@ fn a_healthy_database_has_no_failure_and_each_thing_is_named() {
     );
     finding(&ran, "file system");
     assert_eq!(ran.json()["ok"], true);
-    assert_eq!(everything(&stage), before);
+    assert_eq!(everything(&fixture), before);
 
-    let text = run(&["doctor", &url(&stage, "")]).expect(DONE);
+    let text = run(&["doctor", &url(&fixture, "")]).expect(DONE);
     text.says("ok       journal mode a rollback journal (DELETE)\n");
     text.says("0 failures\n");
     assert!(!text.stdout.contains('\u{1b}'), "colours are for terminals");
@@ -82,9 +81,9 @@ fn a_healthy_database_has_no_failure_and_each_thing_is_named() {
 
 #[test]
 fn the_lock_table_is_only_asked_what_cannot_change_it() {
-    let stage = furnished("doctor-requests");
+    let fixture = furnished("doctor-requests");
     let proxy = proxy();
-    run_at(&proxy.endpoint(), &["doctor", &url(&stage, "")]).expect(DONE);
+    run_at(&proxy.endpoint(), &["doctor", &url(&fixture, "")]).expect(DONE);
     for request in proxy.requests() {
         let condition = request.condition.as_deref();
         match request.operation.to_string().as_str() {
@@ -98,63 +97,63 @@ fn the_lock_table_is_only_asked_what_cannot_change_it() {
             other => panic!("unexpected {other}"),
         }
     }
-    assert_eq!(stage.table.count().expect("a count"), 0);
+    assert_eq!(fixture.table.count().expect("a count"), 0);
 }
 
 #[test]
 fn a_lease_that_is_held_is_shown_and_not_disturbed() {
-    let stage = furnished("doctor-held");
-    let mut holder = holder(&stage, "");
-    let before = everything(&stage);
-    let ran = examine(&stage).expect(DONE);
+    let fixture = furnished("doctor-held");
+    let mut holder = holder(&fixture, "");
+    let before = everything(&fixture);
+    let ran = examine(&fixture).expect(DONE);
     assert_finding(&ran, "lock", "ok", "held by `somebody`, until 20");
     assert_finding(&ran, "permissions", "ok", "allowed");
-    assert_eq!(everything(&stage), before);
+    assert_eq!(everything(&fixture), before);
     holder.ok("execute INSERT INTO note VALUES ('here')");
     assert_eq!(holder.ok("commit"), "committed");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_dead_writers_hot_journal_is_reported_and_left_alone() {
-    let stage = furnished("doctor-hot");
+    let fixture = furnished("doctor-hot");
     kill_writer(
-        &stage,
+        &fixture,
         "lock_expiration=6&lock_holder=the-dead-one",
         Action::Hold,
     );
-    let before = everything(&stage);
-    wait_until_expired(&stage);
-    let ran = examine(&stage).expect(DONE);
+    let before = everything(&fixture);
+    fixture.wait_until_expired();
+    let ran = examine(&fixture).expect(DONE);
     assert_finding(&ran, "lock", "ok", "left by `the-dead-one`, expired");
     assert_finding(&ran, "hot journal", "warning", "will be rolled back");
     assert_finding(&ran, "hot journal", "warning", "efs-sqlite check");
-    assert_eq!(everything(&stage), before);
+    assert_eq!(everything(&fixture), before);
 
     // The remedy that it names works.
-    run(&["check", &url(&stage, "lock_timeout=20")]).expect(DONE);
-    assert_eq!(stage.open("").ok("query SELECT count(*) FROM note"), "0");
-    assert_finding(&examine(&stage), "hot journal", "ok", "none");
-    stage.assert_whole();
+    run(&["check", &url(&fixture, "lock_timeout=20")]).expect(DONE);
+    assert_eq!(fixture.open("").ok("query SELECT count(*) FROM note"), "0");
+    assert_finding(&examine(&fixture), "hot journal", "ok", "none");
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_hot_journal_of_a_committed_transaction_is_told_by_its_record() {
-    let stage = furnished("doctor-recorded");
-    kill_writer(&stage, "lock_expiration=6", Action::HoldAnswer);
-    wait_until_expired(&stage);
-    let before = everything(&stage);
-    let ran = examine(&stage).expect(DONE);
+    let fixture = furnished("doctor-recorded");
+    kill_writer(&fixture, "lock_expiration=6", Action::HoldAnswer);
+    fixture.wait_until_expired();
+    let before = everything(&fixture);
+    let ran = examine(&fixture).expect(DONE);
     assert_finding(
         &ran,
         "hot journal",
         "warning",
         "recorded as committed and will be kept",
     );
-    assert_eq!(everything(&stage), before);
-    run(&["check", &url(&stage, "lock_timeout=20")]).expect(DONE);
-    assert_eq!(stage.open("").ok("query SELECT count(*) FROM note"), "1");
-    stage.assert_whole();
+    assert_eq!(everything(&fixture), before);
+    run(&["check", &url(&fixture, "lock_timeout=20")]).expect(DONE);
+    assert_eq!(fixture.open("").ok("query SELECT count(*) FROM note"), "1");
+    fixture.assert_whole();
 }
 
 #[test]
@@ -171,28 +170,28 @@ fn while_the_lease_runs_a_hot_journal_is_its_holders() {
             "recorded as committed, and `somebody`",
         ),
     ] {
-        let stage = furnished(table);
-        kill_writer(&stage, "lock_expiration=60&lock_holder=somebody", action);
-        let before = everything(&stage);
-        assert_finding(&examine(&stage).expect(DONE), "hot journal", "ok", part);
-        assert_eq!(everything(&stage), before);
+        let fixture = furnished(table);
+        kill_writer(&fixture, "lock_expiration=60&lock_holder=somebody", action);
+        let before = everything(&fixture);
+        assert_finding(&examine(&fixture).expect(DONE), "hot journal", "ok", part);
+        assert_eq!(everything(&fixture), before);
     }
 }
 
 #[test]
 fn a_hot_journal_without_any_lease_is_somebody_without_the_lock() {
-    let stage = furnished("doctor-unclaimed");
-    kill_writer(&stage, "lock_expiration=60", Action::Hold);
-    stage.table.delete(&stage.key()).expect("the item goes");
-    let before = everything(&stage);
-    let ran = examine(&stage).expect(DONE);
+    let fixture = furnished("doctor-unclaimed");
+    kill_writer(&fixture, "lock_expiration=60", Action::Hold);
+    fixture.table.delete(&fixture.key()).expect("the item goes");
+    let before = everything(&fixture);
+    let ran = examine(&fixture).expect(DONE);
     assert_finding(&ran, "hot journal", "warning", "nobody holds the lock");
-    assert_eq!(everything(&stage), before);
+    assert_eq!(everything(&fixture), before);
 }
 
 #[test]
 fn permissions_that_are_missing_are_named_and_those_that_are_not_needed_only_noted() {
-    let stage = furnished("doctor-permissions");
+    let fixture = furnished("doctor-permissions");
     for (denied, name, level, part) in [
         (
             "PutItem",
@@ -221,7 +220,7 @@ fn permissions_that_are_missing_are_named_and_those_that_are_not_needed_only_not
     ] {
         let proxy = proxy();
         denying(&proxy, denied);
-        let ran = run_at(&proxy.endpoint(), &["doctor", &url(&stage, ""), "--json"]);
+        let ran = run_at(&proxy.endpoint(), &["doctor", &url(&fixture, ""), "--json"]);
         assert_finding(&ran, name, level, part);
         assert_eq!(
             ran.status,
@@ -235,7 +234,7 @@ fn permissions_that_are_missing_are_named_and_those_that_are_not_needed_only_not
     for operation in ["PutItem", "DeleteItem", "GetItem"] {
         denying(&proxy, operation);
     }
-    let ran = run_at(&proxy.endpoint(), &["doctor", &url(&stage, ""), "--json"]).expect(WRONG);
+    let ran = run_at(&proxy.endpoint(), &["doctor", &url(&fixture, ""), "--json"]).expect(WRONG);
     assert_finding(
         &ran,
         "permissions",
@@ -246,7 +245,7 @@ fn permissions_that_are_missing_are_named_and_those_that_are_not_needed_only_not
 
 #[test]
 fn a_clock_that_is_off_is_told_with_its_difference() {
-    let stage = furnished("doctor-clock");
+    let fixture = furnished("doctor-clock");
     for (off, part) in [(-3600, "ahead of DynamoDB's"), (3600, "behind DynamoDB's")] {
         let proxy = proxy();
         let hour = Duration::from_secs(3600);
@@ -255,7 +254,7 @@ fn a_clock_that_is_off_is_told_with_its_difference() {
             _ => SystemTime::now() + hour,
         };
         proxy.rule(Rule::any(Action::Date(Date::At(date))));
-        let ran = run_at(&proxy.endpoint(), &["doctor", &url(&stage, ""), "--json"]).expect(DONE);
+        let ran = run_at(&proxy.endpoint(), &["doctor", &url(&fixture, ""), "--json"]).expect(DONE);
         assert_finding(&ran, "clock", "warning", part);
         let seconds: f64 = (finding(&ran, "clock").1.split(' ').next())
             .and_then(|number| number.parse().ok())
@@ -264,16 +263,16 @@ fn a_clock_that_is_off_is_told_with_its_difference() {
     }
     let proxy = proxy();
     proxy.rule(Rule::any(Action::Date(Date::Absent)));
-    let ran = run_at(&proxy.endpoint(), &["doctor", &url(&stage, ""), "--json"]).expect(DONE);
+    let ran = run_at(&proxy.endpoint(), &["doctor", &url(&fixture, ""), "--json"]).expect(DONE);
     assert_finding(&ran, "clock", "warning", "have no date");
 }
 
 #[test]
 fn what_keeps_the_lock_table_out_of_reach_is_told_apart() {
-    let stage = furnished("doctor-endpoint");
+    let fixture = furnished("doctor-endpoint");
     let ran = run_at(
         "http://127.0.0.1:1",
-        &["doctor", &url(&stage, ""), "--json"],
+        &["doctor", &url(&fixture, ""), "--json"],
     )
     .expect(WRONG);
     assert_finding(
@@ -282,19 +281,19 @@ fn what_keeps_the_lock_table_out_of_reach_is_told_apart() {
         "failure",
         "cannot reach DynamoDB at http://127.0.0.1:1",
     );
-    let ran = run_at("localhost:8000", &["doctor", &url(&stage, ""), "--json"]).expect(WRONG);
+    let ran = run_at("localhost:8000", &["doctor", &url(&fixture, ""), "--json"]).expect(WRONG);
     assert_finding(&ran, "endpoint", "failure", "is not a URL");
 
     let missing = format!(
         "{}-2?lock_table=doctor-none",
-        stage.scratch.database().display()
+        fixture.scratch.database().display()
     );
     let ran = run(&["doctor", &missing, "--json"]).expect(WRONG);
     assert_finding(&ran, "lock table", "failure", "efs-sqlite create-table");
     assert_finding(&ran, "database", "warning", "there is no file");
 
     let mut command = super::program(Emulator::shared().endpoint());
-    let command = command.args(["doctor", &url(&stage, ""), "--json"]);
+    let command = command.args(["doctor", &url(&fixture, ""), "--json"]);
     let output = command
         .env_remove("AWS_REGION")
         .env("AWS_CONFIG_FILE", "/dev/null")
@@ -322,9 +321,9 @@ fn a_table_with_another_key_or_ttl_is_a_finding() {
 
 #[test]
 fn files_that_cannot_be_a_database_are_findings() {
-    let stage = furnished("doctor-files");
+    let fixture = furnished("doctor-files");
     let examine = |name: &str, content: &[u8]| {
-        let path = stage.scratch.file(name);
+        let path = fixture.scratch.file(name);
         std::fs::write(&path, content).expect("a file");
         run(&[
             "doctor",
@@ -332,7 +331,7 @@ fn files_that_cannot_be_a_database_are_findings() {
             "--json",
         ])
     };
-    let content = std::fs::read(stage.scratch.database()).expect("a database");
+    let content = std::fs::read(fixture.scratch.database()).expect("a database");
     let mut wal = content.clone();
     (wal[18], wal[19]) = (2, 2);
     let ran = examine("wal.db", &wal).expect(WRONG);
@@ -349,14 +348,14 @@ fn files_that_cannot_be_a_database_are_findings() {
     let ran = examine("empty.db", b"").expect(DONE);
     assert_finding(&ran, "content", "ok", "empty");
     std::fs::hard_link(
-        stage.scratch.file("empty.db"),
-        stage.scratch.file("twin.db"),
+        fixture.scratch.file("empty.db"),
+        fixture.scratch.file("twin.db"),
     )
     .expect("a link");
     let ran = examine("empty.db", b"").expect(WRONG);
     assert_finding(&ran, "database", "failure", "has 2 names");
 
-    let directory = stage.scratch.directory().display();
+    let directory = fixture.scratch.directory().display();
     let ran = run(&[
         "doctor",
         &format!("{directory}?lock_table=doctor-files"),
@@ -369,19 +368,19 @@ fn files_that_cannot_be_a_database_are_findings() {
 
 #[test]
 fn another_lock_key_and_wrong_settings_are_findings() {
-    let stage = furnished("doctor-key");
-    let ran = run(&["doctor", &url(&stage, "lock_key=another"), "--json"]).expect(WRONG);
+    let fixture = furnished("doctor-key");
+    let ran = run(&["doctor", &url(&fixture, "lock_key=another"), "--json"]).expect(WRONG);
     assert_finding(&ran, "lock key", "failure", "the lock key `another`");
     let ran = run(&["doctor", "/tmp/a.db?lock_tabel=x", "--json"]).expect(WRONG);
     assert_finding(&ran, "settings", "failure", "did you mean `lock_table`?");
-    let local = format!("{}?lock=local", stage.scratch.file("local.db").display());
+    let local = format!("{}?lock=local", fixture.scratch.file("local.db").display());
     let ran = run(&["doctor", &local, "--json"]).expect(DONE);
     assert_finding(&ran, "settings", "ok", "`lock=local`");
 }
 
 #[test]
 fn what_this_user_may_not_do_with_the_files_is_a_finding() {
-    let stage = furnished("doctor-access");
+    let fixture = furnished("doctor-access");
     let permit = |path: &Path, mode| {
         std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("permissions");
     };
@@ -392,12 +391,12 @@ fn what_this_user_may_not_do_with_the_files_is_a_finding() {
             command.uid(NOBODY).gid(NOBODY);
         }
         let output = command
-            .args(["doctor", &url(&stage, parameters), "--json"])
+            .args(["doctor", &url(&fixture, parameters), "--json"])
             .output();
         Ran::from(output.expect("it runs"))
     };
-    permit(stage.scratch.directory(), 0o555);
-    permit(stage.scratch.database(), 0o666);
+    permit(fixture.scratch.directory(), 0o555);
+    permit(fixture.scratch.database(), 0o666);
     let ran = examine("").expect(WRONG);
     assert_finding(
         &ran,
@@ -406,12 +405,12 @@ fn what_this_user_may_not_do_with_the_files_is_a_finding() {
         "where the rollback journal goes, cannot be written",
     );
     assert_finding(&examine("mode=ro"), "access", "ok", "only reads");
-    permit(stage.scratch.database(), 0o444);
+    permit(fixture.scratch.database(), 0o444);
     assert_finding(&examine(""), "access", "failure", "it cannot be written to");
-    permit(stage.scratch.database(), 0o000);
+    permit(fixture.scratch.database(), 0o000);
     let ran = examine("").expect(WRONG);
     assert_finding(&ran, "access", "failure", "it cannot be read");
     assert_finding(&ran, "content", "failure", "it cannot be read");
-    permit(stage.scratch.directory(), 0o755);
-    permit(stage.scratch.database(), 0o644);
+    permit(fixture.scratch.directory(), 0o755);
+    permit(fixture.scratch.database(), 0o644);
 }

@@ -18,70 +18,70 @@ use super::{
     BUSY, DONE, USAGE, WRONG, denying, everything, furnished, holder, kill_writer, program, run,
     run_at, url,
 };
-use crate::worker::{LONG, proxy};
+use crate::fixtures::workers::{LONG, proxy};
 
 #[test]
 fn status_names_the_holder_and_changes_nothing() {
-    let stage = furnished("status-held");
-    run(&["status", &url(&stage, "")])
+    let fixture = furnished("status-held");
+    run(&["status", &url(&fixture, "")])
         .expect(DONE)
         .says("lock     free");
-    let mut process = holder(&stage, "");
-    let before = everything(&stage);
-    let ran = run(&["status", &url(&stage, "")]).expect(BUSY);
+    let mut process = holder(&fixture, "");
+    let before = everything(&fixture);
+    let ran = run(&["status", &url(&fixture, "")]).expect(BUSY);
     ran.says("lock     held");
     ran.says("holder   `somebody`");
     ran.says("seen     1 of 1 looks");
-    let told = run(&["status", &url(&stage, ""), "--json"])
+    let told = run(&["status", &url(&fixture, ""), "--json"])
         .expect(BUSY)
         .json();
     assert_eq!(told["lock"], "held");
-    assert_eq!(told["key"].as_str(), Some(&*stage.key()));
+    assert_eq!(told["key"].as_str(), Some(&*fixture.key()));
     assert_eq!(told["holder"]["holder"], "somebody");
     assert_eq!(
         told["holder"]["lock_id"].as_str(),
-        stage.attribute("lock_id").as_deref()
+        fixture.attribute("lock_id").as_deref()
     );
-    let until = stage.attribute("expires_at").expect("an end");
+    let until = fixture.attribute("expires_at").expect("an end");
     assert_eq!(told["holder"]["until"].as_f64(), until.parse().ok());
     assert_eq!(told["seen"][0]["seen"], 1);
-    assert_eq!(everything(&stage), before);
+    assert_eq!(everything(&fixture), before);
     process.ok("execute INSERT INTO note VALUES ('here')");
     assert_eq!(process.ok("commit"), "committed");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn status_needs_any_one_of_three_permissions() {
-    let stage = furnished("status-permissions");
-    let mut process = holder(&stage, "");
+    let fixture = furnished("status-permissions");
+    let mut process = holder(&fixture, "");
     let proxy = proxy();
     for denied in ["DeleteItem", "PutItem"] {
         denying(&proxy, denied);
-        let ran = run_at(&proxy.endpoint(), &["status", &url(&stage, "")]);
+        let ran = run_at(&proxy.endpoint(), &["status", &url(&fixture, "")]);
         ran.expect(BUSY).says("`somebody`");
     }
     assert!(proxy.count(&Operation::Other("GetItem".to_owned())) > 0);
     denying(&proxy, "GetItem");
-    let ran = run_at(&proxy.endpoint(), &["status", &url(&stage, "")]).expect(WRONG);
+    let ran = run_at(&proxy.endpoint(), &["status", &url(&fixture, "")]).expect(WRONG);
     ran.complains("access denied to dynamodb:DeleteItem");
     process.ok("rollback");
 }
 
 #[test]
 fn status_counts_how_often_it_has_seen_whom() {
-    let stage = furnished("status-counted");
+    let fixture = furnished("status-counted");
     let put = |lock_id: &str| {
         let end = SystemTime::now() + Duration::from_secs(60);
-        stage
+        fixture
             .table
-            .put_as_python(&stage.key(), lock_id, end)
+            .put_as_python(&fixture.key(), lock_id, end)
             .expect("an item");
     };
     put("one");
     let proxy = proxy();
     let watching = proxy.endpoint();
-    let url = url(&stage, "");
+    let url = url(&fixture, "");
     let told = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| run_at(&watching, &["status", &url, "--for", "5", "--json"]));
         wait_until(LONG, "it has looked", || {
@@ -108,100 +108,100 @@ fn status_counts_how_often_it_has_seen_whom() {
 
 #[test]
 fn status_tells_an_expired_and_a_malformed_item_from_a_lease() {
-    let stage = furnished("status-others");
+    let fixture = furnished("status-others");
     let past = SystemTime::now() - Duration::from_secs(30);
-    stage
+    fixture
         .table
-        .put_as_python(&stage.key(), "python", past)
+        .put_as_python(&fixture.key(), "python", past)
         .expect("an item");
-    let ran = run(&["status", &url(&stage, "")]).expect(DONE);
+    let ran = run(&["status", &url(&fixture, "")]).expect(DONE);
     ran.says("lock     expired");
     ran.says("Python package");
     let text = |text: &str| AttributeValue::S(text.to_owned());
     let item = [
-        ("pk", text(&stage.key())),
+        ("pk", text(&fixture.key())),
         ("lock_id", text("x\u{1b}[2J")),
         ("expires_at", text("tomorrow")),
     ];
     let item = item.map(|(name, value)| (name.to_owned(), value));
-    stage.table.put(item.into()).expect("an item");
-    let ran = run(&["status", &url(&stage, "")]).expect(WRONG);
+    fixture.table.put(item.into()).expect("an item");
+    let ran = run(&["status", &url(&fixture, "")]).expect(WRONG);
     ran.says("lock     malformed");
     ran.says("tomorrow");
     assert!(
         !ran.stdout.contains('\u{1b}'),
         "an item cannot steer the terminal"
     );
-    run(&["unlock", &url(&stage, ""), "--yes"])
+    run(&["unlock", &url(&fixture, ""), "--yes"])
         .expect(DONE)
         .says("deleted");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn unlock_deletes_the_item_of_a_dead_writer() {
-    let stage = furnished("unlock-dead");
-    let mut process = holder(&stage, "");
+    let fixture = furnished("unlock-dead");
+    let mut process = holder(&fixture, "");
     process.ok("execute INSERT INTO note VALUES ('lost')");
     process.kill();
-    let ran = run(&["unlock", &url(&stage, ""), "--yes"]).expect(DONE);
+    let ran = run(&["unlock", &url(&fixture, ""), "--yes"]).expect(DONE);
     ran.says("holder   `somebody`");
     ran.says("deleted; the lock is free");
-    run(&["unlock", &url(&stage, ""), "--yes"])
+    run(&["unlock", &url(&fixture, ""), "--yes"])
         .expect(DONE)
         .says("nothing to delete");
-    let mut next = stage.open("");
+    let mut next = fixture.open("");
     next.ok("execute INSERT INTO note VALUES ('here')");
     assert_eq!(next.ok("query SELECT text FROM note"), "here");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn unlock_without_a_terminal_does_not_guess() {
-    let stage = furnished("unlock-mute");
-    let mut process = holder(&stage, "");
-    let before = everything(&stage);
-    run(&["unlock", &url(&stage, "")])
+    let fixture = furnished("unlock-mute");
+    let mut process = holder(&fixture, "");
+    let before = everything(&fixture);
+    run(&["unlock", &url(&fixture, "")])
         .expect(USAGE)
         .complains("give --yes");
-    assert_eq!(everything(&stage), before);
+    assert_eq!(everything(&fixture), before);
     process.ok("rollback");
 }
 
 #[test]
 fn unlock_asks_on_the_terminal_and_names_the_holder() {
-    let stage = furnished("unlock-asks");
-    let _process = holder(&stage, "");
-    let before = everything(&stage);
-    let (status, shown) = answered(&url(&stage, ""), "n\n");
+    let fixture = furnished("unlock-asks");
+    let _process = holder(&fixture, "");
+    let before = everything(&fixture);
+    let (status, shown) = answered(&url(&fixture, ""), "n\n");
     assert_eq!(status, WRONG, "{shown}");
     assert!(
         shown.contains("The lease of `somebody` has not ended"),
         "{shown}"
     );
-    assert_eq!(everything(&stage), before);
-    let (status, shown) = answered(&url(&stage, ""), "yes\n");
+    assert_eq!(everything(&fixture), before);
+    let (status, shown) = answered(&url(&fixture, ""), "yes\n");
     assert_eq!(status, DONE, "{shown}");
-    assert_eq!(stage.table.count().expect("a count"), 0);
+    assert_eq!(fixture.table.count().expect("a count"), 0);
 }
 
 #[test]
 fn a_writer_whose_item_was_deleted_fails_and_nothing_of_it_stays() {
-    let stage = furnished("unlock-alive");
-    let mut process = holder(&stage, "");
+    let fixture = furnished("unlock-alive");
+    let mut process = holder(&fixture, "");
     process.ok("execute INSERT INTO note VALUES ('lost')");
-    run(&["unlock", &url(&stage, ""), "--yes"]).expect(DONE);
+    run(&["unlock", &url(&fixture, ""), "--yes"]).expect(DONE);
     let failure = process.fails("commit");
     assert_eq!(failure.kind, "LeaseLost", "{failure:?}");
-    assert_eq!(stage.open("").ok("query SELECT count(*) FROM note"), "0");
-    stage.assert_whole();
+    assert_eq!(fixture.open("").ok("query SELECT count(*) FROM note"), "0");
+    fixture.assert_whole();
 }
 
 #[test]
 fn unlock_deletes_only_the_very_item_that_it_has_shown() {
-    let stage = furnished("unlock-changed");
+    let fixture = furnished("unlock-changed");
     let end = SystemTime::now() + Duration::from_secs(60);
-    let shown = integration::dynamodb::python_item(&stage.key(), "shown", end);
+    let shown = integration::dynamodb::python_item(&fixture.key(), "shown", end);
     let text = |text: &str| AttributeValue::S(text.to_owned());
     // Another acquisition, a renewal, a commit that leaves holder and end as they were.
     for (attribute, value) in [
@@ -209,41 +209,41 @@ fn unlock_deletes_only_the_very_item_that_it_has_shown() {
         ("expires_at", AttributeValue::N("4102444800".to_owned())),
         ("committed", text("01020304")),
     ] {
-        stage.table.put(shown.clone()).expect("an item");
+        fixture.table.put(shown.clone()).expect("an item");
         let proxy = proxy();
         // The first deletion is a look.
         let deletion = proxy.rule(Rule::delete(Action::Hold).nth(2));
-        let (endpoint, url) = (proxy.endpoint(), url(&stage, ""));
+        let (endpoint, url) = (proxy.endpoint(), url(&fixture, ""));
         let mut changed = shown.clone();
         changed.insert(attribute.to_owned(), value);
         let ran = std::thread::scope(|scope| {
             let unlocking = scope.spawn(|| run_at(&endpoint, &["unlock", &url, "--yes"]));
             deletion.wait_for_hits(1, LONG);
-            stage.table.put(changed.clone()).expect("an item");
+            fixture.table.put(changed.clone()).expect("an item");
             deletion.release();
             unlocking.join().expect("it runs")
         });
         ran.expect(BUSY).complains("has changed since it was shown");
         assert_eq!(
-            stage.table.item(&stage.key()).expect("an answer"),
+            fixture.table.item(&fixture.key()).expect("an answer"),
             Some(changed)
         );
     }
-    stage.table.delete(&stage.key()).expect("the item goes");
+    fixture.table.delete(&fixture.key()).expect("the item goes");
 }
 
 #[test]
 fn unlock_keeps_the_record_that_an_acknowledged_transaction_needs() {
-    let stage = furnished("unlock-recorded");
-    kill_writer(&stage, "lock_expiration=6", Action::HoldAnswer);
-    let before = everything(&stage);
-    let ran = run(&["unlock", &url(&stage, ""), "--yes"]).expect(WRONG);
+    let fixture = furnished("unlock-recorded");
+    kill_writer(&fixture, "lock_expiration=6", Action::HoldAnswer);
+    let before = everything(&fixture);
+    let ran = run(&["unlock", &url(&fixture, ""), "--yes"]).expect(WRONG);
     ran.complains("without the record it would be rolled back; nothing was deleted");
-    assert_eq!(everything(&stage), before);
+    assert_eq!(everything(&fixture), before);
     // What it says to do instead.
-    run(&["check", &url(&stage, "lock_timeout=20")]).expect(DONE);
-    assert_eq!(stage.open("").ok("query SELECT count(*) FROM note"), "1");
-    stage.assert_whole();
+    run(&["check", &url(&fixture, "lock_timeout=20")]).expect(DONE);
+    assert_eq!(fixture.open("").ok("query SELECT count(*) FROM note"), "1");
+    fixture.assert_whole();
 }
 
 #[test]
@@ -253,9 +253,11 @@ fn create_table_makes_a_table_that_the_lock_can_use_and_leaves_a_right_one_alone
     ran.says("TTL on expires_at");
     let scratch = integration::scratch::Scratch::new().expect("a directory");
     let url = format!("{}?lock_table=created-table", scratch.database().display());
-    let mut writer =
-        crate::worker::Process::start(Emulator::shared().endpoint(), &["database", &url])
-            .expect("it opens");
+    let mut writer = crate::fixtures::workers::WorkerProcess::start(
+        Emulator::shared().endpoint(),
+        &["database", &url],
+    )
+    .expect("it opens");
     writer.ok("execute CREATE TABLE note (text TEXT)");
     let proxy = proxy();
     let ran = run_at(&proxy.endpoint(), &["create-table", &url]).expect(DONE);

@@ -9,7 +9,7 @@ use integration::process::Worker;
 use integration::proxy::{Action, Operation, Purpose, Rule};
 
 use super::{DONE, Ran, UNKNOWN, USAGE, WRONG, program, run, run_at, url};
-use crate::worker::{LONG, Stage, proxy};
+use crate::fixtures::workers::{LONG, WorkersFixture, proxy};
 
 const TABLES: &str = "query SELECT group_concat(name, ' ') FROM \
     (SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '!_!_%' ESCAPE '!' ORDER BY name)";
@@ -20,24 +20,24 @@ pub(super) fn directory() -> String {
     path.display().to_string()
 }
 
-/// Two small migrations in the stage's directory.
-fn small(stage: &Stage) -> String {
+/// Two small migrations in the fixture's directory.
+fn small(fixture: &WorkersFixture) -> String {
     add(
-        stage,
+        fixture,
         "2025-01-01-000000_first",
         "CREATE TABLE first (id INTEGER)",
         "DROP TABLE first",
     );
     add(
-        stage,
+        fixture,
         "2025-01-02-000000_second",
         "CREATE TABLE second (id INTEGER)",
         "DROP TABLE second",
     )
 }
 
-fn add(stage: &Stage, name: &str, up: &str, down: &str) -> String {
-    let directory = stage.scratch.file("migrations");
+fn add(fixture: &WorkersFixture, name: &str, up: &str, down: &str) -> String {
+    let directory = fixture.scratch.file("migrations");
     let migration = directory.join(name);
     fs::create_dir_all(&migration).expect("a directory");
     fs::write(migration.join("up.sql"), up).expect("a file");
@@ -45,8 +45,8 @@ fn add(stage: &Stage, name: &str, up: &str, down: &str) -> String {
     directory.display().to_string()
 }
 
-fn migrate(stage: &Stage, directory: &str, arguments: &[&str]) -> Ran {
-    let url = url(stage, "");
+fn migrate(fixture: &WorkersFixture, directory: &str, arguments: &[&str]) -> Ran {
+    let url = url(fixture, "");
     let mut all = vec!["migrate", "--migration-dir", directory];
     all.extend(arguments);
     all.push(&url);
@@ -55,53 +55,53 @@ fn migrate(stage: &Stage, directory: &str, arguments: &[&str]) -> Ran {
 
 #[test]
 fn migrations_are_run_listed_reverted_and_redone() {
-    let stage = Stage::new("migrate-all");
-    let directory = small(&stage);
+    let fixture = WorkersFixture::new("migrate-all");
+    let directory = small(&fixture);
     let names = "2025-01-01-000000_first\n2025-01-02-000000_second\n";
     // Listing creates nothing.
-    migrate(&stage, &directory, &["pending"])
+    migrate(&fixture, &directory, &["pending"])
         .expect(WRONG)
         .complains("there is no file");
-    assert!(!stage.scratch.database().exists());
-    stage.open("").ok("execute CREATE TABLE note (text TEXT)");
-    let ran = migrate(&stage, &directory, &["pending"]).expect(WRONG);
+    assert!(!fixture.scratch.database().exists());
+    fixture.open("").ok("execute CREATE TABLE note (text TEXT)");
+    let ran = migrate(&fixture, &directory, &["pending"]).expect(WRONG);
     assert_eq!(ran.stdout, names);
 
-    let ran = migrate(&stage, &directory, &["run"]).expect(DONE);
+    let ran = migrate(&fixture, &directory, &["run"]).expect(DONE);
     ran.says("running 2025-01-01-000000_first\n  done in ");
     ran.says("2 migrations run\n");
-    assert_eq!(stage.open("").ok(TABLES), "first note second");
+    assert_eq!(fixture.open("").ok(TABLES), "first note second");
     assert_eq!(
-        migrate(&stage, &directory, &["pending"])
+        migrate(&fixture, &directory, &["pending"])
             .expect(DONE)
             .stdout,
         ""
     );
-    migrate(&stage, &directory, &["run"])
+    migrate(&fixture, &directory, &["run"])
         .expect(DONE)
         .says("no migration is pending");
 
-    let ran = migrate(&stage, &directory, &["redo"]).expect(DONE);
+    let ran = migrate(&fixture, &directory, &["redo"]).expect(DONE);
     ran.says("reverting 2025-01-02-000000_second");
     ran.says("running 2025-01-02-000000_second");
-    migrate(&stage, &directory, &["revert"]).expect(DONE);
-    assert_eq!(stage.open("").ok(TABLES), "first note");
-    migrate(&stage, &directory, &["run"]).expect(DONE);
-    migrate(&stage, &directory, &["revert", "--all"])
+    migrate(&fixture, &directory, &["revert"]).expect(DONE);
+    assert_eq!(fixture.open("").ok(TABLES), "first note");
+    migrate(&fixture, &directory, &["run"]).expect(DONE);
+    migrate(&fixture, &directory, &["revert", "--all"])
         .expect(DONE)
         .says("2 migrations reverted");
-    assert_eq!(stage.open("").ok(TABLES), "note");
-    migrate(&stage, &directory, &["revert"])
+    assert_eq!(fixture.open("").ok(TABLES), "note");
+    migrate(&fixture, &directory, &["revert"])
         .expect(WRONG)
         .complains("no migration has been run");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_whole_run_has_one_lease_and_none_if_nothing_is_pending() {
-    let stage = Stage::new("migrate-lease");
+    let fixture = WorkersFixture::new("migrate-lease");
     let proxy = proxy();
-    let url = url(&stage, "");
+    let url = url(&fixture, "");
     let arguments = ["migrate", "run", &url, "--migration-dir", &directory()];
     run_at(&proxy.endpoint(), &arguments).expect(DONE);
     assert_eq!(proxy.count(&Operation::DeleteItem), 1, "one release");
@@ -110,15 +110,15 @@ fn a_whole_run_has_one_lease_and_none_if_nothing_is_pending() {
         .expect(DONE)
         .says("no migration is pending");
     assert_eq!(proxy.requests().len(), 0);
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn of_many_that_start_at_once_one_applies_and_none_fails() {
     const MANY: usize = 8;
-    let stage = Stage::new("migrate-many");
-    let directory = small(&stage);
-    let url = url(&stage, "lock_timeout=60");
+    let fixture = WorkersFixture::new("migrate-many");
+    let directory = small(&fixture);
+    let url = url(&fixture, "lock_timeout=60");
     let runs: Vec<_> = std::thread::scope(|scope| {
         let start = || run(&["migrate", "run", &url, "--migration-dir", &directory]);
         let started: Vec<_> = (0..MANY).map(|_| scope.spawn(start)).collect();
@@ -133,55 +133,55 @@ fn of_many_that_start_at_once_one_applies_and_none_fails() {
         .collect();
     assert_eq!(applied.len(), 1, "{runs:?}");
     applied[0].says("2 migrations run");
-    assert_eq!(stage.open("").ok(TABLES), "first second");
-    stage.assert_whole();
+    assert_eq!(fixture.open("").ok(TABLES), "first second");
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_migration_that_fails_is_named_and_undone_and_those_before_it_stay() {
-    let stage = Stage::new("migrate-fails");
-    small(&stage);
+    let fixture = WorkersFixture::new("migrate-fails");
+    small(&fixture);
     let bad = "CREATE TABLE third (id INTEGER); INSERT INTO nowhere VALUES (1)";
-    let directory = add(&stage, "2025-01-03-000000_third", bad, "");
-    let ran = migrate(&stage, &directory, &["run"]).expect(WRONG);
+    let directory = add(&fixture, "2025-01-03-000000_third", bad, "");
+    let ran = migrate(&fixture, &directory, &["run"]).expect(WRONG);
     ran.complains("2025-01-03-000000_third");
     ran.complains("no such table: nowhere");
-    assert_eq!(stage.open("").ok(TABLES), "first second");
-    let ran = migrate(&stage, &directory, &["pending"]).expect(WRONG);
+    assert_eq!(fixture.open("").ok(TABLES), "first second");
+    let ran = migrate(&fixture, &directory, &["pending"]).expect(WRONG);
     assert_eq!(ran.stdout, "2025-01-03-000000_third\n");
-    stage.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_run_that_is_killed_half_way_is_finished_by_the_next() {
-    let stage = Stage::new("migrate-killed");
-    let directory = small(&stage);
+    let fixture = WorkersFixture::new("migrate-killed");
+    let directory = small(&fixture);
     let proxy = proxy();
     // The commits of Diesel's own table and of the first migration; then the second's.
     let commit = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold).from(3));
-    let short = url(&stage, "lock_expiration=6");
+    let short = url(&fixture, "lock_expiration=6");
     let mut command = program(&proxy.endpoint());
     command.args(["migrate", "run", &short, "--migration-dir", &directory]);
     let mut killed = Worker::spawn(&mut command).expect("it starts");
     commit.wait_for_hits(1, LONG);
-    assert!(stage.has_journal());
+    assert!(fixture.has_journal());
     killed.kill().expect("it is killed");
 
-    let patient = url(&stage, "lock_timeout=30");
+    let patient = url(&fixture, "lock_timeout=30");
     let ran = run(&["migrate", "run", &patient, "--migration-dir", &directory]).expect(DONE);
     assert!(!ran.stdout.contains("first"), "it was committed: {ran:?}");
     ran.says("running 2025-01-02-000000_second");
-    assert_eq!(stage.open("").ok(TABLES), "first second");
-    stage.assert_whole();
+    assert_eq!(fixture.open("").ok(TABLES), "first second");
+    fixture.assert_whole();
 }
 
 #[test]
 fn a_commit_of_unknown_outcome_has_a_status_of_its_own() {
-    let stage = Stage::new("migrate-unknown");
-    let directory = small(&stage);
+    let fixture = WorkersFixture::new("migrate-unknown");
+    let directory = small(&fixture);
     let proxy = proxy();
     proxy.rule(Rule::put_to(Purpose::Record, Action::SilenceAnswer));
-    let url = url(&stage, "lock_expiration=6");
+    let url = url(&fixture, "lock_expiration=6");
     let ran = run_at(
         &proxy.endpoint(),
         &["migrate", "run", &url, "--migration-dir", &directory],
@@ -192,27 +192,27 @@ fn a_commit_of_unknown_outcome_has_a_status_of_its_own() {
 
 #[test]
 fn what_is_to_be_reverted_has_to_be_there_before_anything_is() {
-    let stage = Stage::new("migrate-gone");
-    let directory = small(&stage);
-    migrate(&stage, &directory, &["run"]).expect(DONE);
-    fs::remove_dir_all(stage.scratch.file("migrations/2025-01-01-000000_first")).expect("gone");
-    let ran = migrate(&stage, &directory, &["revert", "-n", "2"]).expect(WRONG);
+    let fixture = WorkersFixture::new("migrate-gone");
+    let directory = small(&fixture);
+    migrate(&fixture, &directory, &["run"]).expect(DONE);
+    fs::remove_dir_all(fixture.scratch.file("migrations/2025-01-01-000000_first")).expect("gone");
+    let ran = migrate(&fixture, &directory, &["revert", "-n", "2"]).expect(WRONG);
     ran.complains("20250101000000");
     ran.complains("nothing was reverted");
-    assert_eq!(stage.open("").ok(TABLES), "first second");
-    migrate(&stage, &directory, &["revert"]).expect(DONE);
-    assert_eq!(stage.open("").ok(TABLES), "first");
+    assert_eq!(fixture.open("").ok(TABLES), "first second");
+    migrate(&fixture, &directory, &["revert"]).expect(DONE);
+    assert_eq!(fixture.open("").ok(TABLES), "first");
 }
 
 #[test]
 fn migrations_are_found_where_diesels_tool_finds_them() {
-    let stage = Stage::new("migrate-found");
-    small(&stage);
-    let below = stage.scratch.file("src");
+    let fixture = WorkersFixture::new("migrate-found");
+    small(&fixture);
+    let below = fixture.scratch.file("src");
     fs::create_dir(&below).expect("a directory");
     let run_in = |directory: &Path| {
         let mut command = program(Emulator::shared().endpoint());
-        command.args(["migrate", "run", &url(&stage, "")]);
+        command.args(["migrate", "run", &url(&fixture, "")]);
         let output = command.current_dir(directory).stdin(Stdio::null()).output();
         Ran::from(output.expect("it runs"))
     };

@@ -9,18 +9,18 @@ use std::process::Command;
 use integration::emulator::Emulator;
 
 use super::is_usable;
-use crate::worker::{Process, Stage};
+use crate::fixtures::workers::{WorkerProcess, WorkersFixture};
 
 /// A system call and what it is made on, as `pread64 database`.
 type Operation = String;
 type Counts = BTreeMap<Operation, usize>;
 
-const SELECT: &str = "query SELECT n FROM item WHERE id = 1";
-const UPDATE: &str = "execute UPDATE item SET n = n + 1 WHERE id = 1";
-const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER); \
+pub(crate) const SELECT: &str = "query SELECT n FROM item WHERE id = 1";
+pub(crate) const UPDATE: &str = "execute UPDATE item SET n = n + 1 WHERE id = 1";
+pub(crate) const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER); \
      INSERT INTO item VALUES (1, 0), (2, 0)";
 /// What this crate sets for its connections.
-const SAME_MODE: &str =
+pub(crate) const SAME_MODE: &str =
     "batch PRAGMA synchronous=EXTRA; PRAGMA temp_store=MEMORY; PRAGMA cache_spill=OFF";
 
 /// What is counted, each on a connection that has done it before.
@@ -56,14 +56,14 @@ fn a_transaction_makes_no_file_operations_but_plain_sqlites_and_those_the_guaran
     if !is_usable("strace", &["-o", "/dev/null", "true"]) {
         return;
     }
-    let stage = Stage::new("counts-file-operations");
-    stage.open("").ok(FURNISH);
-    let plain = count(&stage, true, &["plain", &path(&stage)]);
+    let fixture = WorkersFixture::new("counts-file-operations");
+    fixture.open("").ok(FURNISH);
+    let plain = count(&fixture, true, &["plain", &path(&fixture)]);
     for (work, counts) in &plain {
         println!("plain SQLite | {work:?} | {}", total(counts));
     }
     // With the lock in DynamoDB, then by SQLite's file locks alone.
-    let with_table = format!("lock_table={}", stage.table.name());
+    let with_table = format!("lock_table={}", fixture.table.name());
     let mut modes = vec![
         (with_table.clone(), "off"),
         (with_table.clone(), "counter"),
@@ -74,13 +74,13 @@ fn a_transaction_makes_no_file_operations_but_plain_sqlites_and_those_the_guaran
     }
     let mut wrong = Vec::new();
     for (parameters, check) in modes {
-        let key_file = stage.scratch.file("database.sqlite3-lock-key");
+        let key_file = fixture.scratch.file("database.sqlite3-lock-key");
         if parameters == "lock=local" && key_file.exists() {
             // It names the table, which `lock=local` must not go past.
             fs::remove_file(key_file).expect("the key file can be removed");
         }
-        let url = format!("{}?{parameters}&lock_read_check={check}", path(&stage));
-        let ours = count(&stage, false, &["database", &url]);
+        let url = format!("{}?{parameters}&lock_read_check={check}", path(&fixture));
+        let ours = count(&fixture, false, &["database", &url]);
         for ((work, ours), (_, plain)) in ours.iter().zip(&plain) {
             let found = beyond(ours, plain);
             println!(
@@ -272,13 +272,13 @@ fn expected(work: Work, check: &str) -> Vec<(Operation, isize)> {
     sum.into_iter().filter(|(_, number)| *number != 0).collect()
 }
 
-fn path(stage: &Stage) -> String {
-    stage.scratch.database().display().to_string()
+fn path(fixture: &WorkersFixture) -> String {
+    fixture.scratch.database().display().to_string()
 }
 
 /// What each work costs a process with these arguments.
-fn count(stage: &Stage, plain: bool, arguments: &[&str]) -> Vec<(Work, Counts)> {
-    let log = stage.scratch.file("strace");
+fn count(fixture: &WorkersFixture, plain: bool, arguments: &[&str]) -> Vec<(Work, Counts)> {
+    let log = fixture.scratch.file("strace");
     let mut command = Command::new("strace");
     command
         .args([
@@ -295,7 +295,7 @@ fn count(stage: &Stage, plain: bool, arguments: &[&str]) -> Vec<(Work, Counts)> 
         .arg(env!("CARGO_BIN_EXE_worker"));
     let endpoint = Emulator::shared().endpoint();
     let mut process =
-        Process::start_through(command, endpoint, arguments).expect("the database opens");
+        WorkerProcess::start_through(command, endpoint, arguments).expect("the database opens");
     // One when it was open.
     let mut answers = 1;
     let mut ask = |command: &str| {
@@ -315,7 +315,7 @@ fn count(stage: &Stage, plain: bool, arguments: &[&str]) -> Vec<(Work, Counts)> 
         spans.push((work, warm..last));
     }
     process.finish();
-    let log = Log::read(&log, stage.scratch.database());
+    let log = Log::read(&log, fixture.scratch.database());
     (spans.into_iter())
         .map(|(work, span)| (work, log.between_answers(span)))
         .collect()

@@ -11,10 +11,12 @@ use integration::emulator::Emulator;
 use integration::process::NoLine;
 
 use super::rig::{
-    Call, FURNISH, LEDGER, Lost, Mount, NEW, NEXT, OLD, OVERWRITE, Point, READ, Site,
-    StandingStill, Successor, Trouble, VERY_LONG, WRITE, each_case,
+    Call, LEDGER, LONG_ON_RIG, Lost, Mount, NEXT, NfsFixture, OVERWRITE, Point, StandingStill,
+    Successor, Trouble, each_case,
 };
-use crate::worker::{Answer, Failure, Process};
+use crate::fixtures::workers::{
+    Answer, CREATE_ITEMS, Failure, NEW_ITEMS, OLD_ITEMS, READ_ITEMS, WRITE_ITEMS, WorkerProcess,
+};
 
 /// Who opens the database instead of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +86,11 @@ fn the_python_package_under_load() {
 }
 
 impl Peer {
-    fn open(self, site: &Site, host: &str) -> Hand {
+    fn open(self, fixture: &NfsFixture, host: &str) -> Hand {
         let mut process = match self {
-            Self::PlainSqlite => site.open_plain(host),
+            Self::PlainSqlite => fixture.open_plain(host),
             Self::PythonPackage => {
-                let packages = provide_python(site);
+                let packages = provide_python(fixture);
                 let script = format!("{packages}/worker.py");
                 let environment = [
                     ("PYTHONPATH", packages),
@@ -97,11 +99,11 @@ impl Peer {
                     ("SQLITE_LOCK_EXPIRATION", "20"),
                     ("SQLITE_LOCK_MAX_ATTEMPTS", "1000"),
                 ];
-                let path = site.path();
+                let path = fixture.path();
                 let program = ["python3", &script, &path, "timeout=60"];
-                // Not this site's proxy: the process may outlive it.
+                // Not this fixture's proxy: the process may outlive it.
                 let endpoint = Emulator::shared().endpoint();
-                site.start(host, endpoint, &environment, &program)
+                fixture.start(host, endpoint, &environment, &program)
             }
         };
         match self {
@@ -111,14 +113,14 @@ impl Peer {
             // The first lock is when boto is loaded.
             Self::PythonPackage => {
                 process.tell("immediate");
-                if let Ok(Ok(_)) = process.answer_within(3 * VERY_LONG) {
+                if let Ok(Ok(_)) = process.answer_within(3 * LONG_ON_RIG) {
                     process.ok("rollback");
                 }
             }
         }
         Hand {
             process,
-            number: site.process_on(host),
+            number: fixture.process_on(host),
         }
     }
 
@@ -142,27 +144,27 @@ impl Peer {
         point: Point,
         successor: Successor,
     ) -> Seen {
-        let site = Site::new();
-        site.open_plain("B").ok(FURNISH);
-        let mut holder = crew.enlist(self, &site, host);
+        let fixture = NfsFixture::new();
+        fixture.open_plain("B").ok(CREATE_ITEMS);
+        let mut holder = crew.enlist(self, &fixture, host);
         insist(&mut holder.process, "immediate");
         let stopped = (match point {
             Point::BeforeCommit => None,
             Point::Committing => Some(Call::PagesSynced),
             Point::Committed => Some(Call::JournalDeleted),
         })
-        .map(|call| StandingStill::at(&site, host, &holder.number, call));
-        let mut other = crew.enlist(self, &site, "B");
+        .map(|call| StandingStill::at(&fixture, host, &holder.number, call));
+        let mut other = crew.enlist(self, &fixture, "B");
         // For half a minute its name cache says that there is no journal.
-        assert_eq!(insist(&mut other.process, READ), OLD);
+        assert_eq!(insist(&mut other.process, READ_ITEMS), OLD_ITEMS);
         let looked = Instant::now();
-        holder.process.ok(WRITE);
+        holder.process.ok(WRITE_ITEMS);
         if let Some(stopped) = &stopped {
             holder.process.tell("commit");
             stopped.wait();
         }
-        let lost = Lost::begin(&site, host, trouble);
-        site.wait_until_expired();
+        let lost = Lost::begin(&fixture, host, trouble);
+        fixture.wait_until_expired();
         let mut seen = Seen {
             looked: looked.elapsed(),
             ..Seen::default()
@@ -170,13 +172,13 @@ impl Peer {
         match successor {
             Successor::Idle => {}
             Successor::Commits => {
-                seen.successor_read = Some(told(&mut other.process, READ));
+                seen.successor_read = Some(told(&mut other.process, READ_ITEMS));
                 seen.successor_told = Some(told(&mut other.process, OVERWRITE));
             }
             Successor::StaysOpen => {
                 let begun = told(&mut other.process, "immediate");
                 if begun.is_ok() {
-                    seen.successor_read = Some(told(&mut other.process, READ));
+                    seen.successor_read = Some(told(&mut other.process, READ_ITEMS));
                     // Its outcome is the commit's.
                     let _ = told(&mut other.process, OVERWRITE);
                 } else {
@@ -195,15 +197,15 @@ impl Peer {
         if stopped.is_none() {
             holder.process.tell("commit");
         }
-        seen.told = Some(Told::of(holder.process.answer_within(VERY_LONG)));
+        seen.told = Some(Told::of(holder.process.answer_within(LONG_ON_RIG)));
         if successor == Successor::StaysOpen && seen.successor_told.is_none() {
             seen.successor_told = Some(told(&mut other.process, "commit"));
         }
-        seen.other_reads = Some(told(&mut other.process, READ));
+        seen.other_reads = Some(told(&mut other.process, READ_ITEMS));
         drop(stopped);
         crew.dismiss(self, host, holder);
         crew.dismiss(self, "B", other);
-        seen.audit(&site);
+        seen.audit(&fixture);
         seen
     }
 
@@ -214,32 +216,32 @@ impl Peer {
             Call::PagesSynced,
             Call::JournalDeleted,
         ] {
-            let site = Site::new();
-            site.open_plain("A").ok(FURNISH);
-            let mut holder = self.open(&site, "A");
+            let fixture = NfsFixture::new();
+            fixture.open_plain("A").ok(CREATE_ITEMS);
+            let mut holder = self.open(&fixture, "A");
             insist(&mut holder.process, "immediate");
-            let stopped = StandingStill::at(&site, "A", &holder.number, call);
-            let mut other = self.open(&site, "B");
+            let stopped = StandingStill::at(&fixture, "A", &holder.number, call);
+            let mut other = self.open(&fixture, "B");
             // For half a minute its name cache says that there is no journal.
-            assert_eq!(insist(&mut other.process, READ), OLD);
+            assert_eq!(insist(&mut other.process, READ_ITEMS), OLD_ITEMS);
             let looked = Instant::now();
-            holder.process.ok(WRITE);
+            holder.process.ok(WRITE_ITEMS);
             holder.process.tell("commit");
             stopped.wait();
-            site.run(&["exec", "S", "kill", "-KILL", &holder.number]);
+            fixture.run(&["exec", "S", "kill", "-KILL", &holder.number]);
             holder.process.kill();
             let mut seen = Seen {
                 looked: looked.elapsed(),
-                successor_read: Some(told(&mut other.process, READ)),
+                successor_read: Some(told(&mut other.process, READ_ITEMS)),
                 successor_told: Some(told(
                     &mut other.process,
                     "execute UPDATE item SET filler = ''",
                 )),
-                other_reads: Some(told(&mut other.process, READ)),
+                other_reads: Some(told(&mut other.process, READ_ITEMS)),
                 ..Seen::default()
             };
             drop(other);
-            seen.audit(&site);
+            seen.audit(&fixture);
             println!(
                 "{self:?} | A killed | {call:?} | {seen} | {}",
                 seen.verdict_of_kill(call)
@@ -250,10 +252,10 @@ impl Peer {
     /// Two writers and a reader on each of A and B, with file locks and without.
     fn is_under_load(self) {
         for mount in [Mount::Efs, Mount::WithoutLocks] {
-            let site = Site::on(mount);
-            site.open_plain("A").ok("create-ledger");
+            let fixture = NfsFixture::on(mount);
+            fixture.open_plain("A").ok("create-ledger");
             let hosts = ["A", "A", "A", "B", "B", "B"];
-            let mut processes = hosts.map(|host| self.open(&site, host).process);
+            let mut processes = hosts.map(|host| self.open(&fixture, host).process);
             for (number, process) in processes.iter_mut().enumerate() {
                 process.tell(&match number % 3 {
                     2 => "read-ledger 40".to_owned(),
@@ -262,7 +264,7 @@ impl Peer {
             }
             let mut acknowledged = 0;
             for (process, host) in processes.iter().zip(hosts) {
-                let answer = Told::of(process.answer_within(VERY_LONG));
+                let answer = Told::of(process.answer_within(LONG_ON_RIG));
                 println!("{self:?} | load, {mount:?} | {host}: {answer}");
                 if let Told::Done(text) = &answer
                     && let Some((count, _)) = text.split_once(" acknowledged")
@@ -271,7 +273,7 @@ impl Peer {
                 }
             }
             drop(processes);
-            let mut auditor = site.open_plain("S");
+            let mut auditor = fixture.open_plain("S");
             println!(
                 "{self:?} | load, {mount:?} | {acknowledged} acknowledged; counter, entries, sum: {}; \
                  integrity_check: {}",
@@ -284,7 +286,7 @@ impl Peer {
 
 /// A process and its number on its host.
 struct Hand {
-    process: Process,
+    process: WorkerProcess,
     number: String,
 }
 
@@ -293,15 +295,15 @@ struct Hand {
 struct Crew(HashMap<String, Hand>);
 
 impl Crew {
-    /// A process with a new connection to the site's database.
-    fn enlist(&mut self, peer: Peer, site: &Site, host: &str) -> Hand {
+    /// A process with a new connection to the fixture's database.
+    fn enlist(&mut self, peer: Peer, fixture: &NfsFixture, host: &str) -> Hand {
         match self.0.remove(host) {
             Some(mut hand) => {
                 hand.process
-                    .ok(&format!("open {} {}", site.path(), site.table.name()));
+                    .ok(&format!("open {} {}", fixture.path(), fixture.table.name()));
                 hand
             }
-            None => peer.open(site, host),
+            None => peer.open(fixture, host),
         }
     }
 
@@ -325,7 +327,7 @@ const UNUSED: [&str; 6] = [
 
 /// Installs the Python package here, once, and hands it to the hosts with its worker; returns where
 /// it is there.
-fn provide_python(site: &Site) -> &'static str {
+fn provide_python(fixture: &NfsFixture) -> &'static str {
     static PROVIDED: OnceLock<String> = OnceLock::new();
     PROVIDED.get_or_init(|| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
@@ -333,11 +335,11 @@ fn provide_python(site: &Site) -> &'static str {
         let there = format!("/work/python-{}", process::id());
         for host in ["S", "C"] {
             let packed = format!("{there}.tar.gz");
-            site.put(&archive.to_string_lossy(), host, &packed);
+            fixture.put(&archive.to_string_lossy(), host, &packed);
             let unpack = format!("mkdir {there} && tar -xzf {packed} -C {there}");
-            site.run(&["exec", host, &unpack]);
+            fixture.run(&["exec", host, &unpack]);
             let script = sources.join("worker.py");
-            site.put(
+            fixture.put(
                 &script.to_string_lossy(),
                 host,
                 &format!("{there}/worker.py"),
@@ -415,10 +417,10 @@ impl fmt::Display for Told {
 }
 
 /// Until it succeeds: the Python package gives up on a request after a second, which is short here.
-fn insist(process: &mut Process, command: &str) -> String {
+fn insist(process: &mut WorkerProcess, command: &str) -> String {
     for _ in 0..5 {
         process.tell(command);
-        match process.answer_within(2 * VERY_LONG).expect("an answer") {
+        match process.answer_within(2 * LONG_ON_RIG).expect("an answer") {
             Ok(text) => return text,
             Err(failure) => println!("once more: `{command}`: {}", failure.message),
         }
@@ -426,11 +428,11 @@ fn insist(process: &mut Process, command: &str) -> String {
     panic!("`{command}` does not succeed");
 }
 
-fn told(process: &mut Process, command: &str) -> Told {
+fn told(process: &mut WorkerProcess, command: &str) -> Told {
     if process.try_tell(command).is_err() {
         return Told::Died;
     }
-    Told::of(process.answer_within(VERY_LONG))
+    Told::of(process.answer_within(LONG_ON_RIG))
 }
 
 /// What was seen in a case.
@@ -451,10 +453,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn audit(&mut self, site: &Site) {
-        self.has_journal = site.has_journal();
-        let mut auditor = site.open_plain("S");
-        self.there = told(&mut auditor, READ).to_string();
+    fn audit(&mut self, fixture: &NfsFixture) {
+        self.has_journal = fixture.has_journal();
+        let mut auditor = fixture.open_plain("S");
+        self.there = told(&mut auditor, READ_ITEMS).to_string();
         self.integrity = told(&mut auditor, "query PRAGMA integrity_check").to_string();
     }
 
@@ -467,7 +469,10 @@ impl Seen {
     }
 
     fn is_torn(&self) -> bool {
-        self.integrity != "`ok`" || ![OLD, NEW, NEXT].iter().any(|state| self.is(state))
+        self.integrity != "`ok`"
+            || ![OLD_ITEMS, NEW_ITEMS, NEXT]
+                .iter()
+                .any(|state| self.is(state))
     }
 
     /// Whether what was told agrees with what is there.
@@ -481,14 +486,14 @@ impl Seen {
             "THE SUCCESSOR'S COMMIT IS LOST"
         } else if matches!(self.successor_told, Some(Told::Failed(_))) && self.is(NEXT) {
             "THE SUCCESSOR'S WAS REFUSED, YET IS THERE"
-        } else if acknowledged && self.successor_has_read(OLD) {
+        } else if acknowledged && self.successor_has_read(OLD_ITEMS) {
             "ACKNOWLEDGED, YET ROLLED BACK"
-        } else if acknowledged && !successor_acknowledged && !self.is(NEW) {
+        } else if acknowledged && !successor_acknowledged && !self.is(NEW_ITEMS) {
             "ACKNOWLEDGED, YET LOST"
-        } else if refused && successor == Successor::Idle && self.is(NEW) {
+        } else if refused && successor == Successor::Idle && self.is(NEW_ITEMS) {
             "REFUSED, YET THERE"
-        } else if refused && self.successor_has_read(NEW) {
-            "REFUSED, YET READ AND BUILT UPON"
+        } else if refused && self.successor_has_read(NEW_ITEMS) {
+            "REFUSED, YET READ_ITEMS AND BUILT UPON"
         } else {
             "agrees"
         }
@@ -498,12 +503,12 @@ impl Seen {
     fn verdict_of_kill(&self, call: Call) -> &'static str {
         if self.is_torn() {
             "TORN"
-        } else if ![OLD, NEW]
+        } else if ![OLD_ITEMS, NEW_ITEMS]
             .iter()
             .any(|state| self.successor_has_read(state))
         {
-            "A READ WAS TORN"
-        } else if call == Call::JournalDeleted && !self.is(NEW) {
+            "A READ_ITEMS WAS TORN"
+        } else if call == Call::JournalDeleted && !self.is(NEW_ITEMS) {
             "COMMITTED, YET LOST"
         } else {
             "whole"

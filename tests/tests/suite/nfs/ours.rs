@@ -3,43 +3,45 @@
 use integration::proxy::{Action, Proxy, Rule};
 
 use super::rig::{
-    Call, LEASE, LEDGER, Lost, Mount, NEW, NEXT, OLD, OVERWRITE, PATIENT, Point, READ, Site,
-    StandingStill, Successor, Trouble, VERY_LONG, WRITE, each_case,
+    Call, LEASE, LEDGER, LONG_ON_RIG, Lost, Mount, NEXT, NfsFixture, OVERWRITE, PATIENT, Point,
+    StandingStill, Successor, Trouble, each_case,
 };
-use crate::worker::{Answer, Failure, Process, proxy};
+use crate::fixtures::workers::{
+    Answer, Failure, NEW_ITEMS, OLD_ITEMS, READ_ITEMS, WRITE_ITEMS, WorkerProcess, proxy,
+};
 
 /// A writer on `host` is lost in mid-transaction past both leases, and comes back.
 fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Successor) {
-    let site = Site::new();
-    site.furnish(host);
+    let fixture = NfsFixture::new();
+    fixture.furnish(host);
     let store = proxy();
-    let mut holder = site.open(host, &store, LEASE);
-    let mut other = site.open("B", &site.proxy, PATIENT);
+    let mut holder = fixture.open(host, &store, LEASE);
+    let mut other = fixture.open("B", &fixture.proxy, PATIENT);
     // What it has cached now says that there is no journal.
-    assert_eq!(other.ok(READ), OLD);
+    assert_eq!(other.ok(READ_ITEMS), OLD_ITEMS);
 
     let action = match point {
         Point::Committed => Action::HoldAnswer,
         Point::BeforeCommit | Point::Committing => Action::Hold,
     };
     holder.ok("immediate");
-    holder.ok(WRITE);
+    holder.ok(WRITE_ITEMS);
     // A host whose clock is off has put its item twice by now.
     let confirmation = store.rule(Rule::put(action));
     if point != Point::BeforeCommit {
         holder.tell("commit");
-        confirmation.wait_for_hits(1, VERY_LONG);
+        confirmation.wait_for_hits(1, LONG_ON_RIG);
     }
-    let lost = Lost::begin(&site, host, trouble);
-    site.wait_until_expired();
+    let lost = Lost::begin(&fixture, host, trouble);
+    fixture.wait_until_expired();
     let recovered = match point {
-        Point::Committed => NEW,
-        Point::BeforeCommit | Point::Committing => OLD,
+        Point::Committed => NEW_ITEMS,
+        Point::BeforeCommit | Point::Committing => OLD_ITEMS,
     };
     match successor {
         Successor::Idle => {}
         Successor::Commits => {
-            assert_eq!(other.ok(READ), recovered);
+            assert_eq!(other.ok(READ_ITEMS), recovered);
             other.ok(OVERWRITE);
         }
         Successor::StaysOpen => {
@@ -57,7 +59,7 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     if successor == Successor::StaysOpen {
         other.ok("commit");
     }
-    let found = other.ok(READ);
+    let found = other.ok(READ_ITEMS);
     println!(
         "ours | {host} {trouble:?} | {point:?} | successor {successor:?} | told {} | then `{found}`",
         match &answer {
@@ -68,9 +70,9 @@ fn lost_and_found(host: &str, trouble: Trouble, point: Point, successor: Success
     judge(point, successor, &answer, &found);
     holder.ok("query PRAGMA busy_timeout = 90000");
     holder.ok("execute INSERT INTO item (state) VALUES ('again')");
-    assert_eq!(other.ok(READ), format!("again|1; {found}"));
+    assert_eq!(other.ok(READ_ITEMS), format!("again|1; {found}"));
     drop((holder, other));
-    site.assert_whole();
+    fixture.assert_whole();
 }
 
 /// Whether what the holder was told agrees with what is there.
@@ -81,11 +83,11 @@ fn judge(point: Point, successor: Successor, answer: &Answer, found: &str) {
         assert!(unknown || failure.retryable, "{failure:?}");
     }
     match (successor, answer) {
-        (Successor::Idle, Ok(_)) => assert_eq!(found, NEW),
+        (Successor::Idle, Ok(_)) => assert_eq!(found, NEW_ITEMS),
         (Successor::Idle, Err(failure)) if failure.kind == "OutcomeUnknown" => {
-            assert!(found == NEW || found == OLD, "{found}");
+            assert!(found == NEW_ITEMS || found == OLD_ITEMS, "{found}");
         }
-        (Successor::Idle, Err(_)) => assert_eq!(found, OLD),
+        (Successor::Idle, Err(_)) => assert_eq!(found, OLD_ITEMS),
         (_, answer) => {
             assert_eq!(found, NEXT, "the successor's work is intact");
             // Once recorded it was committed, before its successor wrote.
@@ -117,38 +119,38 @@ fn a_client_that_was_cut_off_neither_loses_nor_harms_anything() {
 fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_journal() {
     for action in [None, Some(Action::Hold), Some(Action::HoldAnswer)] {
         let is_recorded = matches!(action, Some(Action::HoldAnswer));
-        let site = Site::new();
-        site.furnish("A");
+        let fixture = NfsFixture::new();
+        fixture.furnish("A");
         let store = proxy();
-        let mut holder = site.open("A", &store, LEASE);
-        let number = site.process_on("A");
-        let mut other = site.open("B", &site.proxy, PATIENT);
+        let mut holder = fixture.open("A", &store, LEASE);
+        let number = fixture.process_on("A");
+        let mut other = fixture.open("B", &fixture.proxy, PATIENT);
         holder.ok("immediate");
         let earlier = (action.is_none())
-            .then(|| StandingStill::at(&site, "A", &number, Call::SomePagesWritten));
-        assert_eq!(other.ok(READ), OLD);
-        holder.ok(WRITE);
+            .then(|| StandingStill::at(&fixture, "A", &number, Call::SomePagesWritten));
+        assert_eq!(other.ok(READ_ITEMS), OLD_ITEMS);
+        holder.ok(WRITE_ITEMS);
         let confirmation = action.map(|action| store.rule(Rule::put(action)));
         holder.tell("commit");
         if let Some(stopped) = &earlier {
             stopped.wait();
         }
         if let Some(confirmation) = &confirmation {
-            confirmation.wait_for_hits(1, VERY_LONG);
+            confirmation.wait_for_hits(1, LONG_ON_RIG);
         }
-        assert!(site.has_journal());
-        site.run(&["exec", "A", "kill", "-KILL", &number]);
+        assert!(fixture.has_journal());
+        fixture.run(&["exec", "A", "kill", "-KILL", &number]);
         holder.kill();
-        let found = other.ok(READ);
+        let found = other.ok(READ_ITEMS);
         let at = match (is_recorded, &earlier) {
             (true, _) => "its record written",
             (false, None) => "its pages synced",
             (false, Some(_)) => "some pages written",
         };
         println!("ours | A killed | {at} | then `{found}`");
-        assert_eq!(found, if is_recorded { NEW } else { OLD });
+        assert_eq!(found, if is_recorded { NEW_ITEMS } else { OLD_ITEMS });
         drop(other);
-        site.assert_whole();
+        fixture.assert_whole();
     }
 }
 
@@ -156,11 +158,11 @@ fn a_writer_killed_in_mid_commit_is_recovered_by_who_had_just_looked_for_its_jou
 #[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
 fn of_two_keys_for_a_new_database_the_second_is_refused_whatever_its_name_cache_says() {
     const CREATE: &str = "execute CREATE TABLE note (text TEXT)";
-    let site = Site::new();
+    let fixture = NfsFixture::new();
     let other_key = format!("{PATIENT}&lock_key=another-key");
-    let mut first = site.open("A", &site.proxy, PATIENT);
+    let mut first = fixture.open("A", &fixture.proxy, PATIENT);
     // At opening it looks for the file that the first has not written yet.
-    let mut second = site.open("B", &site.proxy, &other_key);
+    let mut second = fixture.open("B", &fixture.proxy, &other_key);
     first.ok(CREATE);
     for command in ["execute CREATE TABLE other (text TEXT)", "immediate"] {
         let failure = second.fails(command);
@@ -171,7 +173,7 @@ fn of_two_keys_for_a_new_database_the_second_is_refused_whatever_its_name_cache_
     first.ok("execute INSERT INTO note VALUES ('here')");
     assert_eq!(first.ok("query SELECT count(*) FROM sqlite_schema"), "1");
     drop((first, second));
-    site.assert_whole();
+    fixture.assert_whole();
 }
 
 #[test]
@@ -179,12 +181,12 @@ fn of_two_keys_for_a_new_database_the_second_is_refused_whatever_its_name_cache_
 fn of_two_first_writers_under_two_keys_on_two_clients_one_may_write() {
     // Where file locks work the second waits for the first, and then sees its file.
     for base_vfs in ["unix", "unix-none"] {
-        let site = Site::new();
+        let fixture = NfsFixture::new();
         let proxies = [proxy(), proxy()];
         let other_key = format!("{PATIENT}&lock_key=another-key");
         let mut writers = [
-            site.open_over(base_vfs, "A", &proxies[0], PATIENT),
-            site.open_over(base_vfs, "B", &proxies[1], &other_key),
+            fixture.open_over(base_vfs, "A", &proxies[0], PATIENT),
+            fixture.open_over(base_vfs, "B", &proxies[1], &other_key),
         ];
         let grants =
             (proxies.each_ref()).map(|proxy| proxy.rule(Rule::put(Action::HoldAnswer).nth(1)));
@@ -193,18 +195,18 @@ fn of_two_first_writers_under_two_keys_on_two_clients_one_may_write() {
         }
         // Both are granted their leases, neither has heard of it.
         for grant in &grants {
-            grant.wait_for_hits(1, VERY_LONG);
+            grant.wait_for_hits(1, LONG_ON_RIG);
         }
         for grant in &grants {
             grant.release();
         }
-        let answers = writers.each_ref().map(Process::answer);
+        let answers = writers.each_ref().map(WorkerProcess::answer);
         println!("ours | two first writers, {base_vfs} | {answers:?}");
         let refusals: Vec<_> = answers.iter().filter_map(|it| it.as_ref().err()).collect();
         assert_eq!(refusals.len(), 1, "{answers:?}");
         assert_eq!(refusals[0].kind, "Config", "{answers:?}");
         drop(writers);
-        assert!(!site.has_journal());
+        assert!(!fixture.has_journal());
     }
 }
 
@@ -227,14 +229,16 @@ const LOAD: Load = Load {
 
 impl Load {
     fn run(&self) {
-        let site = Site::on(self.mount);
+        let fixture = NfsFixture::on(self.mount);
         let parameters = format!("{PATIENT}{}", self.parameters);
         // Before the others open it: without file locks a client may take a file for empty that it has
         // seen empty.
-        site.open("A", &site.proxy, PATIENT).ok("create-ledger");
+        fixture
+            .open("A", &fixture.proxy, PATIENT)
+            .ok("create-ledger");
         let proxies: Vec<Proxy> = self.hosts.iter().map(|_| proxy()).collect();
-        let mut processes: Vec<Process> = (proxies.iter().zip(self.hosts))
-            .map(|(store, host)| site.open_over(self.base_vfs, host, store, &parameters))
+        let mut processes: Vec<WorkerProcess> = (proxies.iter().zip(self.hosts))
+            .map(|(store, host)| fixture.open_over(self.base_vfs, host, store, &parameters))
             .collect();
         // Setting up the store's client takes an emulated host long.
         for process in &mut processes {
@@ -248,7 +252,7 @@ impl Load {
             });
         }
         if self.restart {
-            site.run(&["nfsd", "restart"]);
+            fixture.run(&["nfsd", "restart"]);
         }
         let mut acknowledged = 0;
         for (process, host) in processes.iter_mut().zip(self.hosts) {
@@ -280,7 +284,7 @@ impl Load {
         auditor.ok("commit");
         assert_eq!(found, format!("{acknowledged}|{acknowledged}|8000"));
         drop(processes);
-        site.assert_whole();
+        fixture.assert_whole();
     }
 }
 

@@ -1,21 +1,21 @@
 //! One database on the rig's mount, the hosts that share it, and what may befall them.
 
 use std::cell::Cell;
-use std::env;
 use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use integration::dynamodb::{AttributeValue, LockTable, env_for};
+use integration::dynamodb::{LockTable, env_for};
 use integration::emulator::Emulator;
+use integration::options;
 use integration::process::wait_until;
 use integration::proxy::Proxy;
 
-use crate::worker::{Process, proxy};
+use crate::fixtures::workers::{CREATE_ITEMS, WorkerProcess, proxy};
 
 /// Emulated hosts are slow.
-pub(super) const VERY_LONG: Duration = Duration::from_secs(120);
+pub(super) const LONG_ON_RIG: Duration = Duration::from_secs(120);
 /// After this time without a sign of life the server gives a client's file locks to others.
 const NFS_LEASE: Duration = Duration::from_secs(10);
 /// The lease under test: short to wait for, long for a slow host.
@@ -23,16 +23,8 @@ pub(super) const LEASE: &str = "lock_expiration=20&lock_timeout=60";
 /// For whoever comes after.
 pub(super) const PATIENT: &str = "lock_expiration=60&lock_timeout=90";
 
-pub(super) const OLD: &str = "old|40";
-pub(super) const NEW: &str = "new|40";
 pub(super) const NEXT: &str = "next|40";
-pub(super) const READ: &str = "query SELECT state, count(*) FROM item GROUP BY state";
-pub(super) const WRITE: &str = "execute UPDATE item SET state = 'new'";
 pub(super) const OVERWRITE: &str = "execute UPDATE item SET state = 'next'";
-/// A table whose pages are all changed by one statement.
-pub(super) const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, state TEXT, filler BLOB); \
-     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) \
-     INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n";
 /// The counter, the entries, the sum of the accounts: 8000.
 pub(super) const LEDGER: &str = "query SELECT (SELECT value FROM counter), \
      (SELECT count(*) FROM entry), (SELECT sum(balance) FROM account)";
@@ -56,7 +48,7 @@ impl Mount {
 }
 
 /// One database on the mount.
-pub(super) struct Site {
+pub(super) struct NfsFixture {
     rig: PathBuf,
     pub(super) table: LockTable,
     name: String,
@@ -69,19 +61,19 @@ thread_local! {
     static SITES: Cell<u32> = const { Cell::new(0) };
 }
 
-impl Site {
+impl NfsFixture {
     pub(super) fn new() -> Self {
         Self::on(Mount::Efs)
     }
 
     pub(super) fn on(mount: Mount) -> Self {
-        let rig = env::var_os("EFS_NFS_RIG").expect("EFS_NFS_RIG names the rig's program");
+        let rig = options::nfs_rig().expect("EFS_TESTS_NFS_RIG names the rig's program");
         let number = SITES.replace(SITES.get() + 1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("later");
         let name = format!("nfs-{}-{number}", now.as_millis());
         let endpoint = Emulator::shared().endpoint();
-        let site = Self {
-            rig: rig.into(),
+        let fixture = Self {
+            rig,
             table: LockTable::create(endpoint, &name).expect("a lock table"),
             name,
             mount,
@@ -89,10 +81,10 @@ impl Site {
         };
         if mount == Mount::WithoutLocks {
             for host in ["A", "B"] {
-                site.mount_without_locks(host);
+                fixture.mount_without_locks(host);
             }
         }
-        site
+        fixture
     }
 
     fn mount_without_locks(&self, host: &str) {
@@ -148,7 +140,7 @@ impl Site {
     }
 
     /// A process on that host, behind a proxy of its own.
-    pub(super) fn open(&self, host: &str, proxy: &Proxy, parameters: &str) -> Process {
+    pub(super) fn open(&self, host: &str, proxy: &Proxy, parameters: &str) -> WorkerProcess {
         self.open_over("unix", host, proxy, parameters)
     }
 
@@ -159,7 +151,7 @@ impl Site {
         host: &str,
         proxy: &Proxy,
         parameters: &str,
-    ) -> Process {
+    ) -> WorkerProcess {
         let url = format!(
             "{}?lock_table={}&{parameters}",
             self.path(),
@@ -171,7 +163,7 @@ impl Site {
     }
 
     /// A process of plain SQLite.
-    pub(super) fn open_plain(&self, host: &str) -> Process {
+    pub(super) fn open_plain(&self, host: &str) -> WorkerProcess {
         let path = match host {
             "S" => self.exported(),
             _ => self.path(),
@@ -188,7 +180,7 @@ impl Site {
         endpoint: &str,
         environment: &[(&str, &str)],
         program: &[&str],
-    ) -> Process {
+    ) -> WorkerProcess {
         let mut command = Command::new(&self.rig);
         command.args(["exec", "-i", "-t", "900"]);
         let endpoint = endpoint.replace("127.0.0.1", "10.0.2.2");
@@ -201,7 +193,7 @@ impl Site {
         }
         let note = format!("echo $$ >{}-{host}; exec \"$@\"", self.note("pid"));
         command.args([host, "sh", "-c", &note, "sh"]);
-        Process::start_by(command.args(program)).expect("the database opens")
+        WorkerProcess::start_by(command.args(program)).expect("the database opens")
     }
 
     /// The number of the process that was started last on that host.
@@ -211,26 +203,16 @@ impl Site {
     }
 
     pub(super) fn furnish(&self, host: &str) {
-        self.open(host, &self.proxy, PATIENT).ok(FURNISH);
-    }
-
-    fn expires_at(&self) -> Option<SystemTime> {
-        let item = self.table.item(&format!("database#{}", self.path()));
-        match item.expect("the table answers")?.get("expires_at")? {
-            AttributeValue::N(digits) => {
-                let seconds = digits.parse().expect("a number");
-                Some(UNIX_EPOCH + Duration::from_secs_f64(seconds))
-            }
-            other => panic!("unexpected {other:?}"),
-        }
+        self.open(host, &self.proxy, PATIENT).ok(CREATE_ITEMS);
     }
 
     /// Waits until the lock's lease and the file system's are both over.
     pub(super) fn wait_until_expired(&self) {
         let since = Instant::now();
-        wait_until(VERY_LONG, "both leases have expired", || {
+        let key = format!("database#{}", self.path());
+        self.table.wait_until_expired(&key, LONG_ON_RIG);
+        wait_until(LONG_ON_RIG, "the file system's lease has expired", || {
             since.elapsed() > NFS_LEASE + Duration::from_secs(2)
-                && (self.expires_at()).is_none_or(|end| SystemTime::now() > end)
         });
     }
 
@@ -291,19 +273,19 @@ pub(super) enum Trouble {
 
 /// A host in trouble, until this is dropped: also where a test fails, for the tests after it.
 pub(super) struct Lost<'a> {
-    site: &'a Site,
+    fixture: &'a NfsFixture,
     host: &'a str,
     trouble: Trouble,
 }
 
 impl<'a> Lost<'a> {
-    pub(super) fn begin(site: &'a Site, host: &'a str, trouble: Trouble) -> Self {
+    pub(super) fn begin(fixture: &'a NfsFixture, host: &'a str, trouble: Trouble) -> Self {
         match trouble {
-            Trouble::Frozen => site.run(&["freeze", host]),
-            Trouble::CutOff => site.run(&["net", host, "down"]),
+            Trouble::Frozen => fixture.run(&["freeze", host]),
+            Trouble::CutOff => fixture.run(&["net", host, "down"]),
         };
         Self {
-            site,
+            fixture,
             host,
             trouble,
         }
@@ -313,8 +295,8 @@ impl<'a> Lost<'a> {
 impl Drop for Lost<'_> {
     fn drop(&mut self) {
         match self.trouble {
-            Trouble::Frozen => self.site.run(&["thaw", self.host]),
-            Trouble::CutOff => self.site.run(&["net", self.host, "up"]),
+            Trouble::Frozen => self.fixture.run(&["thaw", self.host]),
+            Trouble::CutOff => self.fixture.run(&["net", self.host, "up"]),
         };
     }
 }
@@ -332,7 +314,7 @@ pub(super) enum Call {
 
 /// A process that `strace` stops at a system call of its commit.
 pub(super) struct StandingStill<'a> {
-    site: &'a Site,
+    fixture: &'a NfsFixture,
     host: &'a str,
     pub(super) process: String,
     /// The number of the process that watches it.
@@ -342,26 +324,27 @@ pub(super) struct StandingStill<'a> {
 
 impl<'a> StandingStill<'a> {
     /// Has the process of that number stop there, in its next commit.
-    pub(super) fn at(site: &'a Site, host: &'a str, process: &str, call: Call) -> Self {
+    pub(super) fn at(fixture: &'a NfsFixture, host: &'a str, process: &str, call: Call) -> Self {
         let (calls, number, file) = match call {
-            Call::SomePagesWritten => ("write,pwrite64", 5, site.path()),
-            Call::PagesSynced => ("fsync,fdatasync", 1, site.path()),
-            Call::JournalDeleted => ("unlink", 1, format!("{}-journal", site.path())),
+            Call::SomePagesWritten => ("write,pwrite64", 5, fixture.path()),
+            Call::PagesSynced => ("fsync,fdatasync", 1, fixture.path()),
+            Call::JournalDeleted => ("unlink", 1, format!("{}-journal", fixture.path())),
         };
-        let (log, attached) = (site.note("strace"), site.note("attached"));
+        let (log, attached) = (fixture.note("strace"), fixture.note("attached"));
         let stop = format!("inject={calls}:signal=SIGSTOP:when={number}");
         let calls = format!("trace={calls}");
         let command = [
             "exec", "-b", &attached, host, "strace", "-o", &log, "-P", &file,
         ];
         let strace =
-            site.run(&[&command[..], &["-e", &calls, "-e", &stop, "-p", process]].concat());
-        wait_until(VERY_LONG, "strace is attached", || {
-            site.run(&["exec", host, &format!("cat {attached}; true")])
+            fixture.run(&[&command[..], &["-e", &calls, "-e", &stop, "-p", process]].concat());
+        wait_until(LONG_ON_RIG, "strace is attached", || {
+            fixture
+                .run(&["exec", host, &format!("cat {attached}; true")])
                 .contains("attached")
         });
         Self {
-            site,
+            fixture,
             host,
             process: process.to_owned(),
             strace: strace.trim().to_owned(),
@@ -371,8 +354,8 @@ impl<'a> StandingStill<'a> {
 
     pub(super) fn wait(&self) {
         let look = format!("cat {}; true", self.log);
-        wait_until(VERY_LONG, "the process stands still", || {
-            (self.site.run(&["exec", self.host, &look])).contains("stopped by SIGSTOP")
+        wait_until(LONG_ON_RIG, "the process stands still", || {
+            (self.fixture.run(&["exec", self.host, &look])).contains("stopped by SIGSTOP")
         });
     }
 
@@ -380,7 +363,7 @@ impl<'a> StandingStill<'a> {
     pub(super) fn go_on(&self) {
         // A and B share the server's process numbers.
         let host = if self.host == "C" { "C" } else { "S" };
-        self.site
+        self.fixture
             .run(&["exec", host, "kill", "-CONT", &self.process]);
     }
 }
@@ -389,6 +372,6 @@ impl Drop for StandingStill<'_> {
     /// The process goes on without being watched, unless it has ended.
     fn drop(&mut self) {
         let end = format!("kill {}; true", self.strace);
-        self.site.run(&["exec", self.host, &end]);
+        self.fixture.run(&["exec", self.host, &end]);
     }
 }

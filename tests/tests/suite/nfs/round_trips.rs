@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::rig::{Mount, PATIENT, Site};
-use crate::worker::Process;
+use super::rig::{Mount, NfsFixture, PATIENT};
+use crate::counts::file_operations::{FURNISH, SAME_MODE, SELECT, UPDATE};
+use crate::fixtures::workers::WorkerProcess;
 
 /// Requests by their names, as `mountstats` has them.
 type Requests = BTreeMap<String, i64>;
 
-const FURNISH: &str = "batch CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER); \
-     INSERT INTO item VALUES (1, 0), (2, 0)";
-/// What this crate sets for its connections.
-const SAME_MODE: &str =
-    "batch PRAGMA synchronous=EXTRA; PRAGMA temp_store=MEMORY; PRAGMA cache_spill=OFF";
-const SELECT: &str = "query SELECT n FROM item WHERE id = 1";
-const UPDATE: &str = "execute UPDATE item SET n = n + 1 WHERE id = 1";
 /// How many more a warm transaction may make than plain SQLite's, with the read checks that are
 /// meant for NFS.
 const MORE_TO_READ: i64 = 2;
@@ -32,16 +26,16 @@ const WORK: [(&str, &str); 5] = [
 #[test]
 #[ignore = "by hand: needs a rig of NFS clients in virtual machines"]
 fn a_transaction_makes_few_more_round_trips_than_plain_sqlites() {
-    let site = Site::new();
-    site.open("A", &site.proxy, PATIENT).ok(FURNISH);
-    let mut plain = site.open_plain("A");
+    let fixture = NfsFixture::new();
+    fixture.open("A", &fixture.proxy, PATIENT).ok(FURNISH);
+    let mut plain = fixture.open_plain("A");
     plain.ok(SAME_MODE);
-    let plain = count(&site, "plain SQLite", &mut plain);
+    let plain = count(&fixture, "plain SQLite", &mut plain);
     for check in ["off", "counter", "reopen"] {
         let name = format!("lock_read_check={check}");
         let parameters = format!("{PATIENT}&{name}");
-        let mut ours = site.open("A", &site.proxy, &parameters);
-        let ours = count(&site, &name, &mut ours);
+        let mut ours = fixture.open("A", &fixture.proxy, &parameters);
+        let ours = count(&fixture, &name, &mut ours);
         for ((what, plain), (_, ours)) in plain.iter().zip(&ours) {
             let more = total(ours) - total(plain);
             println!(
@@ -59,15 +53,19 @@ fn a_transaction_makes_few_more_round_trips_than_plain_sqlites() {
             );
         }
     }
-    site.assert_whole();
+    fixture.assert_whole();
 }
 
-fn count(site: &Site, name: &str, process: &mut Process) -> Vec<(&'static str, Requests)> {
+fn count(
+    fixture: &NfsFixture,
+    name: &str,
+    process: &mut WorkerProcess,
+) -> Vec<(&'static str, Requests)> {
     let mut counts = Vec::new();
     for (what, command) in WORK {
-        let before = requests(site);
+        let before = requests(fixture);
         process.ok(command);
-        let requests = beyond(&requests(site), &before);
+        let requests = beyond(&requests(fixture), &before);
         println!(
             "round trips | {name} | {what} | {} {requests:?}",
             total(&requests)
@@ -78,8 +76,8 @@ fn count(site: &Site, name: &str, process: &mut Process) -> Vec<(&'static str, R
 }
 
 /// What A's kernel has sent to the server for the mount so far, but for signs of life.
-fn requests(site: &Site) -> Requests {
-    let statistics = site.run(&["exec", "A", "cat", "/proc/self/mountstats"]);
+fn requests(fixture: &NfsFixture) -> Requests {
+    let statistics = fixture.run(&["exec", "A", "cat", "/proc/self/mountstats"]);
     let mounted = format!("mounted on {} ", Mount::Efs.directory());
     let statistics = (statistics.split("\ndevice "))
         .find(|mount| mount.contains(&mounted))

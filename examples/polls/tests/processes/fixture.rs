@@ -21,13 +21,13 @@ pub(crate) const CHOICES: [i32; 2] = [1, 2];
 
 /// A directory with a database, which is not there yet, and the lock table, behind a proxy.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct ProgramFixture {
     scratch: Scratch,
     pub(crate) table: LockTable,
     pub(crate) proxy: Proxy,
 }
 
-impl Site {
+impl ProgramFixture {
     pub(crate) fn new() -> Self {
         static TABLES: AtomicU32 = AtomicU32::new(0);
         let name = format!("polls-{}", TABLES.fetch_add(1, Ordering::Relaxed));
@@ -44,7 +44,7 @@ impl Site {
         self.command_behind(&self.proxy, settings)
     }
 
-    /// The same, behind another proxy: for a process that the site's rules do not mean.
+    /// The same, behind another proxy: for a process that the fixture's rules do not mean.
     pub(crate) fn command_behind(&self, proxy: &Proxy, settings: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_polls"));
         let database = self.scratch.database();

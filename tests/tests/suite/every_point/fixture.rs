@@ -18,7 +18,7 @@ use diesel_sqlite_efs::{
 use integration::recording::{Crash, HOLDER, OTHER, Plan, Recorder};
 use integration::scratch::Scratch;
 
-use crate::support::execute;
+use crate::fixtures::hosts::execute;
 
 const LEASE: Duration = Duration::from_secs(60);
 /// The crate's thread that sends requests in the background.
@@ -56,7 +56,7 @@ impl Mode {
 
 /// One database and its lock table.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct RecordedFixture {
     scratch: Scratch,
     table: Arc<InMemoryLockStore>,
     /// Of the store, and of all hosts but a frozen one.
@@ -66,7 +66,7 @@ pub(super) struct World {
     pub(super) new: bool,
 }
 
-impl World {
+impl RecordedFixture {
     pub(super) fn new(template: &Template) -> Arc<Self> {
         Self::in_mode(template, Mode::Plain)
     }
@@ -90,7 +90,7 @@ impl World {
         })
     }
 
-    /// As the world is left, its leases over.
+    /// As the fixture is left, its leases over.
     pub(super) fn into_template(self: Arc<Self>) -> Template {
         let item = self.table.item(KEY).map(|mut item| {
             item.expires_at = (START - LEASE).as_secs().to_string();
@@ -109,27 +109,27 @@ impl World {
     }
 
     /// The host under test, with a clock of its own if that can stand still.
-    pub(super) fn holder(&self, frozen: bool) -> Host {
+    pub(super) fn holder(&self, frozen: bool) -> RecordedHost {
         let clock = if frozen { clock() } else { self.clock.clone() };
         let recorder = Recorder::install(HOLDER, self.scratch.database());
         self.host(HOLDER, clock, Some(recorder))
     }
 
     /// A host whose operations are numbered.
-    pub(super) fn successor(&self) -> Host {
+    pub(super) fn successor(&self) -> RecordedHost {
         let recorder = Recorder::install(OTHER, self.scratch.database());
         self.host(OTHER, self.clock.clone(), Some(recorder))
     }
 
     /// A host that nothing happens to.
-    pub(super) fn bystander(&self) -> Host {
+    pub(super) fn bystander(&self) -> RecordedHost {
         // A thread of the crate may still have the store of a host that has crashed in hand, and
         // its recorder with it.
         Recorder::forget(OTHER, self.scratch.database());
         self.host(OTHER, self.clock.clone(), None)
     }
 
-    fn host(&self, vfs: &str, clock: ManualClock, recorder: Option<Arc<Recorder>>) -> Host {
+    fn host(&self, vfs: &str, clock: ManualClock, recorder: Option<Arc<Recorder>>) -> RecordedHost {
         let numbered = Numbered {
             recorder: recorder.clone(),
         };
@@ -147,7 +147,7 @@ impl World {
             Mode::Network => config.assume_network_file_system(true),
             Mode::Plain => config,
         };
-        Host { config, recorder }
+        RecordedHost { config, recorder }
     }
 
     /// What the journal holds that stands there; no two transactions' are alike.
@@ -173,12 +173,12 @@ fn clock() -> ManualClock {
 
 /// A process, and what it does to its files.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(super) struct RecordedHost {
     config: EfsConfig,
     recorder: Option<Arc<Recorder>>,
 }
 
-impl Host {
+impl RecordedHost {
     pub(super) fn recorder(&self) -> &Arc<Recorder> {
         self.recorder.as_ref().expect("a host that is watched")
     }
@@ -312,14 +312,14 @@ pub(super) struct Successor {
 
 impl Successor {
     /// Comes back when the successor is where it is to be.
-    pub(super) fn start(world: &Arc<World>, conduct: Conduct) -> Option<Self> {
+    pub(super) fn start(fixture: &Arc<RecordedFixture>, conduct: Conduct) -> Option<Self> {
         if conduct == Conduct::Nothing {
             return None;
         }
         let (arrived, arrival) = channel();
         let (go_on, signal) = channel();
-        let world = world.clone();
-        let thread = thread::spawn(move || Self::run(&world, conduct, arrived, signal));
+        let fixture = fixture.clone();
+        let thread = thread::spawn(move || Self::run(&fixture, conduct, arrived, signal));
         // An error: it has come to its end.
         let _ = arrival.recv();
         Some(Self { thread, go_on })
@@ -333,12 +333,12 @@ impl Successor {
     }
 
     fn run(
-        world: &World,
+        fixture: &RecordedFixture,
         conduct: Conduct,
         arrived: Sender<()>,
         go_on: Receiver<()>,
     ) -> Result<(), String> {
-        let host = world.successor();
+        let host = fixture.successor();
         let mut conn = host.connect().map_err(|error| error.to_string())?;
         let recorder = host.recorder();
         // Kept until the end, at which the holder goes on in all other cases.
@@ -351,7 +351,7 @@ impl Successor {
             }
         };
         let result = conn.transaction(|conn| {
-            write_as_successor(conn, world.new)?;
+            write_as_successor(conn, fixture.new)?;
             let leaves = Crash::KeepsAll;
             match conduct {
                 Conduct::Writes => stop(),
@@ -403,19 +403,19 @@ pub(super) fn log(conn: &mut EfsSqliteConnection, who: &str, new: bool) -> Query
 
 /// A database that a crashed writer has left.
 pub(super) fn left_by_a_crash(template: &Template, plan: Plan) -> Template {
-    let world = World::new(template);
-    let host = world.successor();
+    let fixture = RecordedFixture::new(template);
+    let host = fixture.successor();
     let mut conn = host.connect().expect("a connection");
     let recorder = host.recorder();
     let result = conn.transaction(|conn| {
-        write_as_successor(conn, world.new)?;
+        write_as_successor(conn, fixture.new)?;
         recorder.plan(plan);
         QueryResult::Ok(())
     });
     result.expect_err("a crash");
     assert!(recorder.crashed());
     drop(conn);
-    world.into_template()
+    fixture.into_template()
 }
 
 /// What is in the database.
@@ -496,8 +496,8 @@ impl Seen {
 
 /// Some pages of rows, with indexes, and free pages for VACUUM to remove.
 pub(super) fn furnished() -> Template {
-    let world = World::new(&Template::default());
-    let mut conn = world.bystander().connect().expect("a connection");
+    let fixture = RecordedFixture::new(&Template::default());
+    let mut conn = fixture.bystander().connect().expect("a connection");
     conn.batch_execute(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER, m INTEGER, filler BLOB); \
          CREATE INDEX t_n ON t (n); \
@@ -509,17 +509,17 @@ pub(super) fn furnished() -> Template {
     )
     .expect("tables");
     drop(conn);
-    world.into_template()
+    fixture.into_template()
 }
 
 #[test]
 fn a_host_that_nothing_happens_to_is_not_taken_for_one_that_has_crashed() {
-    let world = World::new(&furnished());
-    let crashed = world.successor();
+    let fixture = RecordedFixture::new(&furnished());
+    let crashed = fixture.successor();
     let conn = crashed.connect().expect("a connection");
     crashed.recorder().crash(Crash::KeepsAll);
     drop(conn);
     crashed.connect().map(drop).expect_err("it is gone");
-    let mut conn = world.bystander().connect().expect("a connection");
+    let mut conn = fixture.bystander().connect().expect("a connection");
     Seen::by(&mut conn, false).expect("a readable database");
 }

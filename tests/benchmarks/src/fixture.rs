@@ -61,7 +61,7 @@ impl Place {
 }
 
 /// One emulator for all cases of a run.
-pub(crate) struct World {
+pub(crate) struct Bench {
     emulator: Emulator,
     delay: Duration,
     place: Place,
@@ -70,7 +70,7 @@ pub(crate) struct World {
     program: PathBuf,
 }
 
-impl World {
+impl Bench {
     /// Starts the emulator; requests will take `delay` longer than it needs.
     pub(crate) fn new(delay: Duration, place: Place) -> Outcome<Self> {
         let emulator = Emulator::start()?;
@@ -84,12 +84,12 @@ impl World {
     }
 
     /// A new database with the table `counter`, and a proxy of its own.
-    pub(crate) fn site(&self) -> Outcome<Site> {
-        self.site_with(self.delay)
+    pub(crate) fn fixture(&self) -> Outcome<BenchFixture> {
+        self.fixture_with(self.delay)
     }
 
     /// The same with another delay.
-    pub(crate) fn site_with(&self, delay: Duration) -> Outcome<Site> {
+    pub(crate) fn fixture_with(&self, delay: Duration) -> Outcome<BenchFixture> {
         let proxy = Proxy::start(self.emulator.endpoint())?;
         if !delay.is_zero() {
             proxy.rule(Rule::any(Action::Delay(delay)));
@@ -101,7 +101,7 @@ impl World {
              INSERT INTO counter VALUES (1, 0);",
         )?;
         let program = self.program.clone();
-        Ok(Site {
+        Ok(BenchFixture {
             scratch,
             proxy,
             program,
@@ -110,8 +110,8 @@ impl World {
 
     /// What a request takes as a client sees it: the median of fifty reads of an item.
     pub(crate) fn round_trip(&self) -> Outcome<Duration> {
-        let site = self.site()?;
-        let table = LockTable::open(&site.proxy.endpoint(), TABLE)?;
+        let fixture = self.fixture()?;
+        let table = LockTable::open(&fixture.proxy.endpoint(), TABLE)?;
         table.item("nobody's")?;
         let mut times = Vec::new();
         for _ in 0..50 {
@@ -125,13 +125,13 @@ impl World {
 }
 
 /// A case's database and proxy.
-pub(crate) struct Site {
+pub(crate) struct BenchFixture {
     scratch: Scratch,
     pub(crate) proxy: Proxy,
     program: PathBuf,
 }
 
-impl Site {
+impl BenchFixture {
     pub(crate) fn database(&self) -> &Path {
         self.scratch.database()
     }
@@ -143,7 +143,7 @@ impl Site {
         format!("{database}?lock_table={TABLE}&lock_expiration={LEASE}&{parameters}")
     }
 
-    /// A command with the environment that leads to this site's proxy, for either package.
+    /// A command with the environment that leads to its proxy, for either package.
     pub(crate) fn command(&self, mut command: Command) -> Command {
         command
             .envs(env_for(&self.proxy.endpoint()))
@@ -161,7 +161,7 @@ impl Site {
         self.command(command)
     }
 
-    /// A process of the Python package, on this site's database.
+    /// A process of the Python package, on its database.
     pub(crate) fn python(&self, script: &str, arguments: &[&str]) -> Command {
         let mut command = python::interpreter();
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
