@@ -1,10 +1,8 @@
 //! The one source of time, so that tests can hold it still or let it jump.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use rustix::time::{ClockId, clock_gettime};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The longest that anybody waits: a time so far away can still be computed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -71,12 +69,13 @@ impl Clock {
 
     /// Both clocks now.
     pub fn now(&self) -> Timestamp {
-        /// Read directly, as each write of a transaction asks for it; zero before 1970.
-        fn read(clock: ClockId) -> Duration {
-            Duration::try_from(clock_gettime(clock)).unwrap_or_default()
-        }
+        /// One for the process: connections compare times when they hand off a lease.
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
         match &self.0 {
-            Source::System => Timestamp::new(read(ClockId::Monotonic), read(ClockId::Realtime)),
+            Source::System => {
+                let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+                Timestamp::new(ORIGIN.elapsed(), wall.unwrap_or_default())
+            }
             Source::Manual(clock) => clock.now(),
         }
     }

@@ -339,13 +339,18 @@ impl LockClient {
 
     /// An acquisition of `key`, nothing asked yet.
     pub(crate) fn begin(&self, key: &str) -> Acquisition {
+        self.begin_named(self.lock_name(key))
+    }
+
+    /// The same of the lock with this name.
+    pub(crate) fn begin_named(&self, name: Arc<LockName>) -> Acquisition {
         let context = LeaseContext {
             store: self.store.clone(),
             clock: self.clock.clone(),
             times: self.registry.times.clone(),
             terms: self.terms.clone(),
             counters: self.counters.clone(),
-            name: self.lock_name(key),
+            name,
         };
         Acquisition::new(context, self.registry.clone())
     }

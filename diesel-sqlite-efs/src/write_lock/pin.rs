@@ -72,7 +72,7 @@ impl WriteLock {
         round: Option<Duration>,
         mut wanted: impl FnMut() -> bool,
     ) -> Result<Option<Lease>, LockError> {
-        let mut acquisition = self.client.begin(&self.name.key);
+        let mut acquisition = self.client.begin_named(self.name.clone());
         let give_up_after = limits.until.saturating_duration_since(Instant::now());
         if let Some(lease) = acquisition.try_before_waiting(give_up_after)? {
             return Ok(Some(lease));

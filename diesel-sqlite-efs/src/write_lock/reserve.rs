@@ -67,7 +67,7 @@ impl WriteLock {
     fn ask_for_lease(&self, purpose: Purpose) -> Result<(), Busy> {
         let until = self.update(|state| state.wait_until());
         let give_up_after = until.saturating_duration_since(Instant::now());
-        let mut acquisition = Box::new(self.client.begin(&self.name.key));
+        let mut acquisition = Box::new(self.client.begin_named(self.name.clone()));
         let attempt = match purpose {
             Purpose::Write { has_read: false } => acquisition.try_in_turn(give_up_after),
             // What is refused here is not waited for.
