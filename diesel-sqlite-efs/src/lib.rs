@@ -95,3 +95,6 @@ pub use store::{
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 mod readme {}
+
+#[cfg(doctest)]
+mod misuse;

@@ -314,7 +314,7 @@ impl EfsConfig {
     }
 
     /// Where time is read from; the system's clocks by default. For tests, a
-    /// [manual clock](Clock::manual).
+    /// [manual clock](crate::ManualClock).
     pub fn clock(mut self, clock: Clock) -> Self {
         self.given.clock = Some(clock);
         self

@@ -12,7 +12,7 @@ use super::{ConfigError, Problem, StoreError};
 use crate::clock::unix_seconds;
 
 /// Which lock an error is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct LockName {
     /// The database file; empty for a [`LockClient`](crate::LockClient) used on
@@ -118,7 +118,7 @@ impl fmt::Display for Utc {
 /// Inside Diesel it arrives as [`diesel::result::Error::DatabaseError`]: of kind
 /// `SerializationFailure` if [`is_retryable`](Self::is_retryable), else `Unknown`. The value itself
 /// is kept for [`EfsSqliteConnection::last_lock_error`](crate::EfsSqliteConnection::last_lock_error).
-#[derive(Debug, Error, Clone, PartialEq)]
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockError {
     /// Another connection holds the lease. Nothing was changed; trying again is safe.

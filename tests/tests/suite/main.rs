@@ -29,6 +29,7 @@ mod seed_defects;
 mod settings;
 mod statements;
 mod support;
+mod surface;
 mod surroundings;
 mod transactions;
 mod two_mounts;

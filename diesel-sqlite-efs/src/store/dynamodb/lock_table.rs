@@ -130,7 +130,7 @@ pub enum ProbeMethod {
 }
 
 /// What became of [`LockTable::delete_unchanged`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
     /// The item was deleted.
     Deleted,
@@ -141,7 +141,7 @@ pub enum Deletion {
 }
 
 /// A table, as far as it matters to a lock.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TableSummary {
     /// DynamoDB's `TableStatus`.
@@ -390,7 +390,7 @@ impl LockTable {
                 request.customize().interceptor(observer).send()
             })?;
         match answered.result {
-            Ok(output) => Ok(TableSummary::from(output.table.unwrap_or_else(|| {
+            Ok(output) => Ok(TableSummary::of(&output.table.unwrap_or_else(|| {
                 // The service describes what it has found.
                 TableDescription::builder().build()
             }))),
@@ -472,8 +472,8 @@ impl LockTable {
 
 type ProbeParts = (ItemLookup, Option<SystemTime>, Option<String>);
 
-impl From<TableDescription> for TableSummary {
-    fn from(table: TableDescription) -> Self {
+impl TableSummary {
+    fn of(table: &TableDescription) -> Self {
         let type_of = |name: &str| {
             let mut definitions = table.attribute_definitions().iter();
             let found = definitions.find(|definition| definition.attribute_name() == name);
