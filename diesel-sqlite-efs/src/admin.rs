@@ -118,8 +118,8 @@ pub fn access_problem(path: &Path, may_be_created: bool) -> Option<Problem> {
     diagnosis::obstacle(path, may_be_created)
 }
 
-/// That a write-ahead log (`<database>-wal`) stands beside the database, where it does: it is or was
-/// in WAL mode.
+/// A write-ahead log (`<database>-wal`) beside the database, as a problem: the database is or was in WAL
+/// mode. `None` if there is no such file.
 pub fn leftover_wal(database: &Path) -> Option<Problem> {
     diagnosis::leftover_log(database)
 }

@@ -1,4 +1,4 @@
-//! The lock: which one it is, who holds it, and why it is not to be had or was lost.
+//! The lock: which one it is, its holder, and why it could not be acquired or was lost.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -57,9 +57,9 @@ impl fmt::Display for LockName {
 pub struct HolderInfo {
     /// The holder's name; `None` for the Python package, which writes none.
     pub name: Option<String>,
-    /// Since when, to the second.
+    /// When the lease began, to the second.
     pub since: Option<SystemTime>,
-    /// Until when, unless it is renewed.
+    /// When the lease ends unless it is renewed, by the store's clock.
     pub until: Option<SystemTime>,
 }
 

@@ -1,16 +1,16 @@
 //! Prints the public API that a file of rustdoc's JSON describes, an item a line, sorted by path.
 //!
-//! Left out is what says nothing new: auto traits and blanket implementations, and what the derived
-//! traits consist of. `tests/suite/surface.rs` asserts `Send` and `Sync`.
+//! It leaves out auto traits, blanket implementations and the methods of traits that are usually derived. `tests/suite/surface.rs` asserts `Send` and `Sync`.
 
 use std::error::Error;
 use std::path::PathBuf;
 
-/// In lines that follow from the `impl` above them.
-const IMPLIED: [&str; 4] = [
+/// Parts of the lines that follow from the `impl` above them.
+const IMPLIED: [&str; 5] = [
     "::StructuralPartialEq for ",
     "::clone(&self)",
     "::eq(&self, ",
+    "::hash<__H",
     "::fmt(&self, &mut core::fmt::Formatter<'_>)",
 ];
 
