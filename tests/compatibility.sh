@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 target=$(cargo metadata --no-deps --format-version 1 |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-oldest_diesel=$(sed -n 's/^diesel = { version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
+oldest_diesel=$(sed -n 's/^diesel = { version = ">=\([0-9.]*\),.*/\1/p' Cargo.toml)
 oldest_sqlite=$(sed -n 's/^libsqlite3-sys = { version = ">=\([0-9.]*\),.*/\1.0/p' Cargo.toml)
 [[ -n "$oldest_diesel" && -n "$oldest_sqlite" ]] ||
     { echo "the versions of diesel and libsqlite3-sys are not found in Cargo.toml" >&2; exit 1; }

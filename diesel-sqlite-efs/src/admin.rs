@@ -40,16 +40,16 @@ pub use crate::store::dynamodb::lock_table::{
 /// assert_eq!(lock.key, "database#/mnt/efs/app.db");
 /// # Ok::<(), diesel_sqlite_efs::ConfigError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EffectiveSettings {
     /// The database file, as given; `None` for a database in memory or a temporary one.
     pub path: Option<PathBuf>,
     /// The lock; `None` with `lock=local`, and for a database in memory or a temporary one.
     pub lock: Option<LockName>,
-    /// How long a lease lasts unless it is renewed.
+    /// How long a lease lasts unless it is renewed: [`EfsConfig::lock_expiration`].
     pub lock_expiration: Duration,
-    /// How long a write waits for the lock.
+    /// How long a write waits for the lock: [`EfsConfig::lock_timeout`].
     pub lock_timeout: Duration,
     /// What the connection may do with the file.
     pub access: FileAccess,
@@ -118,8 +118,8 @@ pub fn access_problem(path: &Path, may_be_created: bool) -> Option<Problem> {
     diagnosis::obstacle(path, may_be_created)
 }
 
-/// That a write-ahead log (`<database>-wal`) stands beside the database, where it does: it is or was
-/// in WAL mode.
+/// A write-ahead log (`<database>-wal`) beside the database, as a problem: the database is or was in WAL
+/// mode. `None` if there is no such file.
 pub fn leftover_wal(database: &Path) -> Option<Problem> {
     diagnosis::leftover_log(database)
 }

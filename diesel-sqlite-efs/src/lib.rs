@@ -94,3 +94,6 @@ pub use telemetry::stats::{LockStats, process_lock_stats};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 mod readme {}
+
+#[cfg(doctest)]
+mod misuse;

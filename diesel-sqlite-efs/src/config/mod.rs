@@ -30,7 +30,7 @@ use crate::store::LockStore;
 /// Which database to open, and how its write lock behaves.
 ///
 /// Every setting may be given by a method here, by a parameter of the database URL or by an
-/// environment variable; the first of these that gives it wins, and only its value is looked at.
+/// environment variable, in this order of precedence; a value that is overridden is not checked.
 /// Names that do not exist are errors, in the URL as well as among the variables that begin with
 /// `SQLITE_LOCK_`; so are values that a setting cannot take. Values are checked when a connection
 /// is opened.
@@ -292,8 +292,8 @@ impl EfsConfig {
     /// It is a limit and not set aside in advance. A page in the cache saves a request to the file
     /// server, so it is larger than SQLite's own 2 MB. Becomes
     /// [`PRAGMA cache_size`](https://sqlite.org/pragma.html#pragma_cache_size). Of this and
-    /// [`cache_size_pages`](Self::cache_size_pages) the last call wins; in a URL only one of them
-    /// may stand.
+    /// [`cache_size_pages`](Self::cache_size_pages) the last call wins; a URL may have
+    /// only one of them.
     pub fn cache_size_bytes(mut self, bytes: u64) -> Self {
         self.given.cache_size = Some(CacheSize::Bytes(bytes));
         self
@@ -315,7 +315,7 @@ impl EfsConfig {
     }
 
     /// Where time is read from; the system's clocks by default. For tests, a
-    /// [manual clock](Clock::manual).
+    /// [manual clock](crate::ManualClock).
     pub fn clock(mut self, clock: Clock) -> Self {
         self.given.clock = Some(clock);
         self

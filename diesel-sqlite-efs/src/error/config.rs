@@ -7,7 +7,7 @@ use super::problem::Problem;
 
 /// What is wrong with the settings or with the database file. Nothing was changed; trying again does
 /// not help until it is fixed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The URL holds a parameter that does not exist.

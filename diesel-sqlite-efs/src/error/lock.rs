@@ -1,4 +1,4 @@
-//! The lock: which one it is, who holds it, and why it is not to be had or was lost.
+//! The lock: which one it is, its holder, and why it could not be acquired or was lost.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::store::StoreError;
 use crate::clock::unix_seconds;
 
 /// Which lock an error is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct LockName {
     /// The database file; empty for a [`LockClient`](crate::LockClient) used on
@@ -59,9 +59,9 @@ impl fmt::Display for LockName {
 pub struct HolderInfo {
     /// The holder's name; `None` for the Python package, which writes none.
     pub name: Option<String>,
-    /// Since when, to the second.
+    /// When the lease began, to the second.
     pub since: Option<SystemTime>,
-    /// Until when, unless it is renewed.
+    /// When the lease ends unless it is renewed, by the store's clock.
     pub until: Option<SystemTime>,
 }
 
@@ -120,7 +120,7 @@ impl fmt::Display for Utc {
 /// Inside Diesel it arrives as [`diesel::result::Error::DatabaseError`]: of kind
 /// `SerializationFailure` if [`is_retryable`](Self::is_retryable), else `Unknown`. The value itself
 /// is kept for [`EfsSqliteConnection::last_lock_error`](crate::EfsSqliteConnection::last_lock_error).
-#[derive(Debug, Error, Clone, PartialEq)]
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockError {
     /// Another connection holds the lease. Nothing was changed; trying again is safe.

@@ -18,7 +18,7 @@ use super::problem::Problem;
 /// Stores that are not DynamoDB build theirs with [`unreachable`](Self::unreachable),
 /// [`timeout`](Self::timeout), [`throttled`](Self::throttled), [`rejected`](Self::rejected) and
 /// [`other`](Self::other).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The credentials do not allow the action on the table.
@@ -368,12 +368,20 @@ impl fmt::Debug for SharedError {
     }
 }
 
-/// Equal are causes that say the same.
+impl fmt::Display for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Causes with the same text are equal.
 impl PartialEq for SharedError {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || chain(&**self) == chain(&**other)
     }
 }
+
+impl Eq for SharedError {}
 
 #[cfg(test)]
 mod tests {

@@ -249,6 +249,8 @@ impl LockClient {
     /// Asks for the lease once, without waiting. `None` if another holds it, or if another thread of
     /// this process holds it or waits for it.
     ///
+    /// Bind the result: no lint warns of an `Option` that is dropped at once, and its lease with it.
+    ///
     /// # Errors
     /// [`LockError::Store`] if the store did not answer within 3 s, or refused to serve us. Trying
     /// again is safe; whether it can help, [`LockError::is_retryable`] says.

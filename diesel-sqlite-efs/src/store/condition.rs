@@ -16,7 +16,7 @@ use crate::error::StoreError;
 /// A later version may add conditions. A store that decides by [`holds`](Self::holds) need not know
 /// them; one that translates them answers one that it does not know with
 /// [`StoreError::rejected`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PutCondition<'a> {
     /// There is no item, or it is ours already.

@@ -83,7 +83,7 @@ impl std::str::FromStr for JournalId {
 }
 
 /// An item as it is stored, whoever wrote it: this crate, or the Python package.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredItem {
     /// Attribute `lock_id`.

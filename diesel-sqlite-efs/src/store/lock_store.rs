@@ -108,7 +108,7 @@ pub trait LockStore: Send + Sync + fmt::Debug + 'static {
 }
 
 /// The answer to a [`LockStore::put`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PutAnswer {
     /// The item was written.

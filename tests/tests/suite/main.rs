@@ -27,7 +27,7 @@
 //! | one holder at a time, and a free lock is found | `protocol` `clocks` `hand_off` `lock_keys` |
 //! | it shares files with the Python package, without its defects | `python_package` `seed_defects` |
 //! | what is wrong is said, with a remedy | `settings` `files` `surroundings` `command_line` |
-//! | a store of one's own can be used; the crate's modules are layers | `custom_stores` `layers` |
+//! | a store of one's own can be used; the crate's modules are layers; its types can be shared as promised | `custom_stores` `layers` `surface` |
 //! | what it costs, and what it tells | `counts` `observability` `events` |
 //!
 //! # To add a test
@@ -69,6 +69,7 @@ mod retrying;
 mod seed_defects;
 mod settings;
 mod statements;
+mod surface;
 mod surroundings;
 mod transactions;
 mod two_mounts;

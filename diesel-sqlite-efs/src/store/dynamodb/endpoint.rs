@@ -66,7 +66,7 @@ pub(super) struct Endpoint {
 pub(super) enum Configuration {
     /// From where the AWS SDK looks for them, at the first call.
     Environment,
-    Sdk(SdkConfig),
+    Sdk(Box<SdkConfig>),
     Client(Client),
 }
 
@@ -184,7 +184,7 @@ impl Endpoint {
         let connect = async {
             let config = match &self.configuration {
                 Configuration::Environment => Builder::from(&environment().await?),
-                Configuration::Sdk(config) => Builder::from(config),
+                Configuration::Sdk(config) => Builder::from(&**config),
                 Configuration::Client(client) => client.config().to_builder(),
             };
             let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT);

@@ -43,7 +43,7 @@ const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
 #[derive(Debug)]
 pub struct LockTable(DynamoDbLockStore);
 
-/// The lock item as it stands, whoever wrote it.
+/// The lock item as it is stored, whoever wrote it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawItem(HashMap<String, AttributeValue>);
 
@@ -89,7 +89,7 @@ impl RawItem {
     }
 }
 
-/// What stands at a key.
+/// What is stored at a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ItemLookup {
     /// No item.
@@ -104,7 +104,7 @@ pub enum ItemLookup {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Probe {
-    /// What stands at the key.
+    /// What is stored at the key.
     pub item: ItemLookup,
     /// The service's clock, to the second.
     pub date: Option<SystemTime>,
@@ -129,22 +129,22 @@ pub enum ProbeMethod {
     Get,
 }
 
-/// What became of [`LockTable::delete_unchanged`].
-#[derive(Debug, Clone, PartialEq)]
+/// The outcome of [`LockTable::delete_unchanged`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
     /// The item was deleted.
     Deleted,
     /// The item has changed; nothing was deleted.
     Changed,
-    /// There was no item any more.
+    /// There was no item left to delete.
     Gone,
 }
 
 /// A table, as far as it matters to a lock.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TableSummary {
-    /// DynamoDB's `TableStatus`.
+    /// DynamoDB's `TableStatus`, such as `ACTIVE`; `unknown` if it returns none.
     pub status: String,
     /// Whether requests can be made to it.
     pub is_active: bool,
@@ -173,7 +173,7 @@ impl LockTable {
         Self(DynamoDbLockStore::new(table))
     }
 
-    /// What stands at `key`, by whichever request is permitted. Nothing is changed.
+    /// What is stored at `key`, by whichever request is permitted. Nothing is changed.
     ///
     /// # Errors
     /// Any [`StoreError`]; of the requests, if none is permitted, the first one's.
@@ -191,7 +191,7 @@ impl LockTable {
         Err(denied)
     }
 
-    /// What stands at `key`, by this request. Nothing is changed.
+    /// What is stored at `key`, by this request. Nothing is changed.
     ///
     /// # Errors
     /// Any [`StoreError`]; trying again is safe.
@@ -390,7 +390,7 @@ impl LockTable {
                 request.customize().interceptor(observer).send()
             })?;
         match answered.result {
-            Ok(output) => Ok(TableSummary::from(output.table.unwrap_or_else(|| {
+            Ok(output) => Ok(TableSummary::of(&output.table.unwrap_or_else(|| {
                 // The service describes what it has found.
                 TableDescription::builder().build()
             }))),
@@ -464,7 +464,7 @@ impl LockTable {
         }
     }
 
-    /// The Region, once a request was made.
+    /// The AWS Region that requests go to; `None` before the first one.
     pub fn region(&self) -> Option<String> {
         self.0.endpoint.region()
     }
@@ -472,8 +472,8 @@ impl LockTable {
 
 type ProbeParts = (ItemLookup, Option<SystemTime>, Option<String>);
 
-impl From<TableDescription> for TableSummary {
-    fn from(table: TableDescription) -> Self {
+impl TableSummary {
+    fn of(table: &TableDescription) -> Self {
         let type_of = |name: &str| {
             let mut definitions = table.attribute_definitions().iter();
             let found = definitions.find(|definition| definition.attribute_name() == name);

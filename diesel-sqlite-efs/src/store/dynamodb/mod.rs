@@ -182,7 +182,7 @@ pub struct DynamoDbLockStoreBuilder {
 impl DynamoDbLockStoreBuilder {
     /// Takes region, credentials and endpoint from `config`, not from the environment.
     pub fn sdk_config(mut self, config: &SdkConfig) -> Self {
-        self.configuration = Configuration::Sdk(config.clone());
+        self.configuration = Configuration::Sdk(Box::new(config.clone()));
         self
     }
 
