@@ -1,18 +1,18 @@
-//! For tools that examine a database and its lock, or set one up: what the program `efs-sqlite` is
-//! made of.
+//! For tools that examine a database and its lock, or set one up. The program `efs-sqlite` uses it.
 //!
 //! Connections need none of it.
 //!
-//! - [`EffectiveSettings`]: what an [`EfsConfig`] comes to, with the URL and the environment.
-//! - [`LockTable`]: the table and its items, beyond what the lock protocol asks of them.
+//! - [`EffectiveSettings`]: the settings that result from an [`EfsConfig`], its URL and the
+//!   environment.
+//! - [`LockTable`]: the table and its items, beyond what the lock protocol needs.
 //! - [`journal_status`], [`check_lock_key_file`]: the files beside a database.
-//! - [`network_file_system`], [`access_problem`], [`leftover_wal`]: what would keep a connection from
-//!   being opened.
+//! - [`network_file_system`], [`access_problem`], [`leftover_wal`]: what would prevent a connection
+//!   from being opened.
 //!
 //! # The database file itself
 //! Nothing here opens it: closing any descriptor of a file drops the process's POSIX locks on it
-//! (<https://sqlite.org/howtocorrupt.html>, section 2.2). Read it by other means than SQLite only in
-//! a process that has no connection to it.
+//! (<https://sqlite.org/howtocorrupt.html>, section 2.2). Read the file other than through SQLite
+//! only in a process that has no connection to it.
 
 use std::fmt;
 use std::io;
@@ -29,7 +29,7 @@ pub use crate::store::dynamodb::lock_table::{
     Deletion, ItemLookup, LockTable, Probe, ProbeMethod, RawItem, TableSummary, TimeToLive,
 };
 
-/// The settings that a connection would be opened with, as far as tools need them.
+/// The settings with which a connection would be opened, as far as tools need them.
 ///
 /// ```
 /// use diesel_sqlite_efs::EfsConfig;
@@ -67,11 +67,11 @@ pub enum FileAccess {
 }
 
 impl EffectiveSettings {
-    /// By the methods that were called on `config`, its URL and the process's environment.
+    /// From the methods called on `config`, its URL and the process's environment.
     ///
     /// # Errors
-    /// Those with which [`EfsSqliteConnection::connect`](crate::EfsSqliteConnection::connect) refuses
-    /// settings, before it looks at the file.
+    /// The errors with which [`EfsSqliteConnection::connect`](crate::EfsSqliteConnection::connect)
+    /// refuses settings, before it looks at the file.
     pub fn of(config: &EfsConfig) -> Result<Self, ConfigError> {
         let settings = config.resolve()?;
         let (path, mode) = match settings.database {
@@ -104,27 +104,28 @@ impl EffectiveSettings {
 }
 
 /// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
-/// or the type of one that is not known to be local. Its directory is asked if it does not exist.
+/// or the type of one that is not known to be local. If `path` does not exist, its directory is
+/// examined.
 ///
 /// # Errors
-/// Of the file system.
+/// Those of the file system.
 pub fn network_file_system(path: &Path) -> io::Result<Option<String>> {
     fs_kind::network_file_system(path)
 }
 
-/// What keeps this process from reading and writing the database at `path` and from creating its
+/// What prevents this process from reading and writing the database at `path` and from creating its
 /// journal. A file that does not exist is no problem if it `may_be_created`.
 pub fn access_problem(path: &Path, may_be_created: bool) -> Option<Problem> {
     diagnosis::obstacle(path, may_be_created)
 }
 
-/// A write-ahead log (`<database>-wal`) beside the database, as a problem: the database is or was in WAL
-/// mode. `None` if there is no such file.
+/// The problem of a write-ahead log (`<database>-wal`) beside the database, if there is one: the
+/// database is or was in WAL mode.
 pub fn leftover_wal(database: &Path) -> Option<Problem> {
     diagnosis::leftover_log(database)
 }
 
-/// A time as the errors of this crate show it: `2026-11-22T08:25:00Z`.
+/// A time in the format of this crate's errors: `2026-11-22T08:25:00Z`.
 pub fn utc(time: SystemTime) -> impl fmt::Display {
     Utc((time.duration_since(UNIX_EPOCH)).map_or(0.0, |since| since.as_secs_f64()))
 }

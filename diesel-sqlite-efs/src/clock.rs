@@ -1,10 +1,10 @@
-//! The one source of time, so that tests can hold it still or let it jump.
+//! The only source of time, so that tests can stop it or let it jump.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The longest that anybody waits: a time so far away can still be computed.
+/// The longest wait: a time this far away can still be computed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A time as whole seconds of the Unix epoch, rounded down; zero before 1970.
@@ -12,15 +12,15 @@ pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     (time.duration_since(UNIX_EPOCH)).map_or(0, |since| since.as_secs())
 }
 
-/// So many seconds after the beginning of 1970, or as many as a time can be after it.
+/// This many seconds after the beginning of 1970, or the latest time that can be represented.
 pub(crate) fn from_unix_seconds(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds.min(i64::MAX.unsigned_abs()))
 }
 
 /// Both clocks of a host, read at the same time.
 ///
-/// A lease is over as soon as *either* clock says so: the monotonic one may stand still while a
-/// sandbox is frozen, the wall clock may be stepped by NTP.
+/// A lease is over as soon as *either* clock says so: the monotonic clock may stop while a sandbox
+/// is frozen, and NTP may step the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timestamp {
@@ -80,7 +80,7 @@ impl Clock {
         }
     }
 
-    /// Whether both show the same time, so that times read from one mean the same to the other.
+    /// Whether both show the same time, so that their times can be compared.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Source::System, Source::System) => true,
@@ -107,7 +107,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A clock for tests: it stands still until the test moves it.
+/// A clock for tests: it does not move until the test moves it.
 ///
 /// Cloning is cheap. Clones, and the [`Clock`]s that [`clock`](Self::clock) returns, show the same
 /// time.
@@ -153,14 +153,13 @@ impl ManualClock {
         *self.current()
     }
 
-    /// Lets the same time pass on the monotonic and on the wall clock, as in a process that was
-    /// frozen.
+    /// Advances the monotonic and the wall clock by the same time, as in a process that was frozen.
     pub fn advance(&self, time: Duration) {
         let mut current = self.current();
         *current = Timestamp::new(current.monotonic + time, current.wall + time);
     }
 
-    /// Sets both clocks, each forwards or back, as when NTP steps a wall clock.
+    /// Sets both clocks, each forwards or backwards, as when NTP steps a wall clock.
     pub fn set(&self, time: Timestamp) {
         *self.current() = time;
     }

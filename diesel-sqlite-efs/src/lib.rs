@@ -1,9 +1,10 @@
 //! Diesel connections to a SQLite database on a network file system that many hosts write to.
 //!
-//! [`EfsSqliteConnection`] stands where Diesel's `SqliteConnection` would. A transaction that writes
-//! holds a lease meanwhile, granted by an item in a DynamoDB table, so that one transaction writes at
-//! a time, on however many hosts; one that only reads sends no request. Whoever is frozen or cut off
-//! past the end of its lease can neither acknowledge nor undo anything any more.
+//! [`EfsSqliteConnection`] is a drop-in replacement for Diesel's `SqliteConnection`. While a
+//! transaction writes it holds a lease, granted by an item in a DynamoDB table, so that only one
+//! transaction writes at a time, on any number of hosts. Transactions that only read send no
+//! request. A process that is frozen or cut off past the end of its lease can no longer acknowledge
+//! or undo anything.
 //!
 //! ```no_run
 //! use diesel::prelude::*;
@@ -46,18 +47,18 @@
 //! | `tracing` | no | events and spans of the lock and of migrations, under `diesel_sqlite_efs::lock` and `::migration` |
 //!
 //! # Follow one write
-//! Each file is met once, in this order, and back again:
+//! A write passes these files in this order, and returns the same way:
 //!
 //! 1. `connection/mod.rs`: Diesel calls `execute_returning_count`, or its transaction manager in
 //!    `connection/transaction_manager.rs` to begin, commit or roll back.
-//! 2. `connection/state.rs` hands the statement to Diesel's own connection, and puts the lock's
-//!    error in the place of SQLite's.
+//! 2. `connection/state.rs` passes the statement to Diesel's own connection, and replaces SQLite's
+//!    error by the lock's.
 //! 3. `vfs/ffi/`: SQLite asks its VFS for a lock level, a write, a deletion.
-//! 4. `vfs/main_file.rs`, `vfs/journal_file.rs`: what each of them does to the file, without pointers.
-//! 5. `write_lock/`: may it? The decisions.
+//! 4. `vfs/main_file.rs`, `vfs/journal_file.rs`: what each call does to the file, without pointers.
+//! 5. `write_lock/`: the decisions, such as whether the write is allowed.
 //! 6. `lease/`: `client.rs`, `acquire.rs` and `requests.rs` get a lease, `lease.rs` confirms and
 //!    releases it; `phase.rs` has its life.
-//! 7. `store/`: each as one conditional `PutItem` or `DeleteItem`.
+//! 7. `store/`: each of these as one conditional `PutItem` or `DeleteItem`.
 
 #![deny(unsafe_code)]
 
@@ -90,7 +91,7 @@ pub use store::{
 };
 pub use telemetry::stats::{LockStats, process_lock_stats};
 
-// The README's examples are compiled and run with the tests of the documentation.
+// Compiles and runs the README's examples with the documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 mod readme {}

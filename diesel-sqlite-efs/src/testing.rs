@@ -1,7 +1,7 @@
-//! For the tests of this repository alone: **unstable**, it may change in any release.
+//! For this repository's own tests only: **unstable**, may change in any release.
 //!
-//! [`HookedStore`] is a lock table that sees each request; the rest is the policy by which waiters
-//! ask for the lease, which `tests/fairness` simulates.
+//! [`HookedStore`] is a lock table that sees each request. The rest is the policy that decides when
+//! waiters ask for the lease, which `tests/fairness` simulates.
 
 mod hooked_store;
 

@@ -1,4 +1,4 @@
-//! What can be asked for on the command line.
+//! The command line's arguments.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 use crate::failure::Failure;
 
-/// SQLite on a network file system under a DynamoDB lock: looks at it, and works on it by hand
+/// SQLite on a network file system under a DynamoDB lock: examines and maintains the database
 ///
-/// DATABASE is what the application gives to its connection: a path, a `file:` or `sqlite://` URL,
-/// with settings as parameters. What it does not say comes from the environment
-/// (SQLITE_LOCK_DYNAMODB_TABLE and the others); region, credentials and endpoint from where the
-/// AWS SDK looks for them.
+/// DATABASE is what the application passes to its connection: a path, a `file:` or `sqlite://` URL,
+/// with settings as parameters. Other settings come from the environment
+/// (SQLITE_LOCK_DYNAMODB_TABLE and the others); region, credentials and endpoint from where the AWS
+/// SDK looks for them.
 #[derive(Debug, Parser)]
 #[command(name = "efs-sqlite", bin_name = "efs-sqlite", version, propagate_version = true, after_long_help = EXIT_STATUS)]
 pub(crate) struct Args {
@@ -32,11 +32,11 @@ Exit status:
 pub(crate) enum Command {
     /// Examines file system, database, lock table and clock, and changes nothing
     Doctor(Doctor),
-    /// Shows who holds the lock; exit status 3 if somebody does
+    /// Shows who holds the lock; exit status 3 if it is held
     Status(Status),
-    /// Deletes the lock item of a writer that is gone, after asking
+    /// Deletes the lock item of a writer that is gone, after confirmation
     Unlock(Unlock),
-    /// Creates the lock table, or makes sure that it is as it has to be
+    /// Creates the lock table, or checks that it is correct
     CreateTable(CreateTable),
     /// Runs and reverts migrations under the lock
     Migrate(Migrate),
@@ -49,7 +49,7 @@ pub(crate) enum Command {
     },
     /// Prints a manual page (roff)
     Man {
-        /// The page of this command; the program's, if none is named
+        /// The command; without it, the page of the program
         command: Option<String>,
     },
 }
@@ -58,15 +58,15 @@ pub(crate) enum Command {
 pub(crate) struct Database {
     /// The database: a path or URL, exactly as the application gives it
     ///
-    /// The default lock key is made of the path as it is written, so another way of writing it is
-    /// another lock. Without the argument the environment variable DATABASE_URL is taken.
+    /// The default lock key contains the path as written, so another spelling is another lock. The
+    /// default is the environment variable DATABASE_URL.
     #[arg(value_name = "DATABASE", env = "DATABASE_URL")]
     url: Option<String>,
 }
 
 impl Database {
     /// # Errors
-    /// If neither the argument nor the variable gives it.
+    /// If neither the argument nor the variable is set.
     pub(crate) fn url(&self) -> Result<&str, Failure> {
         let missing = || {
             Failure::Usage("no database is named; give DATABASE, or set DATABASE_URL".to_owned())
@@ -90,7 +90,7 @@ pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) database: Database,
 
-    /// Keep looking, twice a second, and count how often each holder was seen
+    /// Keep checking, twice a second, and count how often each holder was seen
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) duration: Option<Duration>,
 
@@ -104,14 +104,14 @@ pub(crate) struct Unlock {
     #[command(flatten)]
     pub(crate) database: Database,
 
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub(crate) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CreateTable {
-    /// The database whose settings name the table, if --table does not
+    /// The database whose settings name the table, without --table
     #[arg(value_name = "DATABASE", env = "DATABASE_URL")]
     pub(crate) url: Option<String>,
 
@@ -143,9 +143,9 @@ pub(crate) struct Migrate {
 pub(crate) enum Action {
     /// Runs all pending migrations under one lease
     Run(Database),
-    /// Reverts the last migration, or the last so many
+    /// Reverts the last migration, or several
     Revert(Revert),
-    /// Reverts the last migration and runs it again, or the last so many
+    /// Reverts the last migration, or several, and runs them again
     Redo(Revert),
     /// Lists pending migrations; exit status 1 if there are any
     Pending(Database),
@@ -160,7 +160,7 @@ pub(crate) struct Revert {
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) number: u32,
 
-    /// All that have been run
+    /// All migrations that have been run
     #[arg(long, short, conflicts_with = "number")]
     pub(crate) all: bool,
 }

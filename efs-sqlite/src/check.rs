@@ -1,4 +1,4 @@
-//! `efs-sqlite check`: whether the database is whole.
+//! `efs-sqlite check`: checks the integrity of the database.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -10,14 +10,15 @@ use crate::failure::{Failure, Outcome, failure_of};
 use crate::output::Output;
 use crate::target::Target;
 
-/// A row of `PRAGMA foreign_key_check`: table, rowid, the table that it refers to, which key.
+/// A row of `PRAGMA foreign_key_check`: table, rowid, the table that it refers to, the number of
+/// the key.
 type Orphan = (String, Option<i64>, String, i64);
 
 pub(crate) fn run(args: &Database, output: &Output) -> Result<Outcome, Failure> {
     let target = Target::new(args.url()?)?;
     target.must_exist()?;
     let mut conn = EfsSqliteConnection::connect(&target.config)?;
-    // Under the lock no other writer begins a commit, which would wait for this long read.
+    // Under the lock no other writer begins a commit, which would have to wait for this long read.
     let checked = conn.immediate_transaction(|conn| {
         let damage: Vec<String> = sql::<Text>("PRAGMA integrity_check").load(conn)?;
         let orphans: Vec<Orphan> =

@@ -1,4 +1,4 @@
-//! `efs-sqlite create-table`: the lock table as it has to be.
+//! `efs-sqlite create-table`: creates or checks the lock table.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::args::CreateTable;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 
-/// How often a new table is asked for its status.
+/// How often to ask for the status of a new table.
 const PERIOD: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &CreateTable, output: &Output) -> Result<Outcome, Failure> {
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &CreateTable, output: &Output) -> Result<Outcome, Failur
     Ok(Outcome::Done)
 }
 
-/// What is wrong with a table's primary key, if anything is.
+/// What is wrong with a table's primary key, if anything.
 pub(crate) fn wrong_key(summary: &TableSummary) -> Option<String> {
     match &summary.key[..] {
         [(name, kind)] if name == "pk" && kind == "S" => None,
@@ -66,7 +66,7 @@ pub(crate) fn wrong_key(summary: &TableSummary) -> Option<String> {
 
 fn table(args: &CreateTable) -> Result<String, Failure> {
     let config = match (&args.table, &args.url) {
-        // Only the table is asked for.
+        // Only the table is needed.
         (Some(table), _) => EfsConfig::new("database").lock_table(table),
         (None, Some(url)) => EfsConfig::from_url(url)?,
         (None, None) => EfsConfig::new("database"),

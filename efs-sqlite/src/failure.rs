@@ -1,4 +1,4 @@
-//! Why a command did not do its work, and which exit status that is.
+//! Why a command failed, and the exit status for it.
 
 use std::error::Error;
 use std::io;
@@ -12,7 +12,7 @@ pub(crate) enum Outcome {
     Done,
     /// The report says what is wrong.
     Wrong,
-    /// Somebody holds the lock.
+    /// Another process holds the lock.
     Held,
 }
 
@@ -26,16 +26,16 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// Why a command did not do its work. Each carries the text for people.
+/// Why a command failed. Each variant carries the text for the user.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Something is wrong that a person has to fix.
+    /// Something is wrong that a person must fix.
     Broken(String),
     /// Wrong arguments or settings: nothing was tried.
     Usage(String),
-    /// The same again later is safe and may succeed.
+    /// Running the command again later is safe and may succeed.
     Busy(String),
-    /// It may have been done or not.
+    /// The work may have been done or not.
     Unknown(String),
     /// The output cannot be written.
     Output(io::Error),
@@ -102,7 +102,7 @@ impl From<ConnectError> for Failure {
     }
 }
 
-/// The failure behind an error of a statement on `conn`: the lock's, where it was the cause.
+/// The failure behind an error of a statement on `conn`: the lock's, if it was the cause.
 pub(crate) fn failure_of(conn: &EfsSqliteConnection, error: &dyn Error) -> Failure {
     match conn.lock_failure() {
         Some(lock) => lock.clone().into(),
@@ -110,7 +110,7 @@ pub(crate) fn failure_of(conn: &EfsSqliteConnection, error: &dyn Error) -> Failu
     }
 }
 
-/// An error and its sources in one line, each said once.
+/// An error and its sources in one line, without repetitions.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

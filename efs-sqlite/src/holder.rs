@@ -1,4 +1,4 @@
-//! The state of a lock, shown to people and to scripts.
+//! The state of a lock, as text and as JSON.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Lock {
     Free,
-    /// By a lease that has not ended by the service's clock.
+    /// Under a lease that has not ended by the service's clock.
     Held(StoredItem),
     /// A writer did not release its lease; the next writer takes it over.
     Expired(StoredItem),
@@ -55,10 +55,10 @@ impl Lock {
         }
     }
 
-    /// In one line.
+    /// As one line.
     pub(crate) fn summary(&self, now: f64) -> String {
         match self {
-            Self::Free => "free: no item stands at the key".to_owned(),
+            Self::Free => "free: there is no item at the key".to_owned(),
             Self::Held(seen) => format!(
                 "held by {}, until {} unless it is renewed",
                 name(seen),
@@ -70,12 +70,12 @@ impl Lock {
                 moment(end(seen), now)
             ),
             Self::Malformed(_, error) => error.to_string(),
-            Self::Hidden => "an item stands there, but the service does not show it".to_owned(),
+            Self::Hidden => "there is an item, but the service does not return it".to_owned(),
         }
     }
 }
 
-/// What is known of the lock: names and texts.
+/// What is known of the lock, as names and texts.
 pub(crate) fn fields(lock: &Lock, now: f64) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     let mut field = |name: &str, text: String| fields.push((name.to_owned(), text));
@@ -124,7 +124,8 @@ pub(crate) fn name(seen: &StoredItem) -> String {
     }
 }
 
-/// The service's time at its answer, in seconds of the Unix epoch; this host's if it does not say.
+/// The service's time at its answer, in seconds of the Unix epoch; this host's if the answer has
+/// none.
 pub(crate) fn now(probe: &Probe) -> f64 {
     let time = probe.date.unwrap_or(probe.received);
     seconds(time)

@@ -1,8 +1,8 @@
-//! The program `efs-sqlite`: examines a database and its lock, and does under the lock what is done
-//! by hand. Its manual is the repository's `docs/command-line.md`.
+//! The program `efs-sqlite`: examines a database and its lock, and runs maintenance work under the
+//! lock. Its manual is the repository's `docs/command-line.md`.
 //!
-//! The library is [`main`] alone, for packages that build the program under a name of their own; what
-//! other tools may want is public in [`diesel_sqlite_efs::admin`].
+//! The library exports only [`main`], for packages that build the program under another name. For
+//! other tools, [`diesel_sqlite_efs::admin`] is public.
 
 mod args;
 mod check;
@@ -25,11 +25,11 @@ use crate::args::{Args, Command};
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 
-/// Does what the process's arguments say, and returns the exit status of the process.
+/// Runs the command in the process's arguments, and returns the exit status of the process.
 ///
-/// Not for use inside another program: it reads the arguments and the environment, writes to standard
-/// output, and reads database files outside SQLite, which is safe only in a process that has none
-/// open.
+/// Not for use inside another program: it reads the arguments and the environment, writes to
+/// standard output, and reads database files outside SQLite, which is safe only in a process that
+/// has none open.
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,

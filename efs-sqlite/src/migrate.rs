@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Migrate, output: &Output) -> Result<Outcome, Failure> {
     }
 }
 
-/// The directory given, or the one that Diesel's command-line tool would find.
+/// The given directory, or the one that Diesel's command-line tool would find.
 fn source(directory: Option<&Path>) -> Result<FileBasedMigrations, Failure> {
     let found = match directory {
         Some(directory) => FileBasedMigrations::from_path(directory)
@@ -53,13 +53,13 @@ fn run_pending(
 ) -> Result<Outcome, Failure> {
     let target = Target::new(database.url()?)?;
     let mut conn = EfsSqliteConnection::connect(&target.config)?;
-    // Without the lock first: no request is sent if nothing is pending.
+    // First without the lock: no request is sent if nothing is pending.
     if pending(&mut conn, source)?.is_empty() {
         output.line("no migration is pending")?;
         return Ok(Outcome::Done);
     }
     let count = locked(&mut conn, |conn| {
-        // By now another process may have run them.
+        // Another process may have run them by now.
         let pending = conn.pending_migrations(source.clone())?;
         for migration in &pending {
             report("running", migration.as_ref(), output, |migration| {
@@ -91,8 +91,8 @@ fn list_pending(
     })
 }
 
-/// The names of the migrations that have not been run, in order. Only reads: Diesel would create its
-/// table first.
+/// The names of the migrations that have not been run, in order. Only reads; Diesel would create
+/// its table first.
 fn pending(
     conn: &mut EfsSqliteConnection,
     source: &FileBasedMigrations,
@@ -121,7 +121,7 @@ fn applied(conn: &mut EfsSqliteConnection) -> QueryResult<HashSet<MigrationVersi
     Ok(versions.into_iter().collect())
 }
 
-/// Reverts the last migrations, and runs them again if asked to.
+/// Reverts the last migrations, and runs them again on request.
 struct Reversal<'a> {
     database: &'a Database,
     /// `None` is all.
@@ -164,7 +164,7 @@ impl<'a> Reversal<'a> {
         Ok(Outcome::Done)
     }
 
-    /// The migrations to revert, the last one first: all of them found before any is touched.
+    /// The migrations to revert, the last one first: all are found before any is reverted.
     fn choose(
         &self,
         conn: &mut EfsSqliteConnection,
@@ -189,7 +189,7 @@ impl<'a> Reversal<'a> {
     }
 }
 
-/// Does `work`, and prints what is being done and how long it has taken. The work goes on if the
+/// Does `work`, and prints what is being done and how long it took. The work continues if the
 /// output cannot be written.
 fn report<T>(
     what: &str,

@@ -1,4 +1,4 @@
-//! All that the program writes. Colours only on a terminal, and not with `NO_COLOR`.
+//! All output of the program. Colours only on a terminal, and not with `NO_COLOR`.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -39,7 +39,7 @@ impl Level {
 /// One line of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
-    /// What was examined; stable, for scripts.
+    /// What was examined; a stable name, for scripts.
     pub(crate) name: &'static str,
     pub(crate) level: Level,
     pub(crate) text: String,
@@ -132,7 +132,7 @@ impl Output {
         writeln!(io::stdout().lock(), "{value:#}")
     }
 
-    /// Asks on the terminal.
+    /// Asks for confirmation on the terminal.
     pub(crate) fn question(&self, text: &str) -> io::Result<()> {
         let mut stderr = anstream::stderr().lock();
         write!(stderr, "{} ", Printable(text))?;
@@ -161,8 +161,8 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
-/// Text that may come from an item or a file name, with control characters escaped: they would
-/// control the terminal.
+/// Text that may come from an item or a file name, with control characters escaped, because a
+/// terminal would act on them.
 struct Printable<'a>(&'a str);
 
 impl fmt::Display for Printable<'_> {

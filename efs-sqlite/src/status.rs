@@ -76,7 +76,7 @@ fn print(
     Ok(())
 }
 
-/// What has been seen so far.
+/// What has been observed so far.
 #[derive(Debug, Default)]
 struct Sightings {
     looks: u32,
@@ -131,7 +131,7 @@ impl Sightings {
 }
 
 impl Sighting {
-    /// How often its end was seen to be moved: by renewals and commits.
+    /// How often its end was seen to move: by renewals and commits.
     fn extensions(&self) -> usize {
         self.ends.len() - 1
     }

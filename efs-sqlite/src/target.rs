@@ -1,4 +1,4 @@
-//! Which database and which lock a command is about.
+//! The database and the lock of a command.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// By URL and environment, as a connection resolves them.
+    /// From the URL and the environment, as a connection resolves them.
     pub(crate) fn new(url: &str) -> Result<Self, ConfigError> {
         let config = EfsConfig::from_url(url)?;
         let settings = EffectiveSettings::of(&config)?;
@@ -43,7 +43,7 @@ impl Target {
     /// The lock and its table, for commands that need a lock table.
     ///
     /// # Errors
-    /// With `lock=local`, and where the database is protected by another lock.
+    /// With `lock=local`, and if another lock protects the database.
     pub(crate) fn table(&self) -> Result<(&LockName, LockTable), Failure> {
         let Some(lock) = self.lock() else {
             let problem = "`lock=local` is set: SQLite's file locks alone, no lock table";
@@ -55,12 +55,12 @@ impl Target {
         Ok((lock, LockTable::new(&lock.table)))
     }
 
-    /// The file that SQLite would open, links resolved; `None` if it cannot be found from here.
+    /// The file that SQLite would open, links resolved; `None` if this host cannot find it.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         self.path.canonicalize().ok()
     }
 
-    /// Checks that there is a file, for commands that are useless on a file that they create.
+    /// Checks that the file exists, for commands that would be useless on a file that they create.
     pub(crate) fn must_exist(&self) -> Result<(), Failure> {
         if self.path.exists() {
             return Ok(());

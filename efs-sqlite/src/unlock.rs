@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
             return Ok(Outcome::Done);
         }
         ItemLookup::Hidden => {
-            let problem = "the service does not show the item; nothing was deleted";
+            let problem = "the service does not return the item; nothing was deleted";
             return Err(Failure::Broken(problem.to_owned()));
         }
         ItemLookup::Found(item) => item,
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
         Deletion::Deleted => output.line("deleted; the lock is free")?,
         Deletion::Gone => output.line("it is gone by now; the lock is free")?,
         Deletion::Changed => {
-            let problem = "the item has changed since it was shown, so somebody is writing; \
+            let problem = "the item has changed since it was shown, so a writer is at work; \
                            nothing was deleted";
             return Err(Failure::Busy(problem.to_owned()));
         }
@@ -51,8 +51,8 @@ pub(crate) fn run(args: &Unlock, output: &Output) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// The commit record of an item keeps an acknowledged transaction while its journal exists: without
-/// the record the next connection would roll the transaction back.
+/// The commit record of an item protects an acknowledged transaction while its journal exists:
+/// without the record the next connection would roll the transaction back.
 fn refuse_if_needed(target: &Target, committed: JournalId) -> Result<(), Failure> {
     let refuse = |reason: String| {
         Err(Failure::Broken(format!(
@@ -62,8 +62,8 @@ fn refuse_if_needed(target: &Target, committed: JournalId) -> Result<(), Failure
     };
     let Some(file) = target.file() else {
         return refuse(format!(
-            "the item records a committed transaction, and whether its journal still stands \
-             cannot be seen from here, where there is no file {}",
+            "the item records a committed transaction, but there is no file {} on this \
+             host, so it is unknown whether its journal still exists",
             target.path.display()
         ));
     };
@@ -94,8 +94,8 @@ fn question(state: &Lock, now: f64) -> String {
     let ends = |seen| (holder::end(seen) - now).max(0.0);
     match state {
         Lock::Held(seen) => format!(
-            "The lease of {} has not ended: in {} s it does so by itself, unless the holder is at \
-             work. If it is, its transaction fails. Delete the item? [y/N]",
+            "The lease of {} has not ended: it ends by itself in {} s, unless its holder is running \
+             and renews it. In that case its transaction fails. Delete the item? [y/N]",
             holder::name(seen),
             ends(seen).ceil()
         ),

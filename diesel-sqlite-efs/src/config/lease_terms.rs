@@ -1,5 +1,5 @@
-//! How long leases last, and how long they may be held: what `EfsConfig` and `LockClientBuilder`
-//! share.
+//! How long leases last and how long they may be held: shared by `EfsConfig` and
+//! `LockClientBuilder`.
 
 use std::time::Duration;
 
@@ -10,36 +10,36 @@ use crate::error::ConfigError;
 const DEFAULT_EXPIRATION: Duration = Duration::from_secs(10);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(900);
 
-/// How leases are taken and held; the same for all leases of a client.
+/// How leases are acquired and held; the same for all leases of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeaseTerms {
     /// How long a lease lasts unless it is renewed.
     pub(crate) expiration: Duration,
     /// How long a lease may be held by renewal; not less than `expiration`, or zero: never renewed.
     pub(crate) max_hold: Duration,
-    /// The name written into the item, for people.
+    /// The display name written into the item.
     pub(crate) holder: String,
 }
 
 impl LeaseTerms {
-    /// The time by which a holder stops before its item says so.
+    /// How long before its item's end a holder stops.
     ///
-    /// It covers clocks that run at different speeds and the second that a `Date` header leaves
-    /// open on either side. Leases shorter than 8 s give up a quarter, and so rely on clocks of
-    /// hosts that agree to within an eighth of the lease.
+    /// It covers clocks that run at different speeds and the uncertainty of a second in a `Date`
+    /// header, in either direction. The margin of a lease shorter than 8 s is a quarter of it, so
+    /// such leases rely on hosts' clocks that agree to within an eighth of the lease.
     pub(crate) fn safety_margin(&self) -> Duration {
         (self.expiration / 4).min(Duration::from_secs(2))
     }
 
     /// When a renewal is due, counted from the last grant: after a third of the lease, so that one
-    /// renewal may fail, and no sooner than a slow request takes.
+    /// renewal may fail, but no earlier than the duration of a slow request.
     pub(crate) fn renewal_period(&self) -> Duration {
         const SLOW_REQUEST: Duration = Duration::from_secs(1);
         (self.expiration / 3).max(SLOW_REQUEST)
     }
 }
 
-/// What was set of them by methods.
+/// Those of the terms that were set by methods.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct GivenTerms {
     pub(crate) expiration: Option<Duration>,
@@ -48,7 +48,7 @@ pub(crate) struct GivenTerms {
 }
 
 impl GivenTerms {
-    /// The terms of a lock client, which has no settings in a URL or in the environment.
+    /// The terms of a lock client, which has no settings from a URL or the environment.
     ///
     /// # Errors
     /// `InvalidValue`, as for [`EfsConfig`](super::EfsConfig).

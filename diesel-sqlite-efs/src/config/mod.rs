@@ -1,4 +1,4 @@
-//! Settings: what there is, where each may come from, and what it is when nobody says.
+//! Settings: names, sources and defaults.
 
 mod lease_terms;
 mod names;
@@ -30,7 +30,7 @@ use crate::store::LockStore;
 /// Which database to open, and how its write lock behaves.
 ///
 /// Every setting may be given by a method here, by a parameter of the database URL or by an
-/// environment variable, in this order of precedence; a value that is overridden is not checked.
+/// environment variable, in this order of precedence; values that are overridden are not checked.
 /// Names that do not exist are errors, in the URL as well as among the variables that begin with
 /// `SQLITE_LOCK_`; so are values that a setting cannot take. Values are checked when a connection
 /// is opened.
@@ -82,9 +82,9 @@ pub struct EfsConfig {
 }
 
 impl EfsConfig {
-    /// The database file at `path`, taken literally: any bytes but NUL, also `?`, `#`, `%` and what
-    /// is not UTF-8. Only `:memory:` and the empty path mean what they mean to SQLite, a database
-    /// in memory and a temporary one; a file of that name is `./:memory:`.
+    /// The database file at `path`, taken literally: any bytes but NUL, including `?`, `#`, `%` and
+    /// bytes that are not UTF-8. Only `:memory:` and the empty path have SQLite's meaning, a
+    /// database in memory and a temporary one; a file of that name is `./:memory:`.
     ///
     /// ```
     /// # use diesel_sqlite_efs::EfsConfig;
@@ -98,7 +98,7 @@ impl EfsConfig {
         }
     }
 
-    /// The database and the settings in a URL, in one of the forms that Diesel takes:
+    /// The database and the settings in a URL, in one of the forms that Diesel accepts:
     ///
     /// - a path: `app.db`, `/mnt/efs/app.db`. Taken literally up to the first `?`; what follows
     ///   are parameters. For a name with a `?` in it use another form or [`new`](Self::new).
@@ -113,7 +113,7 @@ impl EfsConfig {
     /// other process can open them.
     ///
     /// Of SQLite's own parameters `mode` and `psow` are passed on; `cache=private`, `nolock=0` and
-    /// `immutable=0` say what is the case anyway; `cache=shared` is for databases in memory.
+    /// `immutable=0` are accepted and change nothing; `cache=shared` is for databases in memory.
     ///
     /// ```
     /// # use diesel_sqlite_efs::EfsConfig;
@@ -127,14 +127,14 @@ impl EfsConfig {
     /// ```
     ///
     /// # Errors
-    /// - [`ConfigError::InvalidUrl`]: a scheme or a host that SQLite does not open, a `%` that
-    ///   encodes nothing, a NUL character (`%00`), a fragment, a parameter given twice.
-    /// - [`ConfigError::UnknownParameter`]: with the nearest one that exists;
-    ///   [`ConfigError::RemovedSetting`] for one that existed once.
+    /// - [`ConfigError::InvalidUrl`]: a scheme or a host that SQLite does not open, an incomplete
+    ///   `%` escape, a NUL character (`%00`), a fragment, a parameter given twice.
+    /// - [`ConfigError::UnknownParameter`]: a parameter that does not exist, with the nearest one
+    ///   that does; [`ConfigError::RemovedSetting`] for one that was removed.
     /// - [`ConfigError::ForbiddenParameter`]: `vfs`, `nolock`, `immutable`, `cache=shared` and
     ///   `modeof`, which would bypass the lock or break what it protects.
-    /// - [`ConfigError::InvalidValue`]: for SQLite's own parameters. Ours are checked when a
-    ///   connection is opened, because a method may still override them.
+    /// - [`ConfigError::InvalidValue`]: for SQLite's own parameters. Those of this crate are
+    ///   checked when a connection is opened, because a method may still override them.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
         let DatabaseUrl {
             database,
@@ -164,7 +164,7 @@ impl EfsConfig {
     }
 
     /// The DynamoDB table that holds the lock, by name or ARN. Required for a file, unless
-    /// [`lock_local`](Self::lock_local) or [`lock_store`](Self::lock_store) says otherwise.
+    /// [`lock_local`](Self::lock_local) or [`lock_store`](Self::lock_store) is set.
     ///
     /// Names have 3 to 255 letters, digits, `_`, `.` and `-`
     /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html>).
@@ -176,14 +176,14 @@ impl EfsConfig {
     /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 10 seconds by default.
     ///
     /// It bounds how long a writer that crashed or was frozen blocks the others. Long transactions
-    /// do not need a longer one, they renew theirs. A lease must last at least two renewal periods
-    /// (the rule of
-    /// [Amazon's lock client](https://github.com/awslabs/amazon-dynamodb-lock-client)), so that one
-    /// renewal may fail; the period is a third of the lease, but at least a second, the time that one
-    /// request may take. Hence the minimum of 2 seconds.
+    /// do not need a longer lease: they renew it. A lease must last at least two renewal periods
+    /// (the rule of [Amazon's lock
+    /// client](https://github.com/awslabs/amazon-dynamodb-lock-client)), so that one renewal may
+    /// fail; the period is a third of the lease, but at least a second, the time that one request
+    /// may take. Hence the minimum of 2 seconds.
     ///
-    /// Others judge by DynamoDB's clock, to the second, whether a lease has ended. So a holder stops
-    /// earlier: by a quarter of the lease, at most 2 s.
+    /// Other processes decide by DynamoDB's clock, to the second, whether a lease has ended. So a
+    /// holder stops earlier: by a quarter of the lease, at most 2 s.
     pub fn lock_expiration(mut self, lease: Duration) -> Self {
         self.given.terms.expiration = Some(lease);
         self
@@ -192,7 +192,7 @@ impl EfsConfig {
     /// How long a write waits for the lock before it fails as busy: above zero, up to 1 day;
     /// 3 seconds by default, as in the Python package.
     ///
-    /// Zero is refused because it is read in two ways; to try once and fail, set
+    /// Zero is refused because it is ambiguous; to try once and fail, set
     /// [`lock_max_attempts(1)`](Self::lock_max_attempts).
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.given.timeout = Some(timeout);
@@ -210,24 +210,25 @@ impl EfsConfig {
     /// The lock item's primary key, 1 to 2048 bytes
     /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>).
     ///
-    /// By default `database#` and the path exactly as given (in a URL, as decoded), which is the
-    /// Python package's key. Processes exclude each other only under the same key, and no two
-    /// databases may share one: set it where processes reach one file under different paths, and
-    /// where two files have the same path, say `app.db` relative to different directories. The
+    /// The default is `database#` and the path exactly as given (in a URL, as decoded), which is
+    /// the Python package's key. Processes exclude each other only under the same key, and no two
+    /// databases may share one. Set it where processes open one file under different paths, and
+    /// where two files have the same path, such as `app.db` relative to different directories. The
     /// default for a path that is not UTF-8 is `database-bytes#` and the path percent-encoded.
     ///
-    /// The first writer's key and table are kept in a file beside the database, `<database>-lock-key`,
-    /// and whoever is set to another is refused ([`ConfigError::OtherLock`]). To change them, delete
-    /// that file while no process has the database open.
+    /// The first writer's key and table are kept in a file beside the database,
+    /// `<database>-lock-key`. A connection with another key or table is refused
+    /// ([`ConfigError::OtherLock`]). To change them, delete that file while no process has the
+    /// database open.
     pub fn lock_key(mut self, key: impl Into<String>) -> Self {
         self.given.key = Some(key.into());
         self
     }
 
     /// Display name of this process, shown in the lock item and in a busy error: 1 to 1024 bytes
-    /// without control characters. Nothing is decided by it.
+    /// without control characters. It has no effect on the lock.
     ///
-    /// By default, on Lambda, the function's name and its sandbox (the
+    /// The default is, on Lambda, the function's name and its sandbox (the
     /// [variables](https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html)
     /// `AWS_LAMBDA_FUNCTION_NAME` and `AWS_LAMBDA_LOG_STREAM_NAME`), elsewhere the host's name and
     /// the process id.
@@ -241,22 +242,23 @@ impl EfsConfig {
     /// [Lambda function](https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)
     /// can run, or the lease if that is longer.
     ///
-    /// It keeps a transaction that was forgotten open from blocking all other writers forever.
+    /// It prevents a transaction that was left open by mistake from blocking all other writers
+    /// forever.
     pub fn lock_max_hold(mut self, max_hold: Duration) -> Self {
         self.given.terms.max_hold = Some(max_hold);
         self
     }
 
-    /// How reads are protected from a commit in progress: by default [`ReadCheck::Counter`] on NFS,
-    /// where a file lock can be lost unnoticed but makes the client ask the server when it is taken;
-    /// [`ReadCheck::Reopen`] on other network file systems, where not even that is known; and
-    /// [`ReadCheck::Off`] on a local one, where the kernel keeps file locks for all processes.
+    /// How reads are protected from a commit in progress. The default is [`ReadCheck::Counter`] on
+    /// NFS, where a file lock can be lost unnoticed but makes the client ask the server when it is
+    /// taken; [`ReadCheck::Reopen`] on other network file systems, where even that is not known;
+    /// and [`ReadCheck::Off`] on a local one, where the kernel keeps file locks for all processes.
     pub fn lock_read_check(mut self, check: ReadCheck) -> Self {
         self.given.read_check = Some(check);
         self
     }
 
-    /// No lock table: SQLite's own file locks alone, for development and for databases that only
+    /// No lock table: only SQLite's own file locks, for development and for databases that only
     /// this machine opens. Refused on a network file system when a connection is opened, and for a
     /// database that a lock table protects ([`ConfigError::OtherLock`]).
     pub fn lock_local(mut self) -> Self {
@@ -264,8 +266,8 @@ impl EfsConfig {
         self
     }
 
-    /// A lock store of your own, shared by clones of this configuration: for tests, an
-    /// [`InMemoryLockStore`](crate::InMemoryLockStore) that several connections use together.
+    /// A custom lock store, shared by clones of this configuration: in tests, for example, an
+    /// [`InMemoryLockStore`](crate::InMemoryLockStore) that several connections share.
     ///
     /// ```
     /// use std::sync::{Arc, LazyLock};
@@ -289,39 +291,39 @@ impl EfsConfig {
     /// How much memory the connection may use to cache pages, in bytes: 65,536 (64 KiB) to
     /// 68,719,476,736 (64 GiB), rounded down to whole KiB; 64 MiB by default.
     ///
-    /// It is a limit and not set aside in advance. A page in the cache saves a request to the file
-    /// server, so it is larger than SQLite's own 2 MB. Becomes
-    /// [`PRAGMA cache_size`](https://sqlite.org/pragma.html#pragma_cache_size). Of this and
-    /// [`cache_size_pages`](Self::cache_size_pages) the last call wins; a URL may have
-    /// only one of them.
+    /// This is a limit, not memory set aside in advance. It is larger than SQLite's own 2 MB
+    /// because a page in the cache saves a request to the file server. It is applied as [`PRAGMA
+    /// cache_size`](https://sqlite.org/pragma.html#pragma_cache_size). Of this and
+    /// [`cache_size_pages`](Self::cache_size_pages) the last call wins; a URL may contain only one
+    /// of them.
     pub fn cache_size_bytes(mut self, bytes: u64) -> Self {
         self.given.cache_size = Some(CacheSize::Bytes(bytes));
         self
     }
 
     /// The same limit in pages of the database, which have 4096 bytes unless it was created with
-    /// others: 1 to 16,777,216. See [`cache_size_bytes`](Self::cache_size_bytes).
+    /// another size: 1 to 16,777,216. See [`cache_size_bytes`](Self::cache_size_bytes).
     pub fn cache_size_pages(mut self, pages: u32) -> Self {
         self.given.cache_size = Some(CacheSize::Pages(pages));
         self
     }
 
-    /// The [SQLite VFS](https://sqlite.org/vfs.html) below ours, which does the file operations;
-    /// `unix` by default. For tests that record operations or take file locks away (`unix-none`).
-    /// It must be registered before a connection is opened.
+    /// The [SQLite VFS](https://sqlite.org/vfs.html) below the crate's own, which does the file
+    /// operations; `unix` by default. For tests that record operations or disable file locks
+    /// (`unix-none`). It must be registered before a connection is opened.
     pub fn base_vfs(mut self, name: impl Into<String>) -> Self {
         self.given.base_vfs = Some(name.into());
         self
     }
 
-    /// Where time is read from; the system's clocks by default. For tests, a
-    /// [manual clock](crate::ManualClock).
+    /// The source of time; the system's clocks by default. For tests, a [manual
+    /// clock](crate::ManualClock).
     pub fn clock(mut self, clock: Clock) -> Self {
         self.given.clock = Some(clock);
         self
     }
 
-    /// Says whether the database is on a file system that several machines share, where this is
+    /// Whether the database is on a file system that several machines share, for where this is
     /// detected wrongly. By default the file system's type decides: NFS, SMB and FUSE are network
     /// file systems.
     ///
@@ -332,7 +334,7 @@ impl EfsConfig {
         self
     }
 
-    /// All settings, from here, the URL and the process's environment.
+    /// All settings, from the methods, the URL and the process's environment.
     ///
     /// # Errors
     /// `InvalidValue`, `UnknownVariable`, `NoTable`; `Database` for a path with a NUL byte.
@@ -457,7 +459,7 @@ impl EfsConfig {
     }
 }
 
-/// The table of a lock client, if it is one.
+/// The table of a lock client, if the name is valid.
 ///
 /// # Errors
 /// `InvalidValue`, as for [`EfsConfig::lock_table`].
@@ -472,7 +474,7 @@ pub(crate) fn client_table(name: Option<String>) -> Result<String, ConfigError> 
     }
 }
 
-/// What was set by methods.
+/// The values set by methods.
 #[derive(Debug, Clone, Default)]
 struct Given {
     store: Option<StoreChoice>,
@@ -491,7 +493,7 @@ struct Given {
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_CACHE_SIZE: CacheSize = CacheSize::Bytes(64 << 20);
 const DEFAULT_BASE_VFS: &str = "unix";
-/// One for the process: times of two clocks, which count from different points, do not compare.
+/// One for the process: times of two clocks with different origins cannot be compared.
 static SYSTEM_CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
 
 #[cfg(test)]

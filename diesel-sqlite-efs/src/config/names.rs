@@ -12,7 +12,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
 /// periods are two thirds.
 pub(super) const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
-/// All that can be given in a URL or a variable.
+/// All settings that a URL or a variable can give.
 pub(super) const NAMES: [Names; 12] = [
     LOCK_TABLE.names(),
     LOCK_EXPIRATION.names(),
@@ -28,7 +28,7 @@ pub(super) const NAMES: [Names; 12] = [
     CACHE_SIZE_PAGES.names(),
 ];
 
-/// What could be given once.
+/// Settings that no longer exist.
 pub(super) const REMOVED: [Removed; 3] = [
     Removed {
         parameter: None,
@@ -125,7 +125,7 @@ pub(super) const CACHE_SIZE_PAGES: Setting<u32> = Setting {
     accepts: |pages| (1..=1 << 24).contains(pages),
     valid: "give a whole number of pages from 1 to 16777216",
 };
-/// Not in [`NAMES`]: given by its method only.
+/// Not in [`NAMES`]: only its method sets it.
 pub(super) const BASE_VFS: Setting<String> = Setting {
     name: "base_vfs",
     variable: None,

@@ -1,4 +1,5 @@
-//! What holds for every setting, drawn at random; see `url/properties.rs` for how to repeat a run.
+//! Properties of every setting, tested with random values; `url/properties.rs` says how to repeat a
+//! run.
 
 use proptest::prelude::*;
 
@@ -15,7 +16,7 @@ fn names() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
     )
 }
 
-/// Values that are right for some setting, nearly right, or anything.
+/// Values that are valid for some setting, nearly valid, or arbitrary.
 fn values() -> impl Strategy<Value = String> {
     prop_oneof![
         "[0-9]{0,12}(\\.[0-9]{0,12})?",
@@ -41,7 +42,7 @@ fn resolve(url: &str, variable: Option<(&str, &str)>) -> Result<Settings, Config
     EfsConfig::from_url(url)?.resolve_in(variable)
 }
 
-/// All that a setting may be, whoever gave it.
+/// Whether all settings have legal values, whatever their source.
 fn is_sane(settings: &Settings) -> bool {
     (2.0..=86_400.0).contains(&settings.terms.expiration.as_secs_f64())
         && settings.terms.max_hold >= settings.terms.expiration

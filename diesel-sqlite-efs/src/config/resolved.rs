@@ -1,4 +1,4 @@
-//! The settings as a connection is opened with them.
+//! The settings in effect for a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,24 +21,24 @@ pub(crate) struct Settings {
     /// How often a write asks for the lease; `None` is without limit.
     pub(crate) max_attempts: Option<u32>,
     pub(crate) key: String,
-    /// `None`: as the file system demands.
+    /// `None`: as the file system requires.
     pub(crate) read_check: Option<ReadCheck>,
     pub(crate) synchronous: Synchronous,
     pub(crate) cache_size: CacheSize,
     pub(crate) base_vfs: String,
     pub(crate) clock: Clock,
-    /// Whether the file system is one of the network, where the caller knows better.
+    /// Whether the file system is a network file system, if the caller says so.
     pub(crate) network_override: Option<bool>,
 }
 
 impl Settings {
-    /// What SQLite is given to open the database through the VFS of that name.
+    /// The URI with which SQLite opens the database through the VFS of that name.
     pub(crate) fn sqlite_uri(&self, vfs: &str) -> String {
         self.database.sqlite_uri(vfs)
     }
 }
 
-/// Who grants leases.
+/// What grants leases.
 #[derive(Debug, Clone)]
 pub(crate) enum StoreChoice {
     DynamoDb { table: String },

@@ -1,4 +1,4 @@
-//! One setting at a time: the places that may give it, in order of precedence, and its check.
+//! One setting at a time: its possible sources, in order of precedence, and its check.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::url::parameter_in_url;
 use crate::error::ConfigError;
 
-/// What all variables of ours begin with; others that do are taken for misspelt ones.
+/// The prefix of all variables of this crate; unknown variables with it are taken for misspelt
+/// ones.
 const VARIABLE_PREFIX: &str = "SQLITE_LOCK_";
 
 /// A setting: its names, and which values it takes.
@@ -64,17 +65,17 @@ impl<T> Setting<T> {
     }
 }
 
-/// How a setting is called, whatever its type.
+/// The names of a setting, whatever its type.
 pub(super) struct Names {
     pub(super) parameter: &'static str,
     pub(super) variable: Option<&'static str>,
 }
 
-/// A setting that is no longer there.
+/// A setting that was removed.
 pub(super) struct Removed {
     pub(super) parameter: Option<&'static str>,
     pub(super) variable: &'static str,
-    /// For the error: what became of it.
+    /// For the error: what replaced it.
     pub(super) became: &'static str,
     /// For the error: what to do.
     pub(super) remedy: &'static str,
@@ -93,7 +94,7 @@ pub(super) enum Place {
 
 /// The URL's parameters and the environment.
 pub(super) struct Sources<'a> {
-    /// Where a method's value comes from.
+    /// The source of values set by methods.
     methods: Place,
     parameters: &'a [(String, String)],
     environment: BTreeMap<OsString, OsString>,
@@ -101,8 +102,8 @@ pub(super) struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     /// # Errors
-    /// `UnknownVariable` for a variable that begins with `SQLITE_LOCK_` and is none of `known`,
-    /// `RemovedSetting` for one of `removed`.
+    /// `UnknownVariable` for a variable that begins with `SQLITE_LOCK_` and is not in `known`,
+    /// `RemovedSetting` for one in `removed`.
     pub(super) fn new(
         parameters: &'a [(String, String)],
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -135,7 +136,8 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// Those of a lock client: no settings but by its methods, and the rest of the environment.
+    /// The sources of a lock client: only its methods give settings; other variables come from the
+    /// environment.
     pub(super) fn of_a_client(
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Sources<'static> {
@@ -150,7 +152,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The value in effect: the method's, else the URL's, else the environment's. Values that are
-    /// overridden are not looked at.
+    /// overridden are not checked.
     pub(super) fn first<T: Value>(
         &self,
         setting: &Setting<T>,
@@ -178,7 +180,7 @@ impl<'a> Sources<'a> {
         Ok(None)
     }
 
-    /// The value given in one place, outside of methods.
+    /// The value given in one place other than a method.
     pub(super) fn at<T: Value>(
         &self,
         place: Place,
@@ -197,13 +199,13 @@ impl<'a> Sources<'a> {
         value.map(Some).ok_or_else(invalid)
     }
 
-    /// An environment variable, whosever it is.
+    /// Any environment variable, of this crate or not.
     pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
         (self.environment.get(OsStr::new(name))).map(OsString::as_os_str)
     }
 }
 
-/// What a setting's value can be written as.
+/// The type of a setting's value.
 pub(super) trait Value: Clone {
     fn parse(text: &str) -> Option<Self>;
     fn text(&self) -> String;
@@ -219,7 +221,7 @@ impl Value for String {
     }
 }
 
-/// Whole numbers of digits alone: no sign, no unit.
+/// Whole numbers, digits only: no sign, no unit.
 macro_rules! whole_number {
     ($number:ty) => {
         impl Value for $number {
@@ -250,7 +252,7 @@ impl Value for Duration {
     }
 }
 
-/// A setting that is one of a few words.
+/// A setting with a few keywords as values.
 pub(super) trait Keyword: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 
@@ -272,9 +274,9 @@ impl<K: Keyword> Value for K {
     }
 }
 
-/// The name that was probably meant, if any is similar.
+/// The name that was probably meant, if one is similar.
 pub(super) fn nearest(name: &str, known: impl IntoIterator<Item = &'static str>) -> Option<String> {
-    /// Below this, two words have little more in common than a few letters.
+    /// Below this, two words share little more than a few letters.
     const SIMILAR: f64 = 0.45;
     /// Without case and the prefixes that all names share, which would make any two similar.
     fn essence(name: &str) -> String {

@@ -42,7 +42,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// Gives one setting in all eight combinations of places and looks which value is in effect.
+/// Gives one setting in all eight combinations of sources, and checks which value is in effect.
 #[track_caller]
 fn assert_precedence<T: PartialEq + Debug + Clone>(
     (name, variable): (&str, Option<&str>),
@@ -183,8 +183,8 @@ fn an_overridden_value_is_not_looked_at() {
     assert_eq!(settings.unwrap().timeout, seconds(1.0));
 }
 
-/// Each of `values` must be refused for the parameter in the URL and, if there is one, in the
-/// variable, by an error that names the place, the value as written and what to give.
+/// Each of `values` must be refused for the parameter in the URL and, if there is one, the
+/// variable, with an error that names the place, the value as written and the valid values.
 #[track_caller]
 fn assert_refused(name: &str, values: &[&str], advice: &str) {
     let table = ("SQLITE_LOCK_DYNAMODB_TABLE", "default-table");

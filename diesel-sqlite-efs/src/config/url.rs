@@ -1,4 +1,4 @@
-//! Database URLs: how ours are read, and how SQLite's own are written.
+//! Database URLs: parsing this crate's, and writing SQLite's.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,29 +11,28 @@ use crate::error::{ConfigError, Problem};
 /// SQLite's own URI parameters that a database URL may hold.
 pub(crate) const SQLITE_PARAMETERS: [&str; 3] = ["mode", "cache", "psow"];
 
-/// A database URL taken apart, its names and values decoded.
+/// A parsed database URL, with names and values decoded.
 ///
-/// Three forms are read, as Diesel reads them:
+/// Three forms are accepted, as Diesel accepts them:
 /// - `file:` URIs by SQLite's rules (<https://sqlite.org/uri.html>): the host is empty or
 ///   `localhost`, the path is percent-encoded.
-/// - `sqlite://` stands for `file:`, so `sqlite://app.db` is relative and `sqlite:///app.db`
-///   absolute.
+/// - `sqlite://` means `file:`, so `sqlite://app.db` is relative and `sqlite:///app.db` absolute.
 /// - Anything else is a path, taken literally up to the first `?`.
 ///
-/// After the first `?` all three hold the same `name=value&..`, percent-encoded (`+` is a plus).
-/// Where SQLite cuts off silently, at `#` and at `%00`, this is an error, since it would open
-/// another file or lose the lock table.
+/// After the first `?` all three have the same `name=value&..`, percent-encoded (`+` is a plus).
+/// A `#` or `%00`, where SQLite silently ignores the rest, is an error: it would open another file
+/// or lose the lock table.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DatabaseUrl {
     pub(crate) database: Database,
-    /// The parameters that are none of SQLite's, in the order given, each name once.
+    /// The parameters that are not SQLite's, in the order given, each name once.
     pub(crate) parameters: Vec<(String, String)>,
 }
 
 impl DatabaseUrl {
     /// # Errors
     /// `InvalidUrl` for bad syntax; `ForbiddenParameter` and `InvalidValue` for SQLite's own
-    /// parameters. Whether the other names exist is for the caller to say.
+    /// parameters. The caller checks whether the other names exist.
     pub(crate) fn parse(url: &str) -> Result<Self, ConfigError> {
         refuse_other_schemes(url)?;
         let invalid = |problem| ConfigError::InvalidUrl {
@@ -69,12 +68,12 @@ impl DatabaseUrl {
     }
 }
 
-/// Which database is meant, and what SQLite is told about it.
+/// Which database to open, and SQLite's parameters for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Database {
     /// In memory, or a temporary file of SQLite's own: no other process can open it.
     Memory {
-        /// As SQLite takes it.
+        /// The form that SQLite takes.
         url: String,
     },
     /// A file.
@@ -91,8 +90,8 @@ pub(crate) enum Database {
 impl Database {
     /// The database at a path that is taken literally.
     ///
-    /// SQLite gives `:memory:` and the empty name a meaning of their own, however they are
-    /// written; a file of that name is `./:memory:`.
+    /// SQLite gives a special meaning to `:memory:` and the empty name, in any spelling; a file of
+    /// that name is `./:memory:`.
     pub(crate) fn at(path: PathBuf) -> Self {
         Self::select(path, SqliteParameters::default())
     }
@@ -119,8 +118,8 @@ impl Database {
         }
     }
 
-    /// What SQLite is given to open this database through the VFS of that name; a database in
-    /// memory is left to SQLite's own.
+    /// The URI that opens this database through the VFS of that name; a database in memory uses
+    /// SQLite's own.
     pub(crate) fn sqlite_uri(&self, vfs: &str) -> String {
         match self {
             Self::Memory { url } => url.clone(),
@@ -167,7 +166,7 @@ impl OpenMode {
     }
 }
 
-/// How errors name a parameter.
+/// The name of a parameter in errors.
 pub(crate) fn parameter_in_url(name: &str) -> String {
     format!("`{name}` in the database URL")
 }
@@ -183,7 +182,7 @@ pub(crate) fn encode(text: &OsStr) -> String {
     percent_encode(text.as_bytes(), ENCODED).to_string()
 }
 
-/// SQLite's parameters, as far as a URL of ours may hold them.
+/// SQLite's parameters, as far as a database URL may contain them.
 #[derive(Debug, Clone, Copy, Default)]
 struct SqliteParameters {
     mode: Option<OpenMode>,
@@ -192,7 +191,7 @@ struct SqliteParameters {
 }
 
 impl SqliteParameters {
-    /// Takes SQLite's parameters out of all; returns the others as the second part.
+    /// Takes SQLite's parameters out of `all`; the second part is the others.
     fn take(all: Vec<(String, String)>) -> Result<(Self, Vec<(String, String)>), ConfigError> {
         let mut taken = Self::default();
         let mut others = Vec::new();
@@ -255,7 +254,7 @@ fn reason_to_forbid(parameter: &str) -> Option<Problem> {
     Some(Problem::new(reason).with_remedy(instead))
 }
 
-/// A boolean as SQLite reads them in URIs, as far as its meaning is clear.
+/// A boolean as SQLite reads it in a URI, if its meaning is clear.
 fn boolean(text: &str) -> Option<bool> {
     let is_any = |words: [&str; 4]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
     if is_any(["1", "yes", "true", "on"]) {
@@ -267,14 +266,15 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// A path that begins with `/` gets an empty host before it, lest `//a/b` be read as host `a`.
+/// A path that begins with `/` gets an empty host before it; otherwise `//a/b` would be read as
+/// host `a`.
 fn file_uri(path: &Path) -> String {
     let host = if path.is_absolute() { "//" } else { "" };
     format!("file:{host}{}", encode(path.as_os_str()))
 }
 
-/// `postgres://..` and the like would be read as the path of a file. They may hold a password, so
-/// the error shows the scheme alone.
+/// `postgres://..` and the like would be read as the path of a file. They may contain a password,
+/// so the error shows only the scheme.
 fn refuse_other_schemes(url: &str) -> Result<(), ConfigError> {
     const KNOWN: [&str; 2] = ["file", "sqlite"];
     let Some((scheme, rest)) = url.split_once(':') else {
@@ -303,7 +303,7 @@ fn without_authority(name: &str) -> Result<&str, Problem> {
     match host {
         "" | "localhost" => Ok(path),
         host => Err(Problem::new(format!(
-            "`{host}` stands where a host does, and SQLite opens no remote file"
+            "`{host}` is in the place of a host, and SQLite does not open remote files"
         ))
         .with_remedy(
             "an absolute path is written `file:///path` or `sqlite:///path`, a relative one \

@@ -1,24 +1,24 @@
-//! The values of the settings that have words for them.
+//! The settings whose values are keywords.
 
 use super::sources::Keyword;
 
-/// How reads are protected where file locks do not keep a writer out.
+/// How reads are protected where file locks do not exclude a writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadCheck {
     /// `off`: SQLite's file locks alone.
     Off,
-    /// `counter`: after each page, the database's
-    /// [change counter](https://sqlite.org/fileformat2.html#file_change_counter) must still be the
-    /// one seen at the transaction's start and no commit be in progress; otherwise the read fails
-    /// with an error that says to try again. SQLite writes the counter's page before any other, so
-    /// no half-written commit is returned. The counter and the journal's name may be answered from
-    /// this host's cache: this is for file systems whose locks revalidate it, as those of NFS do.
+    /// `counter`: after each page, the database's [change
+    /// counter](https://sqlite.org/fileformat2.html#file_change_counter) must still be the one seen
+    /// at the start of the transaction, and no commit may be in progress; otherwise the read fails
+    /// with a retryable error. SQLite writes the counter's page before any other, so no
+    /// half-written commit is returned. The counter and the journal's name may come from this
+    /// host's cache: use this for file systems whose locks revalidate it, as those of NFS do.
     Counter,
-    /// `reopen`: the same, past this host's cache. Under SHARED, pages and the counter are read
-    /// from the server (direct I/O), the file's size is asked for at the transaction's start, and
-    /// the directory is opened before each look for the journal. For file systems whose locks do
-    /// not revalidate caches, such as FUSE.
+    /// `reopen`: the same, bypassing this host's cache. Under SHARED, pages and the counter are
+    /// read from the server (direct I/O), the file's size is requested at the start of the
+    /// transaction, and the directory is opened before each look for the journal. For file systems
+    /// whose locks do not revalidate caches, such as FUSE.
     Reopen,
 }
 
@@ -30,10 +30,10 @@ impl Keyword for ReadCheck {
     ];
 }
 
-/// How carefully SQLite syncs: [`PRAGMA synchronous`](https://sqlite.org/pragma.html#pragma_synchronous).
+/// When SQLite syncs: [`PRAGMA synchronous`](https://sqlite.org/pragma.html#pragma_synchronous).
 ///
-/// There is no `Off`: the commit that is recorded in the lock table, and acknowledged, would be of
-/// pages that may never reach the disk.
+/// There is no `Off`: a commit would be recorded in the lock table, and acknowledged, although its
+/// pages may never reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Synchronous {

@@ -9,7 +9,7 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "no message".to_owned())
 }
 
-/// An error and everything below it in one line, as the SDK hides causes in `source`.
+/// An error and its sources in one line: the SDK hides causes in `source`.
 pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

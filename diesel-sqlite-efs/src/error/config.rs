@@ -1,12 +1,12 @@
-//! What is wrong with the settings, or with the database file.
+//! Errors of the settings and of the database file.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::problem::Problem;
 
-/// What is wrong with the settings or with the database file. Nothing was changed; trying again does
-/// not help until it is fixed.
+/// What is wrong with the settings or with the database file. Nothing was changed; trying again
+/// does not help until it is fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -73,16 +73,16 @@ pub enum ConfigError {
         /// `nfs`, `smb`, `fuse`, ..
         file_system: String,
     },
-    /// Another lock protects the database than the one that is set. Writers that take different
-    /// locks do not keep each other out, so the first of them leaves a file beside the database
-    /// that names its own.
+    /// The configured lock is not the one that protects the database. Writers with different locks
+    /// do not exclude each other, so the first writer leaves a file beside the database that names
+    /// its lock.
     #[non_exhaustive]
     OtherLock {
         /// The database.
         path: PathBuf,
         /// The lock that protects it: its key and table.
         recorded: String,
-        /// The one that is set: its key and table, or `lock=local`.
+        /// The configured lock: its key and table, or `lock=local`.
         configured: String,
         /// The file that names the first.
         file: PathBuf,
@@ -114,7 +114,7 @@ impl ConfigError {
         }
     }
 
-    /// What is wrong and what to do, apart.
+    /// What is wrong and what to do, separately.
     pub fn problem(&self) -> Problem {
         match self {
             Self::UnknownParameter { name, suggestion } => unknown(
@@ -160,8 +160,8 @@ impl ConfigError {
                 configured,
                 file,
             } => Problem::new(format!(
-                "{} is protected by {recorded}, but {configured} is set, and who takes another \
-                 lock is not kept out",
+                "{} is protected by {recorded}, but {configured} is set; writers with different \
+                 locks do not exclude each other",
                 path.display()
             ))
             .with_remedy(format!(
@@ -196,7 +196,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let problem = self.problem();
         match (self, problem.remedy()) {
-            // Their remedies say what is wrong, too.
+            // The remedies of these also say what is wrong.
             (Self::InvalidValue { .. } | Self::NoTable | Self::OtherLock { .. }, Some(remedy)) => {
                 write!(f, "{}: {remedy}", problem.cause())
             }

@@ -1,4 +1,4 @@
-//! A connection cannot be opened: its settings, its file, its lock.
+//! Errors of opening a connection: its settings, its file, its lock.
 
 use diesel::result::ConnectionError;
 use thiserror::Error;

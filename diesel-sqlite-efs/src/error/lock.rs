@@ -1,4 +1,4 @@
-//! The lock: which one it is, its holder, and why it could not be acquired or was lost.
+//! Lock errors: which lock, who holds it, and why it could not be acquired or was lost.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,8 +17,7 @@ use crate::clock::unix_seconds;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct LockName {
-    /// The database file; empty for a [`LockClient`](crate::LockClient) used on
-    /// its own.
+    /// The database file; empty for a [`LockClient`](crate::LockClient) used on its own.
     pub database: PathBuf,
     /// The value of `pk`.
     pub key: String,
@@ -36,7 +35,7 @@ impl LockName {
         }
     }
 
-    /// As the lock of a database file.
+    /// The lock of a database file.
     #[must_use]
     pub fn with_database(mut self, path: impl Into<PathBuf>) -> Self {
         self.database = path.into();
@@ -53,7 +52,7 @@ impl fmt::Display for LockName {
     }
 }
 
-/// The holder of a lease, as far as the lock item tells. By default, nothing is known.
+/// The holder of a lease, as far as the lock item says. By default nothing is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HolderInfo {
@@ -125,7 +124,7 @@ impl fmt::Display for Utc {
 pub enum LockError {
     /// Another connection holds the lease. Nothing was changed; trying again is safe.
     #[error(
-        "the database is being written by {}; gave up after {} ms and {attempts} attempt(s) ({lock})",
+        "the write lock is held by {}; gave up after {} ms and {attempts} attempt(s) ({lock})",
         holder.as_ref().map_or_else(|| "another connection".to_owned(), ToString::to_string),
         waited.as_millis()
     )]
@@ -133,7 +132,7 @@ pub enum LockError {
     Busy {
         /// Which lock.
         lock: Arc<LockName>,
-        /// Who holds it, if known.
+        /// The holder, if known.
         holder: Option<HolderInfo>,
         /// How long we waited.
         waited: Duration,
@@ -142,14 +141,14 @@ pub enum LockError {
     },
     /// The deadline set with [`set_deadline`](crate::EfsSqliteConnection::set_deadline) has passed,
     /// or leaves less time than the requests of a write take at the fastest: the write was not
-    /// begun. Trying again needs a later deadline.
-    #[error("the deadline has passed or is too near, the write was not begun ({lock})")]
+    /// started. Trying again needs a later deadline.
+    #[error("not enough time before the deadline; the write was not started ({lock})")]
     #[non_exhaustive]
     DeadlinePassed {
         /// Which lock.
         lock: Arc<LockName>,
     },
-    /// SQLite's own file locks were in the way: readers, or a writer outside this crate. Nothing
+    /// SQLite's own file locks are held by others: readers, or a writer outside this crate. Nothing
     /// was changed; trying again is safe.
     #[error(
         "the database file is locked by another process; gave up after {} ms ({lock})",
@@ -162,8 +161,8 @@ pub enum LockError {
         /// How long we waited.
         waited: Duration,
     },
-    /// The lease ended, or somebody else holds it now. The transaction was rolled back or will be
-    /// by the next writer; nothing of it will be seen. Trying again is safe.
+    /// The lease ended, or has another holder now. The transaction was rolled back or will be by
+    /// the next writer; nothing of it becomes visible. Trying again is safe.
     #[error("the write lease was lost: {reason}; the transaction is rolled back ({lock})")]
     #[non_exhaustive]
     LeaseLost {
@@ -172,15 +171,15 @@ pub enum LockError {
         /// How it was lost.
         reason: String,
     },
-    /// The transaction had read a state that somebody has changed since, and now asked to write.
-    /// Nothing was changed; trying the whole transaction again is safe.
+    /// Another writer has changed the state that the transaction had read before it asked to write.
+    /// Nothing was changed; running the whole transaction again is safe.
     #[error("the transaction read a state that is no longer current; run it again ({lock})")]
     #[non_exhaustive]
     StaleSnapshot {
         /// Which lock.
         lock: Arc<LockName>,
     },
-    /// A read met a commit in progress, which file locks should have kept out. Trying the whole
+    /// A read met a commit in progress, which file locks should have prevented. Running the whole
     /// transaction again is safe.
     #[error("a page changed while the transaction was reading; run it again ({lock})")]
     #[non_exhaustive]
@@ -198,8 +197,8 @@ pub enum LockError {
         /// The cause.
         source: StoreError,
     },
-    /// The transaction is over, whatever became of it, but the lock item could not be removed.
-    /// No statement fails for it: look for it in
+    /// The transaction has ended, committed or not, but the lock item could not be deleted. No
+    /// statement fails because of it: see
     /// [`last_lock_error`](crate::EfsSqliteConnection::last_lock_error).
     #[error(
         "the lock was not released and blocks other writers until its lease has run out: {source} ({lock})"
@@ -211,9 +210,8 @@ pub enum LockError {
         /// The cause.
         source: StoreError,
     },
-    /// The database's files cannot be used as they are: they cannot be written to, the disk is
-    /// full, somebody has switched the database to WAL mode, the file system fails. Nothing was
-    /// changed.
+    /// The database's files cannot be used as they are: they are not writable, the disk is full,
+    /// the database was switched to WAL mode, the file system fails. Nothing was changed.
     #[error("the database's files cannot be used: {reason} ({lock})")]
     #[non_exhaustive]
     File {
@@ -222,8 +220,8 @@ pub enum LockError {
         /// What is wrong and, where there is a remedy, what to do.
         reason: Problem,
     },
-    /// The commit could not be confirmed, nor refuted, before the lease ended. The transaction may
-    /// be committed or not; look before trying again.
+    /// The commit was neither confirmed nor refused before the lease ended. The transaction may or
+    /// may not be committed: check before trying again.
     #[error(
         "the outcome of the commit is unknown: {reason}; the transaction is either whole or not there at all, read before trying again ({lock})"
     )]
@@ -237,7 +235,7 @@ pub enum LockError {
     /// The settings do not fit the database: another lock protects it. Nothing was changed.
     #[error(transparent)]
     Config(ConfigError),
-    /// The transaction ended before, by the error that is given; this statement was not run.
+    /// The transaction had already ended with the given error; this statement was not run.
     #[error("the transaction has been rolled back, this statement was not run: {cause}")]
     #[non_exhaustive]
     Aborted {
@@ -248,7 +246,7 @@ pub enum LockError {
     },
 }
 
-/// For tests of how an application treats these errors; the crate's own have all details.
+/// For tests of how an application handles these errors; those of the crate have all details.
 impl LockError {
     /// A [`Busy`](Self::Busy) without a holder, after one attempt and no waiting.
     pub fn busy(lock: impl Into<Arc<LockName>>) -> Self {
@@ -298,8 +296,8 @@ impl LockError {
         }
     }
 
-    /// Whether a new connection is safer than the one that has met this: its lease was lost under
-    /// it, or the file system has failed it.
+    /// Whether the connection that met this error should be replaced: it lost its lease, or the
+    /// file system failed.
     pub(crate) fn breaks_connection(&self) -> bool {
         matches!(
             self,
@@ -307,7 +305,7 @@ impl LockError {
         )
     }
 
-    /// How long was waited in vain.
+    /// How long the failed wait lasted.
     pub(crate) fn waited(&self) -> Duration {
         match self {
             Self::Busy { waited, .. } | Self::FileLocked { waited, .. } => *waited,
@@ -315,7 +313,7 @@ impl LockError {
         }
     }
 
-    /// Whether an answer of the store did not come in time.
+    /// Whether the store did not answer in time.
     pub(crate) fn is_timeout(&self) -> bool {
         matches!(
             self,
@@ -343,7 +341,7 @@ impl LockError {
         }
     }
 
-    /// What to fix before trying again, where something is broken that a person can fix.
+    /// What to fix before trying again, if it is something that a person can fix.
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Store { source, .. } | Self::NotReleased { source, .. } => source.remedy(),
@@ -359,9 +357,9 @@ impl LockError {
         } else if matches!(self, Self::OutcomeUnknown { .. }) {
             "Read what is stored before you run the transaction again."
         } else if matches!(self, Self::NotReleased { .. }) {
-            "The transaction is over and need not be repeated; mend the cause."
+            "The transaction is over and need not be repeated; fix the cause."
         } else {
-            "Mend the cause; trying again at once will not help."
+            "Fix the cause; trying again at once will not help."
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong, layer by layer: with the store, with the lease, with the settings.
+//! The errors of each layer: the store, the lease, the settings.
 
 mod chain;
 mod config;
@@ -17,7 +17,7 @@ pub use self::lock::{HolderInfo, LockError, LockName};
 pub use self::problem::Problem;
 pub use self::store::{SharedError, StoreError};
 
-// Errors cross threads, and `Box<dyn Error + Send + Sync>` takes them.
+// Errors cross threads, and fit into `Box<dyn Error + Send + Sync>`.
 const _: () = {
     const fn is_error<T: StdError + Send + Sync + 'static>() {}
     is_error::<ConfigError>();

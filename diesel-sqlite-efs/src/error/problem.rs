@@ -1,10 +1,10 @@
-//! What is wrong and what to do about it, apart.
+//! A cause and its remedy, separately.
 
 use std::fmt;
 
 /// What is wrong and, where there is a remedy, what to do. Displayed as `cause; remedy`.
 ///
-/// For programs that lay the two out by themselves, as `efs-sqlite doctor` does.
+/// For programs that lay out the two themselves, as `efs-sqlite doctor` does.
 ///
 /// ```
 /// use diesel_sqlite_efs::Problem;
@@ -45,7 +45,7 @@ impl Problem {
         self.remedy.as_deref()
     }
 
-    /// The same remedy for a cause that names what has it.
+    /// The same remedy, for a cause that names where the problem is.
     pub(super) fn within(&self, name: fmt::Arguments<'_>) -> Self {
         Self {
             cause: format!("{name}{}", self.cause),

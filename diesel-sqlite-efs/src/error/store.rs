@@ -1,4 +1,4 @@
-//! The store does not answer, or not with what was asked for.
+//! Errors of the lock store: no answer, or not the expected one.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -12,8 +12,8 @@ use super::problem::Problem;
 
 /// Why a [`LockStore`](crate::LockStore) could not answer.
 ///
-/// The message says what failed and what to do about it, its causes included.
-/// [`source`](StdError::source) returns the error that a store gave as the cause, to be downcast.
+/// The message says what failed, with all causes, and what to do about it.
+/// [`source`](StdError::source) returns the error that a store gave as the cause, for downcasting.
 ///
 /// Stores that are not DynamoDB build theirs with [`unreachable`](Self::unreachable),
 /// [`timeout`](Self::timeout), [`throttled`](Self::throttled), [`rejected`](Self::rejected) and
@@ -24,7 +24,7 @@ pub enum StoreError {
     /// The credentials do not allow the action on the table.
     #[non_exhaustive]
     AccessDenied {
-        /// `dynamodb:PutItem` or `dynamodb:DeleteItem`; of [`admin`](crate::admin) also others.
+        /// `dynamodb:PutItem` or `dynamodb:DeleteItem`; with [`admin`](crate::admin) also others.
         action: &'static str,
         /// What the service said.
         message: String,
@@ -47,8 +47,8 @@ pub enum StoreError {
         /// What the SDK or the service said.
         message: String,
     },
-    /// The AWS configuration cannot be used: an endpoint that is not a URL, for one. Nothing was
-    /// sent.
+    /// The AWS configuration cannot be used: for example, an endpoint that is not a URL. Nothing
+    /// was sent.
     #[non_exhaustive]
     Misconfigured {
         /// What is wrong and what to do.
@@ -88,7 +88,7 @@ pub enum StoreError {
         /// The cause, if a store gave one.
         source: Option<SharedError>,
     },
-    /// Any other answer of DynamoDB that is not the one we need.
+    /// Any other unexpected answer of DynamoDB.
     #[non_exhaustive]
     Service {
         /// HTTP status.
@@ -126,7 +126,7 @@ pub enum StoreError {
     },
 }
 
-/// What has to be allowed where this action was refused: the lock needs both of its two.
+/// What to allow where this action was refused: the lock needs both of its actions.
 fn to_allow(action: &'static str) -> &'static str {
     match action {
         "dynamodb:PutItem" | "dynamodb:DeleteItem" => "dynamodb:PutItem and dynamodb:DeleteItem",
@@ -134,7 +134,7 @@ fn to_allow(action: &'static str) -> &'static str {
     }
 }
 
-/// What helps against an error of DynamoDB is no advice for another service.
+/// A remedy for DynamoDB does not apply to another service.
 fn for_dynamodb(service: &str, cause: String, remedy: &str) -> Problem {
     let problem = Problem::new(cause);
     match service {
@@ -144,7 +144,7 @@ fn for_dynamodb(service: &str, cause: String, remedy: &str) -> Problem {
 }
 
 impl StoreError {
-    /// What is wrong and what to do, apart.
+    /// What is wrong and what to do, separately.
     pub fn problem(&self) -> Problem {
         match self {
             Self::AccessDenied { action, message } => {
@@ -230,7 +230,7 @@ impl StoreError {
 }
 
 /// For implementors of [`LockStore`](crate::LockStore): an error of the right kind. A cause is an
-/// error, or a text.
+/// error or a text.
 ///
 /// ```
 /// use std::error::Error;
@@ -243,8 +243,8 @@ impl StoreError {
 /// assert!(error.source().is_some_and(|cause| cause.is::<io::Error>()));
 /// ```
 impl StoreError {
-    /// There is no connection to the service. Not tried again, as it mostly takes a person to fix
-    /// it; counts as a request that may have been applied.
+    /// There is no connection to the service. Not retried, because it usually takes a person to
+    /// fix; counts as a request that may have been applied.
     pub fn unreachable(
         service: impl Into<Cow<'static, str>>,
         endpoint: impl Into<String>,
@@ -259,8 +259,7 @@ impl StoreError {
         }
     }
 
-    /// The service did not answer in time. Tried again; counts as a request that may have been
-    /// applied.
+    /// The service did not answer in time. Retried; counts as a request that may have been applied.
     pub fn timeout(
         service: impl Into<Cow<'static, str>>,
         endpoint: impl Into<String>,
@@ -273,7 +272,7 @@ impl StoreError {
         }
     }
 
-    /// The service refused the request because it has too many. Tried again; nothing was written.
+    /// The service refused the request because it has too many. Retried; nothing was written.
     pub fn throttled(
         service: impl Into<Cow<'static, str>>,
         cause: impl Into<Box<dyn StdError + Send + Sync>>,
@@ -286,14 +285,14 @@ impl StoreError {
         }
     }
 
-    /// The service refused the request for another reason. Not tried again; nothing was written.
+    /// The service refused the request for another reason. Not retried; nothing was written.
     pub fn rejected(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let source = cause.into().into();
         Self::Rejected { source }
     }
 
-    /// Any other failure. Not tried again; counts as a request that may have been applied, which is
-    /// the safe answer where this is not known.
+    /// Any other failure. Not retried; counts as a request that may have been applied, which is the
+    /// safe assumption when this is not known.
     pub fn other(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let source = cause.into().into();
         Self::Other { source }
@@ -301,9 +300,9 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Whether the same request may well succeed a moment later: throttling, a server error, a
-    /// lost answer. False for what only a person can fix (permissions, table, credentials, an
-    /// endpoint that no connection reaches).
+    /// Whether the same request may succeed a moment later: throttling, a server error, a lost
+    /// answer. False for what only a person can fix (permissions, table, credentials, an
+    /// unreachable endpoint).
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Throttled { .. } | Self::Timeout { .. } => true,
@@ -319,8 +318,8 @@ impl StoreError {
             | Self::Unreachable { .. }
             | Self::Other { .. }
             | Self::Panicked { .. } => true,
-            // Only the service's own "no" says that nothing was written; a success whose body
-            // nobody understands does not.
+            // Only an explicit refusal proves that nothing was written; a success with an
+            // unreadable body does not.
             Self::Service { status, .. } => !(400..500).contains(status),
             _ => false,
         }
@@ -344,7 +343,7 @@ impl StdError for StoreError {
     }
 }
 
-/// A cause that clones of an error share. Dereferences to the error.
+/// A cause shared by the clones of an error. Dereferences to the error.
 #[derive(Clone)]
 pub struct SharedError(Arc<dyn StdError + Send + Sync>);
 
@@ -374,7 +373,7 @@ impl fmt::Display for SharedError {
     }
 }
 
-/// Causes with the same text are equal.
+/// Causes are equal if their texts are.
 impl PartialEq for SharedError {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || chain(&**self) == chain(&**other)

@@ -1,4 +1,4 @@
-//! Reads past what this host has cached of a database file on a network file system.
+//! Reads that bypass what this host has cached of a database file on a network file system.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,17 +10,17 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use super::calls;
 use super::fs_kind::FileSystem;
 
-/// Gets past what this host has cached of a database file on a network file system.
+/// Bypasses what this host has cached of a database file on a network file system.
 ///
-/// Two measures, as neither suffices everywhere: a fresh `open` makes a client that knows
-/// close-to-open consistency ask the server whether its pages are current (FUSE); a Linux NFS client
-/// does not do so while the file is open for writing, and is told to drop its pages
-/// (`posix_fadvise(2)`). There the open would be of use for the file's size and times alone, which
-/// can be asked for on a descriptor that is open already.
+/// There are two measures, because neither suffices everywhere. A fresh `open` makes a client with
+/// close-to-open consistency ask the server whether its pages are current (FUSE). A Linux NFS
+/// client does not do so while the file is open for writing; it is asked to drop its pages
+/// (`posix_fadvise(2)`). There the open would only refresh the file's size and times, which can be
+/// requested on a descriptor that is already open.
 ///
 /// Closing any descriptor of a file drops all POSIX locks that the process has on it, SQLite's
-/// included (<https://sqlite.org/howtocorrupt.html>, section 2.2). So what is opened here stays
-/// open until no connection of the process holds a lock on the file.
+/// included (<https://sqlite.org/howtocorrupt.html>, section 2.2). So a file opened here stays open
+/// until no connection of the process holds a lock on the file.
 #[derive(Debug)]
 pub(crate) struct CacheBypass {
     file_system: FileSystem,
@@ -49,8 +49,8 @@ fn by_inode() -> MutexGuard<'static, HashMap<Inode, Descriptors>> {
 }
 
 impl CacheBypass {
-    /// How many descriptors may wait to be closed. A connection that holds a lock for long keeps
-    /// those of all others' transactions open.
+    /// How many descriptors may wait to be closed. A connection that holds a lock for a long time
+    /// keeps open those of all other connections' transactions.
     const MOST_DESCRIPTORS: usize = 128;
 
     /// For the file at `path` on a network file system, which SQLite has just opened.
@@ -67,7 +67,7 @@ impl CacheBypass {
         })
     }
 
-    /// The file, to be read past what this host has cached; stays open until the process's last
+    /// The file, for reads that bypass this host's cache; stays open until the process's last
     /// connection to it is closed.
     pub(crate) fn direct_file(&mut self) -> io::Result<&DirectFile> {
         if self.direct_file.is_none() {
@@ -84,7 +84,7 @@ impl CacheBypass {
     /// Makes the next reads of the file ask the server.
     ///
     /// # Errors
-    /// The file cannot be opened, or too many descriptors wait for other connections' locks.
+    /// The file cannot be opened, or too many descriptors wait for the locks of other connections.
     pub(crate) fn drop_cached_pages(&mut self) -> io::Result<()> {
         if self.file_system == FileSystem::Nfs {
             return calls::drop_cached_pages(&self.direct_file()?.file);
@@ -104,11 +104,11 @@ impl CacheBypass {
         result
     }
 
-    /// Makes the file's size the server's, up to which pages are read, where
+    /// Updates the file's size, which limits reads, from the server, where
     /// [`drop_cached_pages`](Self::drop_cached_pages) does not.
     ///
-    /// After a read, and not before: NFS does not vouch for the times of a file that it has just
-    /// read, and would ask for them once more when SQLite, which does so next, looks at the file.
+    /// Called after a read, not before: NFS does not trust the times of a file that it has just
+    /// read, and would request them again when SQLite looks at the file next.
     pub(crate) fn refresh_size(&mut self) -> io::Result<()> {
         match self.file_system {
             FileSystem::Nfs => self.direct_file()?.refresh_size(),
@@ -116,10 +116,10 @@ impl CacheBypass {
         }
     }
 
-    /// Takes a file lock with `lock`, which tells whether it was granted.
+    /// Takes a file lock with `lock`, which returns whether it was granted.
     pub(crate) fn locking<T>(&mut self, lock: impl FnOnce() -> (bool, T)) -> T {
         if !self.locks {
-            // Before the lock is taken: nothing may be closed once it may be held.
+            // Before the lock is taken: nothing may be closed while it may be held.
             by_inode().entry(self.inode).or_default().lockers += 1;
             self.locks = true;
         }
@@ -130,7 +130,7 @@ impl CacheBypass {
         result
     }
 
-    /// This connection holds no lock on the file any more.
+    /// This connection no longer holds a lock on the file.
     pub(crate) fn unlocked(&mut self) {
         if std::mem::take(&mut self.locks)
             && let Some(descriptors) = by_inode().get_mut(&self.inode)
@@ -146,7 +146,7 @@ impl Drop for CacheBypass {
     fn drop(&mut self) {
         self.unlocked();
         let mut files = by_inode();
-        // While nobody else can open the file and lock it.
+        // While no other connection can open the file and lock it.
         self.direct_file = None;
         if let Some(descriptors) = files.get_mut(&self.inode) {
             descriptors.connections -= 1;
@@ -167,18 +167,18 @@ impl Descriptors {
 
 /// A file whose contents come from the server each time.
 ///
-/// Dropping cached pages would not do for reads that must be current: the kernel keeps those that
-/// another process is just reading. With `O_DIRECT` no cache is asked at all
+/// Dropping cached pages does not suffice for reads that must be current: the kernel keeps pages
+/// that another process is reading. `O_DIRECT` bypasses the cache
 /// ([open(2)](https://man7.org/linux/man-pages/man2/open.2.html)).
 #[derive(Debug)]
 pub(crate) struct DirectFile {
     file: File,
-    /// Where the file system has no direct I/O, cached pages are dropped as well as can be.
+    /// Without direct I/O on the file system, cached pages are dropped as far as possible.
     is_direct: bool,
 }
 
 impl DirectFile {
-    /// What offsets, lengths and memory of direct I/O are multiples of on any file system.
+    /// The alignment of offsets, lengths and memory that direct I/O needs on any file system.
     const BLOCK: usize = 4096;
 
     fn open(path: &Path) -> io::Result<Self> {
@@ -194,7 +194,7 @@ impl DirectFile {
         calls::refresh_size(&self.file)
     }
 
-    /// Reads as much of `data` as the file has at `offset`; returns how much that is.
+    /// Reads as much of `data` as the file has at `offset`; returns the length read.
     pub(crate) fn read_at(&self, data: &mut [u8], offset: u64) -> io::Result<usize> {
         let lead = usize::try_from(offset % Self::BLOCK as u64).unwrap_or_default();
         let length = (lead + data.len()).next_multiple_of(Self::BLOCK);
@@ -213,7 +213,8 @@ impl DirectFile {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // The end of the file is at no block's end; a read from there would be unaligned.
+            // The file does not end at a block boundary; another read from there would be
+            // unaligned.
             if filled % Self::BLOCK != 0 {
                 break;
             }
@@ -285,7 +286,7 @@ mod tests {
         let path = file.path();
         let mut writer = CacheBypass::new(path, FileSystem::Nfs).unwrap();
         assert!(writer.locking(|| (true, true)));
-        // More often than descriptors may wait to be closed.
+        // More often than the number of descriptors that may wait to be closed.
         for _ in 0..=CacheBypass::MOST_DESCRIPTORS {
             writer.drop_cached_pages().unwrap();
             writer.refresh_size().unwrap();
@@ -310,7 +311,7 @@ mod tests {
         };
 
         writer.drop_cached_pages().unwrap();
-        assert_eq!(open(), Some(0), "nobody holds a lock");
+        assert_eq!(open(), Some(0), "no connection holds a lock");
         assert!(reader.locking(|| (true, true)));
         assert!(!writer.locking(|| (false, false)), "refused");
         writer.drop_cached_pages().unwrap();

@@ -1,5 +1,5 @@
-//! The calls to the file system that the crate makes by itself, past SQLite and its VFS: all of
-//! them, so that the tests can number them and let each fail.
+//! All calls to the file system that the crate makes itself, not through SQLite and its VFS, so
+//! that tests can number them and make each one fail.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use self::tests::faults::call;
 #[cfg(test)]
 mod tests;
 
-/// What is asked of the file system.
+/// A call to the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
     Open,
@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     call(Call::Open, || File::open(path))
 }
 
-/// For reading past this host's caches; `InvalidInput` where the file system cannot.
+/// For reads that bypass this host's caches; `InvalidInput` where the file system cannot.
 pub(super) fn open_direct(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT;
     call(Call::Open, || {
@@ -49,12 +49,12 @@ pub(super) fn open_direct(path: &Path) -> io::Result<File> {
     })
 }
 
-/// The directory's entries are looked up anew then, on NFS.
+/// On NFS this makes the client look up the directory's entries again.
 pub(super) fn open_directory(path: &Path) -> io::Result<File> {
     call(Call::OpenDirectory, || File::open(path))
 }
 
-/// A new file for writing; an error if there is one.
+/// Creates a new file for writing; fails if it exists.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     call(Call::Create, || {
         OpenOptions::new().write(true).create_new(true).open(path)
@@ -71,7 +71,7 @@ pub(super) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     })
 }
 
-/// As much as there is from the beginning, and no more than `most`.
+/// Reads from the beginning, at most `most` bytes.
 pub(super) fn read(file: File, most: u64) -> io::Result<Vec<u8>> {
     let mut data = Vec::new();
     call(Call::Read, || file.take(most).read_to_end(&mut data))?;
@@ -82,7 +82,7 @@ pub(super) fn read_at(file: &File, data: &mut [u8], offset: u64) -> io::Result<u
     call(Call::Read, || file.read_at(data, offset))
 }
 
-/// A file's content, or a directory's names.
+/// Syncs a file's content, or a directory's names.
 pub(super) fn sync(file: &File) -> io::Result<()> {
     call(Call::Sync, || file.sync_all())
 }
@@ -99,13 +99,13 @@ pub(super) fn metadata(path: &Path) -> io::Result<Metadata> {
     call(Call::Look, || path.metadata())
 }
 
-/// Of an open file.
+/// The metadata of an open file.
 pub(super) fn metadata_of(file: &File) -> io::Result<Metadata> {
     call(Call::Look, || file.metadata())
 }
 
-/// Asks the server for an open file's size and times, whatever this host remembers of them: what
-/// lies beyond a remembered end would not be read.
+/// Requests an open file's size and times from the server, whatever this host has cached of them: a
+/// read would stop at a cached end.
 pub(super) fn refresh_size(file: &File) -> io::Result<()> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
     call(Call::Look, || {
@@ -119,7 +119,7 @@ pub(super) fn refresh_size(file: &File) -> io::Result<()> {
     })
 }
 
-/// What this host has cached of the file is forgotten.
+/// Drops what this host has cached of the file.
 pub(super) fn drop_cached_pages(file: &File) -> io::Result<()> {
     call(Call::DropPages, || {
         Ok(fadvise(file, 0, None, Advice::DontNeed)?)

@@ -1,12 +1,12 @@
-//! Which state of the database a file holds: its version, bytes 24..40 of page 1, and its format.
+//! The state of the database in a file: its version, bytes 24..40 of page 1, and its format.
 
-/// The change counter and the header fields after it, which SQLite itself compares to find out
-/// whether its page cache is current (<https://sqlite.org/fileformat2.html#file_change_counter>).
-/// An empty file has the version zero.
+/// The change counter and the header fields after it, by which SQLite itself decides whether its
+/// page cache is current (<https://sqlite.org/fileformat2.html#file_change_counter>). An empty file
+/// has the version zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct FileVersion(pub(crate) [u8; 16]);
 
-/// How a database file stands.
+/// The state of a database file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileState {
     /// It has no bytes at all. SQLite deletes a journal beside such a file without a rollback.
@@ -15,11 +15,11 @@ pub(crate) enum FileState {
 }
 
 impl FileVersion {
-    /// Where it stands in the file.
+    /// Its offset in the file.
     pub(crate) const OFFSET: usize = 24;
     const END: usize = Self::OFFSET + 16;
 
-    /// Reads it out of what was read from the file at `offset`, if it lies therein.
+    /// The version in `data`, which was read from the file at `offset`, if it is contained.
     pub(crate) fn within(data: &[u8], offset: i64) -> Option<Self> {
         let offset = usize::try_from(offset)
             .ok()
@@ -28,7 +28,7 @@ impl FileVersion {
         version.try_into().ok().map(Self)
     }
 
-    /// The same if nothing else was read: SQLite's own look at the version after SHARED.
+    /// The same if nothing else was read: SQLite's own check of the version after SHARED.
     pub(crate) fn alone(data: &[u8], offset: i64) -> Option<Self> {
         (data.len() == Self::END - Self::OFFSET)
             .then(|| Self::within(data, offset))
@@ -45,7 +45,7 @@ pub(crate) enum FileFormat {
 }
 
 impl FileFormat {
-    /// By the beginning of the file; `None` if it is empty, or too little was read.
+    /// From the beginning of the file; `None` if it is empty, or too little was read.
     pub(crate) fn of_header(header: &[u8]) -> Option<Self> {
         /// <https://sqlite.org/fileformat2.html#the_database_header>
         const MAGIC: &[u8] = b"SQLite format 3\0";

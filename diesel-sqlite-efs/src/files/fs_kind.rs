@@ -1,4 +1,4 @@
-//! Which kind of file system holds a file: one of this machine's, or one that hosts may share.
+//! The kind of file system that holds a file: local to this machine, or shared by hosts.
 
 use std::io;
 use std::path::Path;
@@ -6,19 +6,19 @@ use std::path::Path;
 use rustix::fs::statfs;
 use rustix::io::Errno;
 
-/// What is to be done about what this host has cached of a file.
+/// How to handle what this host has cached of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileSystem {
-    /// Nothing: it is this machine's own.
+    /// Nothing to do: the file system is local to this machine.
     Local,
-    /// What makes the Linux client of NFS ask its server.
+    /// With what makes the Linux NFS client ask its server.
     Nfs,
-    /// All that is known to help: it is another that several hosts may share.
+    /// With every known measure: another file system that several hosts may share.
     Shared,
 }
 
 impl FileSystem {
-    /// Whether other hosts may change a file, so that what this one has cached of it may be old.
+    /// Whether other hosts may change a file, so that this host's cache of it may be stale.
     pub(crate) fn is_network(self) -> bool {
         self != Self::Local
     }
@@ -27,7 +27,7 @@ impl FileSystem {
 /// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
 /// and whatever is not known to be local.
 ///
-/// `path` or, where it does not exist yet, its directory is asked for (`statfs(2)`).
+/// Examines `path` or, if it does not exist yet, its directory (`statfs(2)`).
 pub(crate) fn network_file_system(path: &Path) -> io::Result<Option<String>> {
     let known = match statfs(path) {
         Err(Errno::NOENT) => match path.parent() {

@@ -1,4 +1,4 @@
-//! What the files beside a database say by themselves. Read outside SQLite; nothing is changed.
+//! What the files beside a database say. They are read outside SQLite; nothing is changed.
 
 use std::io;
 use std::path::Path;
@@ -10,10 +10,10 @@ pub use super::rollback_journal::JournalStatus;
 use crate::error::{ConfigError, LockName};
 
 /// Looks for the rollback journal of the database at this path, links resolved. On a network file
-/// system the name is looked up afresh.
+/// system the name is looked up again.
 ///
 /// # Errors
-/// Of the file system.
+/// Those of the file system.
 pub fn journal_status(database: &Path) -> io::Result<JournalStatus> {
     let mut path = database.as_os_str().to_owned();
     path.push("-journal");
@@ -24,8 +24,8 @@ pub fn journal_status(database: &Path) -> io::Result<JournalStatus> {
     Journal::new(path.into(), file_system).status()
 }
 
-/// Whether the file `<database>-lock-key` names this lock; `None` is `lock=local`. `false` if there
-/// is no such file. The path is the database's, links resolved.
+/// Whether the file `<database>-lock-key` names this lock; `None` means `lock=local`. `false` if
+/// there is no such file. The path is the database's, links resolved.
 ///
 /// # Errors
 /// [`ConfigError::OtherLock`] if it names another lock; [`ConfigError::Database`] if it cannot be

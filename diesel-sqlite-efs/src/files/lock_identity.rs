@@ -1,7 +1,7 @@
-//! The small file beside a database that says which lock protects it: under two different locks its
-//! writers would not keep each other out.
+//! The small file beside a database that says which lock protects it: writers with two different
+//! locks would not exclude each other.
 //!
-//! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
+//! It may be opened and closed outside SQLite: unlike the database it carries no locks.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
@@ -15,33 +15,33 @@ use crate::error::{ConfigError, LockName, Problem};
 /// What is added to the database's name.
 const SUFFIX: &str = "-lock-key";
 
-/// The file of one database. Nobody changes it once it is there.
+/// The file of one database. It is never changed after its creation.
 #[derive(Debug)]
 pub(crate) struct KeyFile {
     database: PathBuf,
     path: PathBuf,
 }
 
-/// The lock that a connection is set to take.
+/// The lock with which a connection is configured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum OwnLock<'a> {
     /// An item in a table.
     Item(&'a LockName),
-    /// SQLite's file locks alone (`lock=local`), which agree with no file of this kind, and write none.
+    /// SQLite's file locks alone (`lock=local`), which match no such file and write none.
     Local,
 }
 
-/// What a look at the file has shown.
+/// The result of a look at the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockIdMatch {
-    /// There is none, or none that this host knows of yet.
+    /// There is none, or none that this host has seen yet.
     Absent,
     /// It names our own lock.
     Ours,
 }
 
 impl KeyFile {
-    /// For the database at this path, which is the one that SQLite has opened, links resolved.
+    /// For the database at this path: the file that SQLite has opened, links resolved.
     pub(crate) fn beside(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push(SUFFIX);
@@ -51,8 +51,8 @@ impl KeyFile {
         }
     }
 
-    /// Looks, by what this host knows of the name: a network file system's client may miss a file
-    /// that was created up to 30 s ago.
+    /// Looks at the file, with the name as this host has it cached: the client of a network file
+    /// system may miss a file that was created up to 30 s ago.
     ///
     /// # Errors
     /// [`ConfigError::OtherLock`] if another lock is named, [`ConfigError::Database`] if the file
@@ -95,28 +95,28 @@ impl KeyFile {
         }
     }
 
-    /// Creates the file, unless there is one already: whole or not at all, durably.
+    /// Creates the file, unless it exists: as a whole or not at all, durably.
     ///
     /// # Errors
-    /// Of the file system. Nothing is left behind then.
+    /// Those of the file system. Nothing is left behind then.
     pub(crate) fn create(&self, own: &LockName) -> io::Result<()> {
         let mut draft = OsString::from(&self.path);
         draft.push(format!(".{:08x}", Uuid::new_v4().as_fields().0));
         let draft = PathBuf::from(draft);
         let created = self.publish(&draft, &Recorded::from(own).text());
         match (calls::remove(&draft), created) {
-            // It was not even begun.
+            // Not even the draft was created.
             (Err(error), created) if error.kind() == ErrorKind::NotFound => created,
             (removed, created) => created.and(removed),
         }
     }
 
-    /// A link is made whole or not at all, and only where there is no file of that name yet.
+    /// A link is created atomically, and only if there is no file of that name yet.
     fn publish(&self, draft: &Path, text: &str) -> io::Result<()> {
         let mut file = calls::create_new(draft)?;
         calls::write_all(&mut file, text.as_bytes())?;
-        // All may read it, whatever this process's umask and group: who cannot is not let in. Some
-        // file systems have no permissions to set.
+        // Readable by all, whatever this process's umask and group: a process that cannot read it
+        // cannot open the database. Some file systems have no permissions to set.
         let _ = calls::set_mode(&file, 0o644);
         calls::sync(&file)?;
         match calls::hard_link(draft, &self.path) {
@@ -131,7 +131,7 @@ impl KeyFile {
     }
 
     fn read(&self) -> io::Result<Option<String>> {
-        /// More than the longest table and key, each character escaped.
+        /// Longer than the longest table and key with each character escaped.
         const LONGEST: u64 = 64 << 10;
         let file = match calls::open(&self.path) {
             Ok(file) => file,
@@ -143,7 +143,7 @@ impl KeyFile {
     }
 }
 
-/// A lock as it stands in the file, its parts escaped.
+/// A lock as written in the file, its parts escaped.
 #[derive(Debug, PartialEq, Eq)]
 struct Recorded {
     table: String,
@@ -175,7 +175,7 @@ impl Recorded {
     }
 
     /// Whether it may be the same lock. Where one side has the table's ARN and the other its name,
-    /// the names are compared; account and region behind a bare name are not known here.
+    /// the names are compared; account and region behind a bare name are unknown here.
     fn agrees_with(&self, other: &Self) -> bool {
         let name = |table: &str| table.rsplit('/').next().map(str::to_owned);
         let both_are_full = [self, other]
@@ -200,7 +200,7 @@ impl From<&LockName> for Recorded {
     }
 }
 
-/// The text without what would break a line, so that different texts stay different.
+/// Escapes what would break a line, so that different texts stay different.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {

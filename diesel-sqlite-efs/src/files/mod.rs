@@ -1,4 +1,4 @@
-//! The files beside a database, and what the crate does to them past SQLite: the rollback journal, the
+//! The files beside a database, and how the crate uses them directly: the rollback journal, the
 //! file that names the lock, the caches of a network file system.
 
 pub(crate) mod cache_bypass;

@@ -1,6 +1,7 @@
-//! The rollback journal as a file: whether it is hot, whose it is, removing a leftover.
+//! The rollback journal as a file: whether it is hot, which transaction it belongs to, removal of a
+//! leftover.
 //!
-//! It may be opened and closed outside SQLite: unlike the database itself it bears no locks.
+//! It may be opened and closed outside SQLite: unlike the database it carries no locks.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
@@ -15,14 +16,14 @@ use crate::store::JournalId;
 pub(crate) struct Journal {
     path: PathBuf,
     directory: PathBuf,
-    /// On a network file system a name must be looked up afresh.
+    /// On a network file system names must be looked up again.
     file_system: FileSystem,
 }
 
-/// What a look at the path of a database's rollback journal has shown.
+/// What is at the path of a database's rollback journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalStatus {
-    /// Nothing, or an empty file, which SQLite takes for nothing.
+    /// Nothing, or an empty file, which SQLite treats as none.
     Absent,
     /// A journal whose header was never completed: nothing has been written to the database yet.
     Cold,
@@ -32,7 +33,7 @@ pub enum JournalStatus {
 }
 
 impl JournalStatus {
-    /// By the beginning of the file.
+    /// From the beginning of the file.
     fn of(header: &[u8]) -> Self {
         match header {
             [] => Self::Absent,
@@ -48,8 +49,8 @@ impl JournalStatus {
     }
 }
 
-/// A file at the journal's path, told from any other that has stood or will stand there, and from
-/// itself before it was written to.
+/// A file at the journal's path, distinct from every earlier or later one there, and from itself
+/// before it was written to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct JournalFile {
     status: JournalStatus,
@@ -57,11 +58,11 @@ pub(crate) struct JournalFile {
     identity: Option<Identity>,
 }
 
-/// Inode numbers are used again at once, and an empty journal has no nonce: hence the time.
+/// Inode numbers are reused at once, and an empty journal has no nonce: hence the time.
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
     inode: u64,
-    /// When it was changed last: seconds and nanoseconds.
+    /// The time of the last change: seconds and nanoseconds.
     changed: (i64, i64),
     header: Vec<u8>,
 }
@@ -90,40 +91,40 @@ impl Journal {
         }
     }
 
-    /// Whether its name may be remembered for a file of another time.
+    /// Whether this host may have cached its name from an earlier file.
     pub(crate) fn is_on_network(&self) -> bool {
         self.file_system.is_network()
     }
 
-    /// Whether its deletion is durable once it has been answered, so that the directory need not be
-    /// synced: NFS servers answer when a name is on stable storage
-    /// ([RFC 1813](https://www.rfc-editor.org/rfc/rfc1813#section-4.7)), and Linux's client does
-    /// nothing for `fsync` of a directory. Opening the directory for it would be a round trip.
+    /// Whether its deletion is durable as soon as it is answered, so that the directory need not be
+    /// synced: NFS servers answer when a name is on stable storage ([RFC
+    /// 1813](https://www.rfc-editor.org/rfc/rfc1813#section-4.7)), and Linux's client does nothing
+    /// for `fsync` of a directory. Opening the directory for it would cost a round trip.
     pub(crate) fn is_deleted_durably(&self) -> bool {
         self.file_system == FileSystem::Nfs
     }
 
-    /// Makes the file system look up the journal's name anew.
+    /// Makes the file system look up the journal's name again.
     ///
-    /// An NFS client remembers for up to 30 s that a name did not exist, and would miss a crashed
-    /// writer's journal. Opening the directory revalidates what it knows (close-to-open).
+    /// An NFS client caches for up to 30 s that a name does not exist, and would miss a crashed
+    /// writer's journal. Opening the directory revalidates its cache (close-to-open).
     pub(crate) fn refresh_name(&self) {
         if self.is_on_network() {
-            // If the directory cannot be opened, the look-up that follows says so.
+            // If the directory cannot be opened, the lookup that follows reports it.
             drop(calls::open_directory(&self.directory));
         }
     }
 
-    /// Looks at what stands at the path now.
+    /// Looks at what is at the path now.
     pub(crate) fn status(&self) -> io::Result<JournalStatus> {
         self.refresh_name();
         self.look(self.is_on_network())
     }
 
-    /// The same by what this host knows of the name, which may be up to 30 s old on NFS.
+    /// The same with the name as this host has it cached, which may be up to 30 s old on NFS.
     ///
-    /// Made after each page that is read: nearly always there is no journal, which a look at the name
-    /// tells sooner than a try to open it.
+    /// Called after each page that is read. There is almost never a journal, and a lookup of the
+    /// name shows that faster than an attempt to open it.
     pub(crate) fn cached_status(&self) -> io::Result<JournalStatus> {
         match calls::metadata(&self.path) {
             Err(error) if is_absence(&error) => Ok(JournalStatus::Absent),
@@ -131,8 +132,7 @@ impl Journal {
         }
     }
 
-    /// `afresh`: a size that is remembered from an earlier file of this name, such as zero, does
-    /// not count.
+    /// `afresh`: a size cached from an earlier file of this name, such as zero, does not count.
     fn look(&self, afresh: bool) -> io::Result<JournalStatus> {
         match self.header(afresh) {
             Ok(header) => Ok(JournalStatus::of(&header)),
@@ -141,7 +141,7 @@ impl Journal {
         }
     }
 
-    /// Looks at what stands at the path now, for [`remove_found`](Self::remove_found).
+    /// Looks at what is at the path now, for [`remove_found`](Self::remove_found).
     pub(crate) fn find(&self) -> io::Result<JournalFile> {
         self.refresh_name();
         match self.identify() {
@@ -159,7 +159,7 @@ impl Journal {
         if self.is_on_network() {
             calls::refresh_size(&file)?;
         }
-        // Before the content: what is written in between shows when it is looked at again.
+        // Before the content is read: a write in between then shows at the next look.
         let metadata = calls::metadata_of(&file)?;
         Ok(Identity {
             inode: metadata.ino(),
@@ -168,7 +168,7 @@ impl Journal {
         })
     }
 
-    /// As much of the first 16 bytes as there is.
+    /// The first 16 bytes, or as many as the file has.
     fn header(&self, afresh: bool) -> io::Result<Vec<u8>> {
         let file = calls::open(&self.path)?;
         if afresh {
@@ -177,12 +177,12 @@ impl Journal {
         calls::read(file, 16)
     }
 
-    /// Removes what was found, durably; false, and nothing is removed, if something else stands
-    /// there by now.
+    /// Removes the file that was found, durably. Returns false, and removes nothing, if another
+    /// file is there by now.
     ///
-    /// A file that is found both before and after the store has confirmed the lease is nobody's:
-    /// a successor would have had to put its own in its place. What remains is the moment between
-    /// the last look and the removal.
+    /// A file that is found both before and after the store has confirmed the lease belongs to no
+    /// writer: a successor would have had to replace it with its own. What remains is the moment
+    /// between the last look and the removal.
     pub(crate) fn remove_found(&self, found: &JournalFile) -> io::Result<bool> {
         if self.find()? != *found {
             return Ok(false);
@@ -202,7 +202,7 @@ impl Journal {
     }
 }
 
-/// There is no such file, or it was deleted after it was opened.
+/// Whether there is no such file, or it was deleted after it was opened.
 fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -259,8 +259,8 @@ mod tests {
         assert_eq!(journal.find().unwrap(), nothing);
         assert!(!journal.remove_found(&empty).unwrap());
 
-        // Another of the same content, which may well have the same inode number. Not at the same
-        // time: clocks of file systems are coarse.
+        // Another file with the same content, which may well have the same inode number, but not
+        // the same time: clocks of file systems are coarse.
         let time = |found: &JournalFile| found.identity.as_ref().map(|identity| identity.changed);
         loop {
             fs::write(&path, b"").unwrap();

@@ -1,4 +1,4 @@
-//! What must hold for the stored item before a put replaces it.
+//! The conditions under which a put replaces the stored item.
 
 use std::time::SystemTime;
 
@@ -8,14 +8,13 @@ use crate::error::StoreError;
 
 /// What must hold for the stored item before it is replaced.
 ///
-/// Every condition names the commit record (`committed`) that it expects, so that a request which
-/// was delayed on its way can never wipe out the record of a later one; and only
-/// [`Ended`](Self::Ended) brings the end of our own lease forward, so that such a request cannot
-/// make others find it expired while its holder counts on a later renewal.
+/// Every condition names the commit record (`committed`) that it expects, so that a delayed request
+/// can never remove the record of a later one. Only [`Ended`](Self::Ended) makes our own lease end
+/// earlier, so that a delayed request cannot make others find it expired while its holder relies on
+/// a later renewal.
 ///
 /// A later version may add conditions. A store that decides by [`holds`](Self::holds) need not know
-/// them; one that translates them answers one that it does not know with
-/// [`StoreError::rejected`].
+/// them; one that translates conditions answers an unknown one with [`StoreError::rejected`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PutCondition<'a> {
@@ -28,13 +27,13 @@ pub enum PutCondition<'a> {
         recorded: Option<JournalId>,
     },
     /// The item is ours with the new item's record, whatever its end: for the put that leaves it,
-    /// expired, to our successor.
+    /// expired, for our successor.
     Ended,
     /// The item is still the one that was seen (`lock_id`, `expires_at` and `committed` all equal,
     /// an absent `committed` still absent), or it is ours already.
     Unchanged(&'a StoredItem),
     /// There is no item, it has expired (`expires_at < :now`, the Python package's condition), or
-    /// it is ours already; for stores that do not return the item they refused for.
+    /// it is ours already; for stores that do not return the item for which they refused.
     #[non_exhaustive]
     FreeOrExpired {
         /// Compared in whole seconds of the Unix epoch, rounded down.
@@ -53,12 +52,12 @@ impl PutCondition<'_> {
         Self::FreeOrExpired { now }
     }
 
-    /// Whether the condition holds for `current` when `new` is to be written: the meaning that
-    /// every store has to give it.
+    /// Whether the condition holds for `current` when `new` is to be written. Every store must
+    /// implement this meaning.
     ///
     /// # Ours
-    /// An item is ours if `lock_id` is the new item's, `committed` is what the new item says, and
-    /// `expires_at` is not later than the new item's.
+    /// An item is ours if its `lock_id` and `committed` are the new item's, and its `expires_at` is
+    /// not later than the new item's.
     ///
     /// # Errors
     /// [`StoreError::MalformedItem`] if `expires_at` has to be compared and is not a time.

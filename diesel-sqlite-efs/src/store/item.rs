@@ -1,4 +1,4 @@
-//! The lock item: as a holder writes it, and as it is found in the table.
+//! The lock item: as a holder writes it, and as it is stored in the table.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use crate::error::{HolderInfo, StoreError};
 /// The item that grants a lease, as its holder writes it.
 ///
 /// The Python package django_sqlite_efs uses the first three attributes under the same names.
-/// [`StoredItem::from`] gives what is to be stored.
+/// [`StoredItem::from`] returns the item to store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockItem {
@@ -21,17 +21,17 @@ pub struct LockItem {
     /// seconds of the Unix epoch, rounded down: an integer, so that it can serve as the table's TTL
     /// attribute.
     pub expires_at: SystemTime,
-    /// Attribute `holder` (S): display name of the holder; nothing is decided by it.
+    /// Attribute `holder` (S): display name of the holder; the lock does not depend on it.
     pub holder: String,
-    /// Attribute `acquired_at` (N): when this lease began, in whole seconds of the Unix epoch;
-    /// nothing is decided by it.
+    /// Attribute `acquired_at` (N): when this lease began, in whole seconds of the Unix epoch; the
+    /// lock does not depend on it.
     pub acquired_at: SystemTime,
     /// Attribute `committed` (S, absent if none): the last transaction that was committed under
     /// this item and whose journal may still be beside the database.
     pub committed: Option<JournalId>,
-    /// Attribute `waited` (N, whole milliseconds, absent if none): for how long those who get the
-    /// lease have to wait for it, as its holder has found. Others place their attempts by it;
-    /// nothing that protects data does.
+    /// Attribute `waited` (N, whole milliseconds, absent if none): how long processes usually wait
+    /// for the lease, as its holder has observed. Other processes schedule their attempts by it;
+    /// nothing that protects data depends on it.
     pub waited: Option<Duration>,
 }
 
@@ -82,15 +82,15 @@ impl std::str::FromStr for JournalId {
     }
 }
 
-/// An item as it is stored, whoever wrote it: this crate, or the Python package.
+/// An item as it is stored, written by this crate or by the Python package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredItem {
     /// Attribute `lock_id`.
     pub lock_id: String,
     /// Attribute `expires_at`: its digits exactly as stored, in seconds of the Unix epoch. The
-    /// Python package writes 28 digits, and a takeover must name the very value.
-    /// [`lease_end`](Self::lease_end) reads them.
+    /// Python package writes 28 digits, and a takeover must name that exact value.
+    /// [`lease_end`](Self::lease_end) parses them.
     pub expires_at: String,
     /// Attribute `holder`; the Python package writes none.
     pub holder: Option<String>,
@@ -154,8 +154,8 @@ impl StoredItem {
     /// When the lease ends, by the store's clock.
     ///
     /// # Errors
-    /// [`StoreError::MalformedItem`] if `expires_at` is not a number, is negative, or cannot be in
-    /// seconds (milliseconds, for one).
+    /// [`StoreError::MalformedItem`] if `expires_at` is not a number, is negative, or is too large
+    /// for seconds (milliseconds, for example).
     pub fn lease_end(&self) -> Result<SystemTime, StoreError> {
         Ok(UNIX_EPOCH + Duration::from_secs_f64(self.expires_at_seconds()?))
     }

@@ -1,4 +1,4 @@
-//! What the lock protocol asks of a store, and what it answers.
+//! The interface between the lock protocol and a store.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,8 +11,8 @@ use crate::error::StoreError;
 ///
 /// The protocol needs two operations, each atomic for its key: [`put`](Self::put) replaces a whole
 /// item if a condition on the old one holds, [`delete`](Self::delete) removes it if it is still
-/// ours. [`DynamoDbLockStore`] maps them to `PutItem` and `DeleteItem`;
-/// [`InMemoryLockStore`] keeps them in the process, for tests.
+/// ours. [`DynamoDbLockStore`] maps them to `PutItem` and `DeleteItem`; [`InMemoryLockStore`] keeps
+/// the items in the process, for tests.
 ///
 /// ```
 /// use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -60,15 +60,16 @@ use crate::error::StoreError;
 /// ```
 ///
 /// # For implementors
-/// - Calls block. They come from any thread, also from inside a tokio runtime, and several at once.
+/// - Calls block. They may come from any thread, including from inside a tokio runtime, and several
+///   at once.
 /// - `give_up_after` bounds the whole call, retries included. A call that runs longer delays the
 ///   caller, but breaks no guarantee: leases count from before the call.
-/// - Answer [`PutAnswer::Refused`] only if the condition was evaluated and failed. Where it is not
-///   known whether the write was applied, return an error whose
-///   [`StoreError::outcome_unknown`] is true: [`StoreError::timeout`],
-///   [`StoreError::unreachable`] or [`StoreError::other`].
-/// - Return the item that was replaced or that the condition did not hold for, and the store's
-///   clock, if the store can: without them an expired lease is taken over by the hosts' clocks.
+/// - Answer [`PutAnswer::Refused`] only if the condition was evaluated and failed. If it is not
+///   known whether the write was applied, return an error whose [`StoreError::outcome_unknown`] is
+///   true: [`StoreError::timeout`], [`StoreError::unreachable`] or [`StoreError::other`].
+/// - Return the item that was replaced or for which the condition did not hold, and the store's
+///   clock, if the store can. Without them the takeover of an expired lease relies on the hosts'
+///   clocks.
 /// - A panic is caught by the caller and reported as [`StoreError::Panicked`].
 pub trait LockStore: Send + Sync + fmt::Debug + 'static {
     /// Replaces the whole item at `item.key` if `condition` holds for what is stored there.
@@ -97,11 +98,11 @@ pub trait LockStore: Send + Sync + fmt::Debug + 'static {
     /// The table's name, for error messages.
     fn table(&self) -> &str;
 
-    /// Does ahead of time what the first request would have to do before it can be sent. Nothing,
-    /// unless the store says otherwise.
+    /// Does in advance what the first request would have to do before it can be sent. Does nothing
+    /// by default.
     ///
     /// # Errors
-    /// What would keep the first request from being sent.
+    /// What would prevent the first request from being sent.
     fn warm_up(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -114,9 +115,9 @@ pub enum PutAnswer {
     /// The item was written.
     #[non_exhaustive]
     Stored {
-        /// The item that it replaced, if there was one and the store returns it.
+        /// The replaced item, if there was one and the store returns it.
         previous: Option<StoredItem>,
-        /// The store's clock when it answered, to the second, if it returns that.
+        /// The store's clock at the answer, to the second, if the store returns it.
         date: Option<SystemTime>,
     },
     /// The condition did not hold; nothing was written.
@@ -124,7 +125,7 @@ pub enum PutAnswer {
     Refused {
         /// The item for which it did not hold, if the store returns it.
         current: Option<StoredItem>,
-        /// The store's clock when it answered, to the second, if it returns that.
+        /// The store's clock at the answer, to the second, if the store returns it.
         date: Option<SystemTime>,
     },
 }
@@ -146,10 +147,10 @@ impl PutAnswer {
         }
     }
 
-    /// With the store's clock when it answered.
+    /// Adds the store's clock at the answer.
     ///
-    /// A lease is dated by this clock, so that hosts whose own clocks disagree agree on its end.
-    /// Without it, clocks of all hosts must agree to within 2 s.
+    /// This clock dates leases, so that hosts whose own clocks disagree agree on a lease's end.
+    /// Without it, the clocks of all hosts must agree to within 2 s.
     #[must_use]
     pub fn with_date(mut self, at: impl Into<Option<SystemTime>>) -> Self {
         let (Self::Stored { date, .. } | Self::Refused { date, .. }) = &mut self;

@@ -8,10 +8,10 @@ use super::{DeleteAnswer, LockItem, LockStore, PutAnswer, PutCondition, StoredIt
 use crate::clock::Clock;
 use crate::error::StoreError;
 
-/// A lock table that lives in this process: the same rules as DynamoDB, no network, no AWS.
+/// A lock table in this process, with the same rules as DynamoDB, without network or AWS.
 ///
 /// Give one instance, in an [`Arc`](std::sync::Arc), to all connections that should exclude each
-/// other. Meant for the tests of applications; it protects nothing from other processes.
+/// other. It is meant for the tests of applications: it does not exclude other processes.
 #[derive(Debug, Default)]
 pub struct InMemoryLockStore {
     items: Mutex<HashMap<String, StoredItem>>,
@@ -24,7 +24,7 @@ impl InMemoryLockStore {
         Self::default()
     }
 
-    /// An empty table whose own clock, by which leases expire, is `clock`.
+    /// An empty table with its own clock `clock`, by which leases expire.
     pub fn with_clock(clock: Clock) -> Self {
         Self {
             items: Mutex::default(),
@@ -37,7 +37,7 @@ impl InMemoryLockStore {
         self.items().get(key).cloned()
     }
 
-    /// Stores an item as it is, as a writer that follows no protocol would, or removes it.
+    /// Stores an item unconditionally, outside the lock protocol, or removes it.
     pub fn set_item(&self, key: &str, item: Option<StoredItem>) {
         match item {
             Some(item) => self.items().insert(key.to_owned(), item),

@@ -1,4 +1,4 @@
-//! What the lock protocol asks of a store: one conditional write and one conditional delete.
+//! The lock store: one conditional write and one conditional delete.
 
 mod condition;
 pub(crate) mod dynamodb;

@@ -1,11 +1,11 @@
-//! No lock table at all: one machine, where SQLite's file locks suffice.
+//! No lock table: one machine, where SQLite's file locks suffice.
 
 use std::time::Duration;
 
 use super::{DeleteAnswer, LockItem, LockStore, PutAnswer, PutCondition};
 use crate::error::StoreError;
 
-/// Grants every lease (`lock=local`): what keeps writers apart is SQLite's RESERVED lock.
+/// Grants every lease (`lock=local`): SQLite's RESERVED lock excludes other writers.
 #[derive(Debug)]
 pub(crate) struct NoLock;
 

@@ -1,7 +1,7 @@
 //! Events and spans for `tracing`; nothing at all without the feature.
 //!
-//! The page docs/observability.md lists them all, with their levels and fields: names and fields
-//! are stable. None holds SQL or values.
+//! docs/observability.md lists them all, with their levels and fields. Names and fields are stable.
+//! None contains SQL or values.
 
 use std::time::Duration;
 
@@ -161,9 +161,9 @@ impl Events<'_> {
         );
     }
 
-    /// `retrying_transaction` returns an error that it would have retried, had there been time.
+    /// `retrying_transaction` returns an error that it would have retried if there had been time.
     ///
-    /// `since_first_failure_ms` is what it has spent on repeats.
+    /// `since_first_failure_ms` is the time spent on repeats.
     pub(crate) fn transaction_gave_up(self, attempts: u32, repeating: Duration, error: &str) {
         event!(
             WARN,
@@ -223,7 +223,7 @@ impl MigrationEvents<'_> {
         migration_event!(INFO, "migration.reverted", self, took_ms = millis(took));
     }
 
-    /// Why is in the error that the caller gets: it may quote SQL.
+    /// The reason is only in the error that the caller gets: it may quote SQL.
     pub(crate) fn failed(self, took: Duration) {
         migration_event!(ERROR, "migration.failed", self, took_ms = millis(took));
     }

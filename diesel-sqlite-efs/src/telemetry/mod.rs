@@ -1,4 +1,4 @@
-//! What the lock does, for those who watch it: events and spans for `tracing`, and counters.
+//! Observability of the lock: events and spans for `tracing`, and counters.
 
 pub(crate) mod events;
 pub(crate) mod stats;

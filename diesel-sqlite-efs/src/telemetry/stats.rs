@@ -1,4 +1,4 @@
-//! Counters of what the lock cost a connection, and all of them together.
+//! Counters of the lock: of a connection, of a lock client, and of the process.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,14 +8,14 @@ use std::time::Duration;
 /// was made ([`LockClient::stats`](crate::LockClient::stats)), or the process
 /// since it began ([`process_lock_stats`]).
 ///
-/// Numbers only grow, so that the difference of two readings tells what happened in between.
+/// The counters only grow: the difference of two readings is what happened in between.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockStats {
     /// Leases that were granted, by the store or within this process.
     pub acquisitions: u64,
-    /// Those of them that were handed off by another connection of this process: the store was not
-    /// asked to grant them.
+    /// Those of them that another connection of this process handed off, without a request to the
+    /// store.
     pub hand_offs: u64,
     /// How often the store was asked for a lease, refusals included.
     pub attempts: u64,
@@ -33,10 +33,10 @@ pub struct LockStats {
     pub confirmations: u64,
     /// Leases that were lost while they were held.
     pub losses: u64,
-    /// Times that `retrying_transaction` ran its closure again: of a transaction that took four
-    /// attempts, three.
+    /// How often `retrying_transaction` ran its closure again: three times for a transaction that
+    /// took four attempts.
     pub retries: u64,
-    /// Requests to the store, of any kind; retries inside a store are not seen here.
+    /// Requests to the store, of any kind; retries inside a store are not counted.
     pub requests: u64,
 }
 
@@ -44,13 +44,13 @@ pub struct LockStats {
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<LockStats>);
 
-/// All connections and lock clients of this process, those that are gone included.
+/// All connections and lock clients of this process, including closed ones.
 static PROCESS: LazyLock<Counters> = LazyLock::new(Counters::default);
 
-/// What the write lock has cost this process: all its connections and lock clients together, those
-/// that are closed included.
+/// What the write lock has cost this process: all its connections and lock clients together,
+/// including closed ones.
 ///
-/// For a metric of the whole process; cheap enough to be read at any time, from any thread.
+/// For process-wide metrics; cheap enough to read at any time, from any thread.
 ///
 /// ```
 /// use std::time::Duration;

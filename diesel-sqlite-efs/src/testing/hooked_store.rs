@@ -1,5 +1,5 @@
-//! A lock table in this process behind a hook, for tests: it sees each request, and may delay it, do
-//! something before and after it, or answer in the table's place.
+//! A lock table in this process behind a hook, for tests: the hook sees each request, and may delay
+//! it, act before and after it, or answer it itself.
 
 use std::fmt;
 use std::ops::Deref;
@@ -9,15 +9,15 @@ use std::time::Duration;
 use crate::error::StoreError;
 use crate::store::{DeleteAnswer, InMemoryLockStore, LockItem, LockStore, PutAnswer, PutCondition};
 
-/// A lock table whose requests go through a hook. It gives access to the hook as if it were it, so
-/// that a test can ask for what was seen.
+/// A lock table whose requests go through a hook. Dereferences to the hook, so that a test can ask
+/// it what it has seen.
 pub struct HookedStore<H> {
-    /// What the requests are passed on to.
+    /// The table that answers the requests.
     pub table: Arc<InMemoryLockStore>,
     hook: H,
 }
 
-/// What is done with each request; a closure stands for one that passes all deletes on.
+/// Handles each request; a closure handles puts and passes all deletes on.
 pub trait Hook: Send + Sync + 'static {
     /// Answers a put.
     fn put(&self, put: Put<'_>) -> Result<PutAnswer, StoreError>;
@@ -31,7 +31,7 @@ pub trait Hook: Send + Sync + 'static {
 /// A [`LockStore::put`].
 #[derive(Debug)]
 pub struct Put<'a> {
-    /// What is to be written.
+    /// The item to write.
     pub item: &'a LockItem,
     /// What must hold for the stored item.
     pub condition: PutCondition<'a>,
@@ -50,7 +50,7 @@ pub struct Delete<'a> {
 }
 
 impl<H: Hook> HookedStore<H> {
-    /// A way of its own to a table that others may use as well.
+    /// A store with its own hook, over a table that others may share.
     pub fn new(table: Arc<InMemoryLockStore>, hook: H) -> Arc<Self> {
         Arc::new(Self { table, hook })
     }

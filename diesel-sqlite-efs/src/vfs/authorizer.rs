@@ -1,4 +1,4 @@
-//! Which statements SQLite may prepare: it asks before it does
+//! The statements that SQLite may prepare: it asks the authorizer first
 //! (<https://sqlite.org/c3ref/set_authorizer.html>).
 
 use super::pragma;
@@ -7,11 +7,11 @@ use crate::write_lock::WriteLock;
 
 /// Whether ATTACH may open a file of this name; `None` if it is not a literal.
 ///
-/// A second file that is written in one transaction would need a lease of its own and a
-/// super-journal. What no transaction writes to is harmless.
+/// A second file that is written in one transaction would need its own lease and a super-journal. A
+/// file that no transaction writes to is harmless.
 pub(super) fn may_attach(lock: &WriteLock, name: Option<&[u8]>) -> bool {
-    /// What `sqlite3_deserialize` asks to attach; a file of this name is refused when it is
-    /// opened, for the reason that is left here.
+    /// The name that `sqlite3_deserialize` attaches; a file of this name is refused when it is
+    /// opened, with the reason recorded here.
     const FOR_DESERIALIZE: &[u8] = b"x";
     let harmless = match name {
         None => false,
@@ -30,7 +30,7 @@ pub(super) fn may_attach(lock: &WriteLock, name: Option<&[u8]>) -> bool {
     harmless || name == Some(FOR_DESERIALIZE)
 }
 
-/// Whether a PRAGMA that names a schema may be run; for `main` the file is asked.
+/// Whether a PRAGMA that names a schema may be run; for `main` the file decides.
 pub(super) fn may_set(lock: &WriteLock, schema: &str, name: &str, value: Option<&str>) -> bool {
     let harmless = schema == "main" || !pragma::reaches_beyond_its_schema(name, value);
     if !harmless {

@@ -1,4 +1,4 @@
-//! Why an operation on a file failed: SQLite passes a code on, people need the reason.
+//! Why an operation on a file failed: SQLite passes only a code, people need the reason.
 
 use libsqlite3_sys as ffi;
 
@@ -6,7 +6,7 @@ use super::ffi::BaseFile;
 use super::sqlite_error::SqliteError;
 use crate::write_lock::WriteLock;
 
-/// Has the lock remember why `doing` something with the file failed; passes the error on.
+/// Makes the lock remember why `doing` something with the file failed; returns the error.
 pub(super) fn remember_failure(
     lock: &WriteLock,
     base: &BaseFile,

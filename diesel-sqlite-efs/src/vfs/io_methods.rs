@@ -8,13 +8,13 @@ use super::ffi::{BaseFile, Connection, ReadBuffer};
 use super::io_values::{LockLevel, ReadExtent};
 use super::sqlite_error::SqliteError;
 
-/// The methods of `sqlite3_io_methods` (<https://sqlite.org/c3ref/io_methods.html>) that a file
-/// may decide. All others go to the base VFS's file, to which the provided ones go, too.
+/// The methods of `sqlite3_io_methods` (<https://sqlite.org/c3ref/io_methods.html>) that a file may
+/// decide. All others, and the provided ones, call the base VFS's file.
 pub(super) trait IoMethods: Send {
-    /// The file of the base VFS that this one stands for.
+    /// The base VFS's file under this one.
     fn base(&self) -> &BaseFile;
 
-    /// Called once; whatever it returns, the file is closed.
+    /// Called once; the file is closed whatever it returns.
     fn close(self) -> Result<(), SqliteError>;
 
     /// Fills the buffer: "If xRead() returns SQLITE_IOERR_SHORT_READ it must also fill in the
@@ -34,7 +34,7 @@ pub(super) trait IoMethods: Send {
     /// "xLock() upgrades the database file lock. [..] If the database file lock is already at or
     /// above the requested lock, then the call to xLock() is a no-op."
     ///
-    /// `connection` is the one that asks, once SQLite has said which that is.
+    /// `connection` is the caller, once SQLite has said which connection that is.
     fn lock(
         &mut self,
         level: LockLevel,
@@ -59,8 +59,8 @@ pub(super) trait IoMethods: Send {
 
     /// The SQLITE_IOCAP_ flags (<https://sqlite.org/c3ref/c_iocap_atomic.html>).
     fn device_characteristics(&self) -> c_int {
-        /// What the guarantees of the journal would not survive: headers that are valid at once,
-        /// writes taken for ordered, no journal at all.
+        /// What would break the guarantees of the journal: headers that are valid at once, writes
+        /// assumed to be ordered, no journal at all.
         const NEVER: c_int = ffi::SQLITE_IOCAP_SAFE_APPEND
             | ffi::SQLITE_IOCAP_SEQUENTIAL
             | ffi::SQLITE_IOCAP_BATCH_ATOMIC
@@ -69,7 +69,7 @@ pub(super) trait IoMethods: Send {
     }
 }
 
-/// What becomes of a PRAGMA.
+/// The result of a PRAGMA.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PragmaAnswer {
     /// SQLite runs it.

@@ -1,14 +1,14 @@
-//! What SQLite asks a file for, and what it gets: lock levels, the extent of a read.
+//! Values of SQLite's file methods: lock levels, the extent of a read.
 
 use std::ffi::c_int;
 
 use libsqlite3_sys as ffi;
 
-/// How much of what was asked for the file has.
+/// How much of the requested range the file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadExtent {
     Full,
-    /// The file ends before; the rest of the buffer is zero.
+    /// The file ends earlier; the rest of the buffer is zero.
     Short,
 }
 
@@ -17,13 +17,13 @@ pub(super) enum ReadExtent {
 pub(super) enum LockLevel {
     /// Neither read nor write.
     None,
-    /// Read, beside other readers.
+    /// Read, together with other readers.
     Shared,
-    /// A write is planned: one connection at a time, beside readers.
+    /// Prepare a write: one connection at a time, together with readers.
     Reserved,
-    /// EXCLUSIVE is waited for: no new readers.
+    /// Wait for EXCLUSIVE: no new readers.
     Pending,
-    /// Write, with nobody beside.
+    /// Write, with no other reader or writer.
     Exclusive,
 }
 

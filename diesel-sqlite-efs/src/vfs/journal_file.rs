@@ -1,5 +1,5 @@
-//! The rollback journal of a transaction of our own: created, written, deleted, which is the commit
-//! point.
+//! The rollback journal of this connection's transaction: creation, writes, and deletion, which is
+//! the commit point.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use super::sqlite_error::SqliteError;
 use crate::files::rollback_journal::{Journal, JournalStatus, journal_id};
 use crate::write_lock::{EndOfJournal, Refused, WriteLock};
 
-/// The open journal of a transaction that writes.
+/// The open journal of a writing transaction.
 #[derive(Debug)]
 pub(super) struct TransactionJournal {
     base: BaseFile,
     lock: Arc<WriteLock>,
 }
 
-/// What the base VFS has opened where it was to create a journal exclusively.
+/// What the base VFS opened when asked to create a journal exclusively.
 #[derive(Debug)]
 pub(super) enum Created {
     New(BaseFile),
-    /// Where the file exists, the `unix` VFS opens it for reading instead.
+    /// The file exists; the `unix` VFS opens it for reading instead.
     Existing(BaseFile),
 }
 
 impl TransactionJournal {
-    /// Creates this transaction's own journal with `create`: one that is there already is not ours.
-    /// Then looks once more at what it is to protect.
+    /// Creates this transaction's own journal with `create`: an existing one is not ours. Then
+    /// checks once more the state that it protects.
     pub(super) fn create(
         main: &mut MainFile,
         create: impl Fn() -> Result<Created, SqliteError>,
@@ -41,8 +41,8 @@ impl TransactionJournal {
         loop {
             match create()? {
                 Created::New(base) => {
-                    // If that fails, an empty file stays, which counts as none: what is removed by
-                    // its name might be a successor's journal by now.
+                    // If that fails, an empty file stays, which counts as none. It is not removed:
+                    // by now the name might be a successor's journal.
                     main.journal_created()?;
                     return Ok(Self { base, lock });
                 }
@@ -96,14 +96,14 @@ impl IoMethods for TransactionJournal {
         self.base.truncate(size)
     }
 
-    /// Not fenced: a sync changes nothing that anybody else could have written.
+    /// Not fenced: a sync changes nothing that another process could have written.
     fn sync(&mut self, flags: c_int) -> Result<(), SqliteError> {
         (self.base.sync(flags)).map_err(|error| self.failed("syncing the rollback journal", error))
     }
 }
 
-/// SQLite deletes the journal of the lock's file, by `delete`, which takes whether to sync the
-/// directory: "the journal file is deleted. This is the instant where the transaction commits"
+/// SQLite deletes the journal of the lock's file. `delete` does so; its argument is whether to sync
+/// the directory. "the journal file is deleted. This is the instant where the transaction commits"
 /// (<https://sqlite.org/atomiccommit.html#_deleting_the_rollback_journal>).
 pub(super) fn delete(
     lock: &WriteLock,
@@ -117,7 +117,7 @@ pub(super) fn delete(
     }
     let is_durable = lock.journal().is_some_and(Journal::is_deleted_durably);
     match delete(sync_directory && !is_durable) {
-        // Its end is recorded: where it is gone already, a successor has removed it.
+        // Its end is recorded: if it is already gone, a successor has removed it.
         Ok(()) | Err(SqliteError::IOERR_DELETE_NOENT) => lock.journal_removed(),
         Err(error) => {
             lock.journal_not_removed(&format!("SQLite error {}", error.0));
@@ -127,10 +127,10 @@ pub(super) fn delete(
     Ok(())
 }
 
-/// Whether the journal of the lock's file exists; `None` if the base VFS knows.
+/// Whether the journal of the lock's file exists; `None` if the base VFS can decide.
 ///
-/// What a network file system says of a name may be of another time: only a file that can be opened
-/// is there. SQLite takes an empty one for none, too.
+/// A network file system may answer for a name from its cache: only a file that can be opened
+/// exists. SQLite treats an empty one as none, too.
 pub(super) fn exists(lock: &WriteLock) -> Option<Result<bool, SqliteError>> {
     let journal = lock.journal().filter(|journal| journal.is_on_network())?;
     let status = journal.status().map_err(|error| {

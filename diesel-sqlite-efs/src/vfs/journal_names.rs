@@ -1,4 +1,4 @@
-//! Whose journal a name is that SQLite passes to `xOpen`, `xDelete` and `xAccess`.
+//! Finds the owner of a journal name that SQLite passes to `xOpen`, `xDelete` and `xAccess`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::write_lock::WriteLock;
 
 /// The locks of the open main files, by the address of their journal's name: SQLite passes that
-/// very pointer (<https://sqlite.org/c3ref/filename_database.html>). Every transaction asks here,
-/// of every thread; there are as many entries as open connections.
+/// same pointer (<https://sqlite.org/c3ref/filename_database.html>). Every transaction of every
+/// thread looks up its lock here; there are as many entries as open connections.
 static LOCKS: RwLock<BTreeMap<usize, Arc<WriteLock>>> = RwLock::new(BTreeMap::new());
 
 /// The lock of the open main file whose journal has the name at this address.
@@ -16,7 +16,7 @@ pub(super) fn lock_of_journal(address: usize) -> Option<Arc<WriteLock>> {
     locks.get(&address).cloned()
 }
 
-/// An entry for as long as the main file is open.
+/// An entry that lasts as long as the main file is open.
 #[derive(Debug)]
 pub(super) struct JournalName {
     address: usize,

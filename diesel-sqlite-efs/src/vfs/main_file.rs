@@ -1,4 +1,4 @@
-//! What a main database file decides when SQLite reads, writes or locks it.
+//! The decisions of a main database file when SQLite reads, writes or locks it.
 
 use std::ffi::c_int;
 use std::io::{self, ErrorKind};
@@ -31,7 +31,7 @@ pub(super) struct MainFile {
     snapshot: Snapshot,
     level: LockLevel,
     journal_name: JournalName,
-    /// Where this host's caches may be old.
+    /// Present where this host's caches may be stale.
     cache_bypass: Option<CacheBypass>,
 }
 
@@ -70,7 +70,8 @@ impl MainFile {
         &self.lock
     }
 
-    /// With the transaction's own journal in place: whether it would restore the current state.
+    /// The transaction's own journal has been created: checks that it would restore the current
+    /// state.
     pub(super) fn journal_created(&mut self) -> Result<(), SqliteError> {
         let current = self.current_version()?;
         let admitted = self.snapshot.version();
@@ -147,7 +148,7 @@ impl IoMethods for MainFile {
             return Ok(());
         }
         let Some(connection) = connection else {
-            // SQLite did not say which connection this is: nothing may be decided for it.
+            // SQLite did not say which connection this is: no decision is possible.
             return Err(SqliteError::IOERR_LOCK);
         };
         match (self.level, level) {
@@ -163,8 +164,8 @@ impl IoMethods for MainFile {
     fn unlock(&mut self, level: LockLevel) -> Result<(), SqliteError> {
         let mut result = self.base.unlock(level);
         if result.is_err() && self.level > level && self.lock.has_ended() {
-            // SQLite would report a commit that is done as failed. The base VFS tries again with
-            // the next unlock, to which the end of the read transaction belongs.
+            // SQLite would report a finished commit as failed. The base VFS tries again at the next
+            // unlock, which belongs to the end of the read transaction.
             result = Ok(());
         }
         self.level = self.level.min(level);
@@ -222,7 +223,7 @@ impl MainFile {
         })
     }
 
-    /// A transaction's first write: the lease, then the file's lock, then the snapshot.
+    /// A transaction's first write: the lease, then the file's lock, then the snapshot check.
     fn lock_reserved(&mut self, connection: &Connection) -> Result<(), SqliteError> {
         let purpose = Purpose::Write {
             // SQLite then reports busy at once instead of calling the busy handler.
@@ -252,7 +253,7 @@ impl MainFile {
         (self.lock.before_recovery()).map_err(|Refused| SqliteError::IOERR_LOCK)
     }
 
-    /// The EXCLUSIVE lock of a commit: readers have to leave first.
+    /// The EXCLUSIVE lock of a commit: waits for readers.
     fn lock_exclusive(&mut self) -> Result<(), SqliteError> {
         (self.lock.fence()).map_err(|Refused| SqliteError::IOERR_LOCK)?;
         self.base.lock(LockLevel::Exclusive).inspect_err(|error| {
@@ -272,10 +273,10 @@ impl MainFile {
     }
 }
 
-/// Reads: past this host's caches where they may be old, and checked.
+/// Reads: bypass this host's caches where they may be stale, and are checked.
 impl MainFile {
-    /// After something was read under SHARED alone: whether the file still is as it was then.
-    /// `read` is what was read, if that was the version and nothing else.
+    /// After a read under SHARED alone: whether the file is still in the same state. `read` is the
+    /// version if that was read, and nothing else.
     fn check_read(&mut self, read: Option<FileVersion>) -> Result<(), SqliteError> {
         let past_caches = match self.read_check {
             ReadCheck::Off => return Ok(()),
@@ -291,7 +292,7 @@ impl MainFile {
             Some(journal) => journal.cached_status(),
         };
         let current = match read {
-            // Read once more it would tell nothing about what was read with it.
+            // A second read of it would say nothing about what was read with it.
             Some(version) => version,
             None if past_caches => self.version_past_caches()?,
             None => self.cached_version()?,
@@ -303,14 +304,14 @@ impl MainFile {
         Err(SqliteError::BUSY_SNAPSHOT)
     }
 
-    /// Whether reads at this lock level must come from the server. Under RESERVED nobody else
+    /// Whether reads at this lock level must come from the server. Under RESERVED no other process
     /// writes, and this host's caches were dropped when it was taken.
     fn reads_past_caches(&self) -> bool {
         self.read_check == ReadCheck::Reopen && self.level == LockLevel::Shared
     }
 
-    /// With `lock_read_check=reopen`, at the start of a transaction: its version, and the file's
-    /// size, which SQLite asks for next, as the server has them.
+    /// With `lock_read_check=reopen`, at the start of a transaction: reads from the server the
+    /// version, and the file's size, which SQLite requests next.
     fn begin_past_caches(&mut self) -> Result<(), SqliteError> {
         if self.read_check != ReadCheck::Reopen {
             return Ok(());
@@ -321,8 +322,8 @@ impl MainFile {
         refreshed.map_err(|error| self.not_read_afresh(&error))
     }
 
-    /// With the lease and RESERVED in hand: the state of the file now. What SQLite reads from here
-    /// on is of this state.
+    /// With the lease and RESERVED: the state of the file now, from which SQLite reads from here
+    /// on.
     fn current_state(&mut self) -> Result<FileState, SqliteError> {
         self.drop_cached_pages()?;
         let version = self.current_version()?;
@@ -333,7 +334,7 @@ impl MainFile {
         Ok(FileState::Version(version))
     }
 
-    /// The file's version as it stands now, on whatever host it was written.
+    /// The file's current version, whichever host wrote it.
     fn current_version(&mut self) -> Result<FileVersion, SqliteError> {
         if self.cache_bypass.is_some() {
             self.version_past_caches()
@@ -371,14 +372,14 @@ impl MainFile {
         }
     }
 
-    /// Where this host's caches may be old: makes the next reads of the file ask the server.
+    /// Where this host's caches may be stale: makes the next reads of the file ask the server.
     fn drop_cached_pages(&mut self) -> Result<(), SqliteError> {
         let dropped = (self.cache_bypass.as_mut()).map_or(Ok(()), CacheBypass::drop_cached_pages);
         dropped.map_err(|error| self.not_read_afresh(&error))
     }
 
-    /// Where this host's caches may be old: makes the file's size, up to which pages are read, the
-    /// server's.
+    /// Where this host's caches may be stale: updates the file's size, which limits reads, from the
+    /// server.
     fn refresh_size(&mut self) -> Result<(), SqliteError> {
         let refreshed = (self.cache_bypass.as_mut()).map_or(Ok(()), CacheBypass::refresh_size);
         refreshed.map_err(|error| self.not_read_afresh(&error))

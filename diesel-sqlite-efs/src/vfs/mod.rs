@@ -1,4 +1,4 @@
-//! Where SQLite asks for its locks: a VFS over SQLite's own that puts the write lease there.
+//! The VFS over SQLite's own, which acquires the write lease where SQLite asks for its lock.
 
 mod authorizer;
 #[allow(
@@ -28,8 +28,8 @@ pub(crate) fn shim_over(base: &str) -> Option<&'static str> {
     ffi::shim_over(base)
 }
 
-/// Opens Diesel's connection with a main file ruled by `params`; `None` if the file turned out
-/// not to have been opened through the shim, which only another use of the thread could cause.
+/// Opens Diesel's connection with a main file governed by `params`; `None` if the file was not
+/// opened through the shim, which only another use of the thread could cause.
 pub(crate) fn open(params: OpenParams, uri: &str) -> ConnectionResult<Option<SqliteConnection>> {
     ffi::open(params, uri)
 }

@@ -1,4 +1,4 @@
-//! What a main file is opened with.
+//! The parameters of a main file.
 
 use std::sync::Arc;
 

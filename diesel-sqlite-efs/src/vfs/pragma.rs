@@ -1,15 +1,15 @@
-//! Which PRAGMAs would undermine the lock, and are refused.
+//! The PRAGMAs that would undermine the lock and are refused.
 
 use std::time::Duration;
 
-/// What is to become of a PRAGMA.
+/// The decision about a PRAGMA.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// SQLite carries it out.
+    /// SQLite runs it.
     Pass,
-    /// It is answered with this error.
+    /// It fails with this error.
     Refuse(String),
-    /// `busy_timeout` with this new value, or to be told the present one.
+    /// `busy_timeout` with this new value; `None` is a query of the current one.
     BusyTimeout(Option<Duration>),
 }
 
@@ -38,7 +38,7 @@ pub(super) fn judge(name: &str, value: Option<&str>, normal_sync_allowed: bool) 
                 _ => "without a journal on disk a crash leaves a torn database",
             },
         ),
-        // SQLite takes what it does not know for NORMAL, and only three bits of a number.
+        // SQLite treats unknown values as NORMAL, and uses only three bits of a number.
         ("synchronous", Some(_)) if is(&["2", "full", "3", "extra"]) => Verdict::Pass,
         ("synchronous", Some(mode)) if is(&["1", "normal", "on", "yes", "true"]) => {
             if normal_sync_allowed {
@@ -70,8 +70,8 @@ pub(super) fn judge(name: &str, value: Option<&str>, normal_sync_allowed: bool) 
     }
 }
 
-/// Whether a PRAGMA that names another schema than `main` would undermine the lock: these hold for
-/// the whole connection, and the main file is not asked about them.
+/// Whether a PRAGMA that names a schema other than `main` would undermine the lock: these affect
+/// the whole connection, and SQLite does not ask the main file about them.
 pub(super) fn reaches_beyond_its_schema(name: &str, value: Option<&str>) -> bool {
     match judge(name, value, true) {
         Verdict::BusyTimeout(timeout) => timeout.is_some(),

@@ -25,23 +25,23 @@ impl Snapshot {
     /// Whether what this transaction has read so far is a state that was committed: `current` and
     /// `journal` were looked at after the read.
     ///
-    /// A commit writes page 1 with the new version before all others, and its journal stands until
-    /// the last is written; a rollback's stands until all are back. So the transaction's first
-    /// look at the version needs this, too: it may be that of a commit in progress, which is over
-    /// when the next page is checked.
+    /// A commit writes page 1 with the new version before all others, and its journal exists until
+    /// the last page is written; that of a rollback exists until all pages are restored. So the
+    /// transaction's first look at the version needs this check, too: it may be the version of a
+    /// commit in progress, which is over when the next page is checked.
     pub(super) fn still_stands(&self, current: FileVersion, journal: JournalStatus) -> bool {
         self.seen == Some(current) && !matches!(journal, JournalStatus::Hot(_))
     }
 
-    /// SQLite's page cache may hold what was never committed.
+    /// SQLite's page cache may contain uncommitted pages.
     pub(super) fn invalidate_page_cache(&mut self) {
         self.spoil_next = true;
     }
 
-    /// SQLite has read `data`; may change what it will see of the file's version.
+    /// SQLite has read `data`; may change the file's version in it.
     ///
     /// After SHARED SQLite reads exactly these 16 bytes and drops its cache if they differ from
-    /// those of its cached page 1. They go nowhere else, so changing them does just that.
+    /// those of its cached page 1. They have no other use, so changing them does just that.
     pub(super) fn observe(&mut self, data: &mut [u8], offset: i64) {
         let Some(version) = FileVersion::within(data, offset) else {
             return;
@@ -55,7 +55,7 @@ impl Snapshot {
         }
     }
 
-    /// SQLite has written `data`: a transaction may go on from its own state.
+    /// SQLite has written `data`: a transaction may continue from its own state.
     pub(super) fn wrote(&mut self, data: &[u8], offset: i64) {
         if let Some(version) = FileVersion::within(data, offset) {
             self.seen = Some(version);

@@ -28,7 +28,7 @@ impl SqliteError {
     pub(super) const IOERR_UNLOCK: Self = Self(ffi::SQLITE_IOERR_UNLOCK);
     pub(super) const IOERR_WRITE: Self = Self(ffi::SQLITE_IOERR_WRITE);
 
-    /// What a call that has returned this code amounts to.
+    /// The result of a call that returned this code.
     pub(super) fn check(code: c_int) -> Result<(), Self> {
         match code {
             ffi::SQLITE_OK => Ok(()),
@@ -44,7 +44,7 @@ impl SqliteError {
         }
     }
 
-    /// Whether it is this error, whatever the extension of its code says.
+    /// Whether it is this error, whatever its extended code.
     pub(super) fn is_kind_of(self, primary: Self) -> bool {
         self.0 & 0xff == primary.0
     }

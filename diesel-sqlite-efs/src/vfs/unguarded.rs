@@ -1,4 +1,4 @@
-//! Which files are opened without a guard.
+//! The files that are opened without a guard.
 
 use std::ffi::c_int;
 
@@ -7,7 +7,7 @@ use libsqlite3_sys as ffi;
 /// Whether a file that is neither a connection's main file nor the journal of its transaction may
 /// be opened by the base VFS alone. `flags` are `xOpen`'s (<https://sqlite.org/c3ref/vfs.html>).
 ///
-/// Temporary files may, a hot journal that is to be read, an attached database that is read-only. A
+/// Temporary files may, a hot journal opened for reading, and a read-only attached database. A
 /// second writer, a write-ahead log and a super-journal may not: they would not be fenced.
 pub(super) fn may_open(flags: c_int) -> bool {
     let is = |flag| flags & flag != 0;

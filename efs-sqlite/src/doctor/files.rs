@@ -131,7 +131,7 @@ fn content(file: &Path) -> Vec<Finding> {
         Finding::failure(
             NAME,
             "WAL, which needs memory shared by all its users and cannot work across hosts",
-            "convert it on one host, while nobody uses it: `sqlite3 FILE 'PRAGMA journal_mode=DELETE'`",
+            "convert it on one host, while no process uses it: `sqlite3 FILE 'PRAGMA journal_mode=DELETE'`",
         )
     } else {
         Finding::ok(NAME, "a rollback journal (DELETE)")
@@ -154,11 +154,11 @@ fn version(file: &Path, header: &Header) -> Finding {
     );
     let expected = u64::from(pages) * u64::from(header.page_size);
     match file.metadata() {
-        // Shorter, or longer as in mid-commit: only a check can tell.
+        // The file may be shorter, or longer in mid-commit: only a check can decide.
         Ok(metadata) if metadata.len() < expected => Finding::warning(
             NAME,
             format!("{text}, but the file has only {} bytes", metadata.len()),
-            "if it stays so while nobody writes, it is cut off: run `efs-sqlite check`",
+            "if this persists while no process writes, the file is truncated: run `efs-sqlite check`",
         ),
         _ => Finding::ok(NAME, text),
     }

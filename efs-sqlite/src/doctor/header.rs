@@ -1,13 +1,13 @@
-//! The header of a database file, read as a file's.
+//! The header of a database file, read from the file.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// What the beginning of a file says of it.
+/// The content of a file by its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
-    /// No bytes at all: a database without tables.
+    /// No bytes: a database without tables.
     Empty,
     Database(Header),
     Other,
@@ -53,7 +53,7 @@ impl Content {
             },
             is_write_ahead_log: header[18] == 2 || header[19] == 2,
             change_counter,
-            // Valid only for the change counter that stands beside it.
+            // Valid only for the change counter stored beside it.
             pages: Some(number(28)).filter(|_| number(92) == change_counter),
         })
     }

@@ -1,4 +1,4 @@
-//! The rollback journal beside the database, and whose it is.
+//! The rollback journal beside the database, and the writer that it belongs to.
 
 use std::path::Path;
 
@@ -11,13 +11,13 @@ use crate::output::Finding;
 /// What is known of the writer that the journal may belong to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Writer<'a> {
-    /// `lock=local`: no table knows it.
+    /// `lock=local`: no table knows the writer.
     NoTable,
-    /// The table does not answer, or not with an item that can be read.
+    /// The table does not answer, or not with a readable item.
     Unknown,
-    /// It holds the lock.
+    /// The writer holds the lock.
     Holding(&'a StoredItem),
-    /// Nobody holds the lock; the item that the last one has left, if any.
+    /// The lock is free; the item that the last holder left, if any.
     Gone(Option<&'a StoredItem>),
 }
 
@@ -38,7 +38,7 @@ pub(super) fn examine(file: Option<&Path>, writer: Writer<'_>) -> Option<Finding
     let journal = match journal_status(file?) {
         Ok(JournalStatus::Absent) => return Some(Finding::ok(NAME, "none")),
         Ok(JournalStatus::Cold) => {
-            let text = "none; a journal stands there whose transaction has written nothing yet";
+            let text = "none; there is a journal, but its transaction has written nothing yet";
             return Some(Finding::ok(NAME, text));
         }
         Ok(JournalStatus::Hot(journal)) => journal,
@@ -88,7 +88,7 @@ fn hot(name: &'static str, journal: JournalId, writer: Writer<'_>) -> Finding {
         Writer::Gone(None) => Finding::warning(
             name,
             format!(
-                "{journal}: nobody holds the lock, so a writer without it is at work, or one has died in mid-commit and its transaction will be rolled back"
+                "{journal}: nobody holds the lock: either a writer that does not use it is at work, or a writer has died in mid-commit and its transaction will be rolled back"
             ),
             SETTLE,
         ),
@@ -99,7 +99,7 @@ fn hot(name: &'static str, journal: JournalId, writer: Writer<'_>) -> Finding {
         ),
         Writer::Unknown => Finding::warning(
             name,
-            format!("{journal}: whose it is cannot be told without the lock table"),
+            format!("{journal}: its writer is unknown without the lock table"),
             "see the findings on the lock table",
         ),
     }

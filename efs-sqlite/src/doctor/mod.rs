@@ -1,7 +1,7 @@
 //! `efs-sqlite doctor`: examines everything that the lock depends on, and changes nothing.
 //!
 //! The database is not opened through SQLite, which would roll a hot journal back; its header is
-//! read as a file's. The lock table is asked by requests that cannot change an item.
+//! read from the file. The requests to the lock table cannot change an item.
 
 mod files;
 mod header;
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Doctor, output: &Output) -> Result<Outcome, Failure> {
 fn examine(url: &str) -> Vec<Finding> {
     let target = match Target::new(url) {
         Ok(target) => target,
-        // Everything else depends on them.
+        // Everything else depends on the settings.
         Err(error) => return vec![Finding::problem("settings", &error.problem())],
     };
     let mut findings = vec![settings(&target)];

@@ -16,7 +16,7 @@ struct Mount {
     options: Vec<String>,
 }
 
-/// Judges the file system that holds `path`, links resolved; `network` is its kind if several
+/// Examines the file system that holds `path`, links resolved; `network` is its kind if several
 /// hosts may share it.
 pub(super) fn examine(path: Option<&Path>, network: Option<&str>, is_local_lock: bool) -> Finding {
     let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
@@ -25,7 +25,7 @@ pub(super) fn examine(path: Option<&Path>, network: Option<&str>, is_local_lock:
 }
 
 impl Mount {
-    /// The mount that shows at `path`: the last one among those with the longest mount point.
+    /// The mount that is visible at `path`: the last one among those with the longest mount point.
     fn of(mountinfo: &str, path: &Path) -> Option<Self> {
         (mountinfo.lines().filter_map(Self::parse))
             .filter(|mount| path.starts_with(&mount.point))
@@ -63,7 +63,7 @@ impl Mount {
     }
 }
 
-/// Spaces and the like stand there as `\040`.
+/// Decodes spaces and the like, which are written as `\040`.
 fn unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -113,7 +113,7 @@ fn judge(mount: Option<&Mount>, network: Option<&str>, is_local_lock: bool) -> F
     judgement.finding(facts)
 }
 
-/// What is wrong with a mount, gathered.
+/// The problems of a mount.
 #[derive(Debug, Default)]
 struct Judgement(Vec<(Level, String, &'static str)>);
 
@@ -178,7 +178,7 @@ impl Judgement {
                 "mount it with `hard`",
             );
         }
-        // Amazon's mount helper goes through a port of this host.
+        // Amazon's mount helper connects through a port of this host.
         let is_efs = mount.source.contains(".efs.") || mount.source.starts_with("127.0.0.1:");
         if is_efs && !mount.has("noresvport") {
             self.add(

@@ -12,7 +12,7 @@ use crate::holder::{self, Lock};
 use crate::output::Finding;
 use crate::target::Target;
 
-/// How often the item is asked for, for the latency and the clock.
+/// How often the item is requested, to measure the latency and the clock.
 const PROBES: usize = 5;
 
 pub(super) fn examine(
@@ -43,7 +43,7 @@ fn probe_often(table: &LockTable, key: &str) -> Result<Vec<Probe>, StoreError> {
     (0..=PROBES).map(|_| table.probe(key)).collect()
 }
 
-/// Why not even one answer came.
+/// The finding if not even one answer came.
 fn unanswered(error: &StoreError) -> Finding {
     let name = match error {
         StoreError::AccessDenied { .. } => "permissions",
@@ -62,7 +62,7 @@ fn unanswered(error: &StoreError) -> Finding {
 
 fn endpoint(table: &LockTable, probes: &[Probe]) -> Finding {
     const NAME: &str = "endpoint";
-    /// Several times what DynamoDB takes within a Region.
+    /// Several times DynamoDB's latency within a Region.
     const SLOW: Duration = Duration::from_millis(50);
     let mut times: Vec<_> = probes.iter().skip(1).map(|probe| probe.took).collect();
     times.sort();
@@ -94,7 +94,7 @@ struct Exchange {
     date: SystemTime,
 }
 
-/// How far this host's clock is ahead of the service's at least, in seconds, and at most: an
+/// How far this host's clock is at least and at most ahead of the service's, in seconds: an
 /// answer's date has a resolution of one second.
 fn ahead(exchanges: impl IntoIterator<Item = Exchange>) -> Option<(f64, f64)> {
     let bounds = exchanges.into_iter().map(|exchange| {
@@ -110,9 +110,9 @@ fn ahead(exchanges: impl IntoIterator<Item = Exchange>) -> Option<(f64, f64)> {
 
 fn clock(target: &Target, probes: &[Probe]) -> Finding {
     const NAME: &str = "clock";
-    /// A holder stops this much before the end of its lease, so clocks may differ by it.
+    /// A holder stops this long before the end of its lease, so clocks may differ by as much.
     const TOLERABLE: f64 = 2.0;
-    const REMEDY: &str = "set this host's clock by NTP (chrony): the lock goes by DynamoDB's, but the Python package goes by its host's, and AWS refuses requests that are 5 minutes off";
+    const REMEDY: &str = "set this host's clock by NTP (chrony): the lock uses DynamoDB's, but the Python package uses its host's, and AWS refuses requests that are 5 minutes off";
     let exchanges = probes.iter().filter_map(|probe| {
         Some(Exchange {
             sent: probe.sent,
@@ -220,8 +220,8 @@ fn time_to_live(table: &LockTable) -> Finding {
         ),
         Ok(TimeToLive::Off | TimeToLive::Disabling) => Finding::warning(
             NAME,
-            "off: what crashed writers leave stays until somebody writes again",
-            "nothing, if that is meant; else run `efs-sqlite create-table`",
+            "off: items of crashed writers stay until the next write",
+            "nothing, if that is intended; else run `efs-sqlite create-table`",
         ),
         Err(error) => not_known(NAME, &error, "dynamodb:DescribeTimeToLive"),
     }
@@ -232,7 +232,7 @@ fn not_known(name: &'static str, error: &StoreError, action: &str) -> Finding {
         StoreError::AccessDenied { .. } => Finding::warning(
             name,
             format!("not known: {action} is denied"),
-            format!("nothing, the lock does without it; to have it examined, allow {action}"),
+            format!("nothing, the lock does not need it; to have it examined, allow {action}"),
         ),
         error => Finding::problem(name, &error.problem()),
     }
@@ -246,7 +246,7 @@ fn holder_and_journal(
 ) {
     const NAME: &str = "lock";
     // The journal is examined after the item: a commit that begins in between shows as a journal
-    // without a holder. Then both are examined once more.
+    // without a holder. Then both are examined again.
     let mut probe = table.probe(key);
     let lock = probe.as_ref().map(Lock::of);
     let journal = journal::examine(file, lock.as_ref().map_or(Writer::Unknown, Writer::of));

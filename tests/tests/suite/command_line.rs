@@ -288,7 +288,7 @@ fn what_needs_the_lock_waits_for_it_and_then_says_who_holds_it_with_status_3() {
     ] {
         run(arguments)
             .expect(BUSY)
-            .complains("is being written by `somebody`");
+            .complains("the write lock is held by `somebody`");
     }
     holder.ok("rollback");
     run(&["check", &url]).expect(DONE);

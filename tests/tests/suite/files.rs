@@ -620,7 +620,7 @@ fn assert_file_error(connection: &mut EfsSqliteConnection, sql: &str, parts: &[&
     };
     assert_told(information.message(), parts);
     let hint = information.hint().unwrap_or_default();
-    assert!(hint.starts_with("Mend the cause"), "{hint}");
+    assert!(hint.starts_with("Fix the cause"), "{hint}");
     assert_lock_error!(connection, File);
 }
 
@@ -629,7 +629,7 @@ fn assert_file_error(connection: &mut EfsSqliteConnection, sql: &str, parts: &[&
 fn assert_failure(failure: &ShownError, parts: &[&str]) {
     assert_told(&failure.message, parts);
     let hint = failure.hint.as_deref().unwrap_or_default();
-    assert!(hint.starts_with("Mend the cause"), "{failure:?}");
+    assert!(hint.starts_with("Fix the cause"), "{failure:?}");
     assert_eq!(failure.lock_error.as_ref(), Some(&failure.message));
     let details = failure.details.as_deref().unwrap_or_default();
     assert!(details.contains("database.sqlite3, key `"), "{failure:?}");

@@ -611,7 +611,7 @@ fn a_timeout_of_the_pool_is_another_error_than_one_of_the_lock() {
     fixture.give_lease_to_another();
     let no_lock = insert(&mut conn, 1);
     let text = no_lock.as_ref().map_err(ToString::to_string);
-    assert!(text.is_err_and(|text| text.contains("is being written by `another host`")));
+    assert!(text.is_err_and(|text| text.contains("the write lock is held by `another host`")));
     assert_serialization_failure(no_lock);
     drop(conn);
     // Nobody asks for the lock to be given a connection.
@@ -681,7 +681,7 @@ fn a_pool_behind_a_hot_journal_says_who_holds_the_lock() {
         .build(manager());
     let error = error.expect_err("the lock is held").to_string();
     assert!(
-        error.contains("is being written by `another host`"),
+        error.contains("the write lock is held by `another host`"),
         "{error}"
     );
 

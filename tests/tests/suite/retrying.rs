@@ -520,7 +520,7 @@ fn repeats_wait_no_longer_than_the_timeout_and_leave_nothing() {
     assert_eq!(retried.len(), 1);
     assert_eq!(retried[0]["attempt"], "2");
     assert!(
-        retried[0]["error"].contains("is being written by"),
+        retried[0]["error"].contains("the write lock is held by"),
         "{retried:?}"
     );
     let gave_up = told("transaction.gave_up");

@@ -486,7 +486,7 @@ fn assert_says(failure: &ShownError, parts: &[&str]) {
     assert_tells(failure, parts);
     assert_eq!(failure.kind, "Unknown", "{failure:?}");
     let hint = failure.hint.as_deref().unwrap_or_default();
-    assert!(hint.starts_with("Mend the cause"), "{failure:?}");
+    assert!(hint.starts_with("Fix the cause"), "{failure:?}");
 }
 
 /// The same, where trying again may help.

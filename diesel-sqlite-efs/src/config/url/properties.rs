@@ -1,5 +1,5 @@
-//! What holds for every URL, drawn at random. A failure prints the smallest input that fails, and
-//! `PROPTEST_RNG_SEED` repeats a run; `PROPTEST_CASES` makes it longer.
+//! Properties of every URL, tested with random ones. A failure prints the smallest input that
+//! fails, and `PROPTEST_RNG_SEED` repeats a run; `PROPTEST_CASES` makes it longer.
 
 use proptest::prelude::*;
 
@@ -78,7 +78,7 @@ proptest! {
         let path = PathBuf::from(OsString::from_vec(bytes));
         prop_assume!(path != Path::new(":memory:"));
         prop_assert_eq!(file_of(&file_uri(&path)), Some(path.clone()));
-        // What SQLite is given names the same file, and nothing but our own VFS.
+        // SQLite's URI names the same file, and only this crate's VFS.
         let uri = Database::at(path.clone()).sqlite_uri("efs over unix");
         let (name, query) = uri.split_once('?').unwrap();
         prop_assert_eq!(file_of(name), Some(path));

@@ -78,7 +78,7 @@ fn databases_in_memory_are_recognised_and_stay_what_they_are() {
     ];
     for (url, sqlite) in cases {
         assert_eq!(parse(url).database, memory(sqlite), "{url}");
-        // Diesel takes it, and it leaves no file behind.
+        // Diesel accepts it, and it leaves no file behind.
         let mut connection = SqliteConnection::establish(sqlite).unwrap();
         connection.batch_execute("CREATE TABLE t (x)").unwrap();
     }
@@ -265,7 +265,7 @@ fn sqlite_opens_the_very_file_whatever_bytes_its_name_has() {
     for name in &names {
         create(&directory.join(OsStr::from_bytes(name)));
     }
-    // Two slashes in front are not a host, and a relative path is relative.
+    // Two leading slashes are not a host, and a relative path stays relative.
     let double = [b"/", directory.as_os_str().as_bytes(), b"/double"].concat();
     create(Path::new(OsStr::from_bytes(&double)));
     let current = std::env::current_dir().unwrap();

@@ -1,6 +1,6 @@
 //! Each call fails once, in each way that a file system may fail it, while a connection is opened,
-//! reads and writes: data that was acknowledged is there, other data is there whole or not at all,
-//! the error says so, and all goes on afterwards.
+//! reads and writes. Acknowledged data is there, other data is there as a whole or not at all, the
+//! error says so, and the connection works afterwards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ const KEY: &str = "database#files";
 const LEASE: Duration = Duration::from_secs(60);
 const START: Duration = Duration::from_secs(1_800_000_000);
 
-/// The calls of one thread: counted, and made to fail.
+/// Counts the calls of one thread, and makes them fail.
 pub(super) mod faults {
     use std::cell::RefCell;
     use std::io;
@@ -69,7 +69,7 @@ pub(super) mod faults {
         }
     }
 
-    /// Runs `work` with the fault at that call, counted from 0; tells what calls were made.
+    /// Runs `work` with the fault at that call, counted from 0; returns the calls that were made.
     pub(super) fn with<T>(at: Option<(usize, Fault)>, work: impl FnOnce() -> T) -> (T, Vec<Call>) {
         let plan = Plan {
             made: Vec::new(),
@@ -77,13 +77,13 @@ pub(super) mod faults {
         };
         PLAN.set(Some(plan));
         let result = work();
-        let plan = PLAN.take().expect("nobody else sets it");
+        let plan = PLAN.take().expect("nothing else sets it");
         (result, plan.made)
     }
 }
 
 impl Call {
-    /// The ways in which it can fail without lying about what is there.
+    /// The ways in which it can fail without a false statement about what is there.
     fn faults(self) -> &'static [Fault] {
         use Fault::{DoneBut, NotDone};
         match self {
@@ -97,7 +97,7 @@ impl Call {
             ],
             Self::Write => &[NotDone(Errno::IO), NotDone(Errno::NOSPC)],
             Self::Read | Self::Sync | Self::DropPages => &[NotDone(Errno::IO)],
-            // A network file system repeats what it got no answer for.
+            // A network file system repeats a call that got no answer.
             Self::Link => &[
                 NotDone(Errno::IO),
                 NotDone(Errno::ACCESS),
@@ -152,7 +152,7 @@ fn every_call_at_a_journal_that_never_became_hot_may_fail() {
     assert!(called.contains(&Call::Remove), "{called:?}");
 }
 
-/// What is there before.
+/// The files that are there before.
 #[derive(Debug, Clone)]
 struct Template {
     files: BTreeMap<PathBuf, Vec<u8>>,
@@ -228,7 +228,8 @@ fn furnished() -> Template {
     }
 }
 
-/// What a writer of the value 100 leaves that dies before its commit is recorded, and after.
+/// The files that a writer of the value 100 leaves when it dies before its commit is recorded, and
+/// after.
 fn crashed() -> [Template; 2] {
     let world = Arc::new(World::new(&furnished(), ReadCheck::Counter));
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -243,7 +244,7 @@ fn crashed() -> [Template; 2] {
             seen.lock().unwrap().push(Template { files, item });
         }
     };
-    // Looks around before and after the request that records a commit.
+    // Takes a copy before and after the request that records a commit.
     let store = HookedStore::new(world.table.clone(), move |put: Put<'_>| {
         let records = put.item.committed.is_some();
         if records {
@@ -281,8 +282,8 @@ fn sum(conn: &mut EfsSqliteConnection) -> QueryResult<i64> {
     sql::<BigInt>("SELECT sum(n) FROM t").get_result(conn)
 }
 
-/// All calls, all faults; the calls that an undisturbed run makes. `recovered` is what a crashed
-/// transaction has added that is to stay.
+/// All calls, all faults; the calls that an undisturbed run makes. `recovered` is the change of a
+/// crashed transaction that must be kept.
 #[track_caller]
 fn explore(template: &Template, recovered: i64) -> Vec<Call> {
     let mut all = Vec::new();
@@ -331,7 +332,7 @@ fn visit(
         return Err(format!("does not say of what database: {error}"));
     }
     world.clock.advance(LEASE * 2);
-    // The same connection goes on.
+    // The same connection goes on working.
     let told_text = format!("; told: {told:?}");
     let failed =
         |doing: &str, error: &dyn std::fmt::Display| format!("{doing}: {error}{told_text}");
@@ -371,7 +372,7 @@ fn visit(
         return Err(failed("the item is left", &format!("{item:?}")));
     }
     let mut left: Vec<_> = world.files().into_keys().collect();
-    // A draft of the key file that could not be removed harms nobody.
+    // A draft of the key file that could not be removed does no harm.
     left.retain(|name| {
         let is_draft = name.to_string_lossy().contains("-lock-key.");
         !(is_draft && call == Call::Remove)

@@ -9,8 +9,8 @@ use crate::clock::from_unix_seconds;
 use crate::error::StoreError;
 use crate::store::{JournalId, StoredItem};
 
-/// The item that an answer carries; `None` where it carries none, as a store that does not know
-/// `ReturnValuesOnConditionCheckFailure` does, or a put that replaced nothing.
+/// The item in an answer. `None` if there is none: the store does not know
+/// `ReturnValuesOnConditionCheckFailure`, or the put replaced nothing.
 pub(super) fn stored_item(
     attributes: &HashMap<String, AttributeValue>,
 ) -> Option<Result<StoredItem, StoreError>> {
@@ -48,7 +48,7 @@ pub(super) fn stored_item(
     Some(parse())
 }
 
-/// A hint when to ask again: one that cannot be read must not keep anybody from the lease.
+/// A hint when to ask again: an unreadable one must not prevent anyone from acquiring the lease.
 fn waited(attributes: &HashMap<String, AttributeValue>) -> Option<Duration> {
     let digits = attributes.get("waited")?.as_n().ok()?;
     digits.parse().ok().map(Duration::from_millis)

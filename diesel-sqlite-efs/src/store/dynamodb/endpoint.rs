@@ -34,61 +34,63 @@ use tokio::time::timeout;
 use crate::error::{Problem, StoreError, chain};
 
 /// How long a TCP connection with its TLS handshake may take. Inside a VPC without a route to
-/// DynamoDB nothing answers at all, and the lock's default timeout of 3 s must leave time to say so.
+/// DynamoDB nothing answers at all, and the lock's default timeout of 3 s must leave time to report
+/// it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an answer may take from when the request is signed, connecting included. DynamoDB's
-/// answers take milliseconds; a third of the lock's default timeout leaves time for the retry.
+/// How long an answer may take from when the request is signed, connecting included. DynamoDB
+/// answers within milliseconds; a third of the lock's default timeout leaves time for the retry.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long one request to the instance metadata service may take. It is on the same host or not
-/// there at all, and a machine that is no EC2 instance should hear soon that it has no credentials.
+/// How long one request to the instance metadata service may take. The service is on the same host
+/// or absent, and a machine that is not an EC2 instance should soon learn that it has no
+/// credentials.
 const METADATA_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long the search for credentials may take, STS included.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long it may take until a first request could be sent: region, then credentials.
+/// How long it may take until a first request can be sent: region, then credentials.
 pub(super) const TOTAL_CONFIGURATION_TIME: Duration = Duration::from_secs(3);
 
-/// What errors call the service.
+/// The service's name in errors.
 pub(super) const SERVICE: &str = "DynamoDB";
 
-/// A table at DynamoDB, or at what the configuration names in its place.
+/// A table in DynamoDB, or in what is configured in its place.
 pub(super) struct Endpoint {
     table: String,
     configuration: Configuration,
     connected: OnceCell<Connected>,
 }
 
-/// Where region, credentials and endpoint come from.
+/// The source of region, credentials and endpoint.
 #[derive(Debug, Clone)]
 pub(super) enum Configuration {
-    /// From where the AWS SDK looks for them, at the first call.
+    /// Where the AWS SDK looks for them, at the first call.
     Environment,
     Sdk(Box<SdkConfig>),
     Client(Client),
 }
 
-/// What the first call has found out.
+/// The result of the first call's configuration.
 struct Connected {
     region: String,
     current: Mutex<Generation>,
 }
 
-/// A client with a pool of connections. When one of them fails, all are replaced.
+/// A client with a pool of connections. If one of them fails, all are replaced.
 #[derive(Clone)]
 struct Generation {
     number: u64,
     client: Client,
 }
 
-/// An answer of the service, be it an error.
+/// An answer of the service, which may be an error.
 pub(super) struct Answered<T, E> {
     pub(super) result: Result<T, SdkError<E>>,
     /// The answer's `Date`.
     pub(super) date: Option<SystemTime>,
-    /// The URL that was asked.
+    /// The URL of the request.
     pub(super) sent_to: Option<String>,
     /// How the attempt before this one failed, if it may have been applied nevertheless.
     pub(super) lost: Option<StoreError>,
@@ -112,7 +114,7 @@ impl Endpoint {
         (self.connected.get()).map(|connected| connected.region.clone())
     }
 
-    /// Sends a request, and sends it once more, on a new connection, if no answer came.
+    /// Sends a request, and sends it again, on a new connection, if no answer came.
     pub(super) async fn call<T, E, F>(
         &self,
         deadline: Instant,
@@ -154,7 +156,7 @@ impl Endpoint {
         unreachable!("the last attempt returns")
     }
 
-    /// Does all that comes before the sending of a request.
+    /// Does everything that precedes sending a request.
     pub(super) async fn rehearse<T, E, F>(
         &self,
         deadline: Instant,
@@ -190,7 +192,7 @@ impl Endpoint {
             let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT);
             let config = config
                 .http_client(https(None))
-                // One retry, on a new connection, is ours; the lock client does the rest.
+                // One retry, on a new connection, is made here; the lock client makes the others.
                 .retry_config(RetryConfig::disabled())
                 .timeout_config(timeouts.build())
                 .build();
@@ -218,8 +220,8 @@ impl Endpoint {
         }
     }
 
-    /// An answer that is not the one we need, as an error; or the error of the attempt before it,
-    /// if that may have been applied: "refused" would say that nothing was written.
+    /// An unexpected answer as an error; or the error of the previous attempt, if that may have
+    /// been applied: "refused" would say that nothing was written.
     pub(super) fn service_error<E>(
         &self,
         action: &'static str,
@@ -239,7 +241,7 @@ impl Endpoint {
         let status = answer.status().as_u16();
         let code = error.code();
         let message = match (error.message(), code) {
-            // Without its full stop: our texts go on after it.
+            // Without its full stop: the error text continues after it.
             (Some(message), Some(_)) => message.trim_end_matches('.').to_owned(),
             (None, Some(_)) => "no message".to_owned(),
             (_, None) => format!(
@@ -301,7 +303,7 @@ impl Connected {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves behind all connections of a generation, unless another call did so before.
+    /// Abandons all connections of a generation, unless another call has already done so.
     fn replace(&self, spent: u64) {
         let mut current = self.current();
         if current.number == spent {
@@ -321,7 +323,7 @@ impl Connected {
         deadline: Instant,
     ) -> StoreError {
         let after = started.elapsed();
-        // A process that stood still meanwhile comes back after more time than it had.
+        // A process that was stopped meanwhile may resume after its time is up.
         let patience = deadline.saturating_duration_since(started).min(after);
         let seen = observer.seen();
         let endpoint =
@@ -337,7 +339,7 @@ impl Connected {
         match failure {
             Failure::NoCredentials(message) => StoreError::Credentials { message },
             Failure::Misconfigured(message) => StoreError::Misconfigured { message },
-            // The caller had no more patience, which says nothing of the endpoint.
+            // The caller allowed too little time for this to say anything about the endpoint.
             Failure::TimedOut if patience < CONNECT_TIMEOUT => {
                 StoreError::timeout(SERVICE, endpoint, after)
             }
@@ -356,12 +358,12 @@ impl Connected {
     }
 }
 
-/// Why an attempt brought no answer.
+/// Why an attempt got no answer.
 enum Failure {
     NoCredentials(String),
-    /// The endpoint is not a URL, or the SDK finds fault with another setting.
+    /// The endpoint is not a URL, or the SDK rejects another setting.
     Misconfigured(Problem),
-    /// No connection, or it broke: why, and the SDK's error.
+    /// There was no connection, or it broke: the reason, and the SDK's error.
     Dispatched(String, BoxError),
     TimedOut,
 }
@@ -376,8 +378,8 @@ async fn attempt<T, E: Error + Send + Sync + 'static>(
         return Err(Failure::TimedOut);
     }
     let mut request = pin!(request);
-    // Up to the sending, which includes the search for credentials, that search's own timeout
-    // counts; only then can the service be late.
+    // Until the request is sent, which includes the search for credentials, that search's own
+    // timeout applies; only then can the service be late.
     let until_sent = poll_fn(|context| match request.as_mut().poll(context) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending if observer.was_sent() => Poll::Ready(None),
@@ -398,7 +400,7 @@ async fn attempt<T, E: Error + Send + Sync + 'static>(
     let message = match &error {
         SdkError::DispatchFailure(failure) => {
             let is_timeout = failure.is_timeout();
-            // The connector's own text only says of which kind the cause is.
+            // The connector's own text only names the kind of the cause.
             let cause = failure.as_connector_error().and_then(|e| e.source());
             let cause = cause.unwrap_or(&error);
             match observer.was_sent() {
@@ -408,15 +410,15 @@ async fn attempt<T, E: Error + Send + Sync + 'static>(
             }
         }
         SdkError::TimeoutError(_) => return Err(Failure::TimedOut),
-        // The connection broke inside the answer, so it was never read as a whole.
+        // The connection broke inside the answer, so it was never read completely.
         SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => chain(&error),
         _ => return Ok(Err(error)),
     };
     Err(Failure::Dispatched(message, error.into()))
 }
 
-/// Before the sending the SDK looks for credentials, then for the endpoint; it has no public types
-/// that tell which of the two failed.
+/// Before sending, the SDK looks for credentials, then for the endpoint; it has no public types
+/// that say which of the two failed.
 fn unready(error: &(dyn Error + 'static)) -> Failure {
     let text = chain(error);
     let is_bad_url = text.starts_with("failed to apply endpoint");
@@ -440,17 +442,17 @@ fn unready(error: &(dyn Error + 'static)) -> Failure {
     })
 }
 
-/// Looks on while the SDK works on one attempt.
+/// Observes one attempt of the SDK.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Observer {
-    /// Ends the attempt when it is about to be sent.
+    /// Ends the attempt just before it is sent.
     stop: bool,
     seen: Arc<Mutex<Seen>>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// The URL, once the request is signed and goes to the HTTP client.
+    /// The URL, once the request is signed and passed to the HTTP client.
     sent_to: Option<String>,
     connection: Option<CaptureSmithyConnection>,
     date: Option<SystemTime>,
@@ -468,7 +470,7 @@ impl Observer {
     /// Whether the request had a connection, so that the service may have seen it.
     fn was_connected(&self) -> bool {
         let connection = self.seen().connection.clone();
-        // Without the SDK's probe nothing is known, and "maybe" is the safe answer.
+        // Without the SDK's probe this is unknown, and "maybe" is the safe answer.
         connection.is_none_or(|connection| connection.get().is_some())
     }
 }
@@ -508,9 +510,10 @@ impl Intercept for Observer {
     }
 }
 
-/// What the environment says, by the SDK's own rules, but with bounds on the metadata services.
+/// The environment's configuration, by the SDK's own rules, but with time limits for the metadata
+/// services.
 async fn environment() -> Result<SdkConfig, StoreError> {
-    // Asked once in hours, so it keeps no connections that a freeze could kill.
+    // Used once in hours, so it keeps no connections that a freeze could break.
     let http_client = https(Some(0));
     let providers = ProviderConfig::without_region().with_http_client(http_client.clone());
     let metadata = imds::Client::builder()
@@ -547,7 +550,7 @@ async fn environment() -> Result<SdkConfig, StoreError> {
         .await)
 }
 
-/// An HTTP client with no connections yet, and at most so many idle ones.
+/// An HTTP client without connections, with at most this many idle ones later.
 fn https(max_idle: Option<usize>) -> SharedHttpClient {
     let mut builder = aws_smithy_http_client::Builder::new();
     builder.set_pool_max_idle_per_host(max_idle);
@@ -575,7 +578,7 @@ fn speaks_of_schema(message: &str) -> bool {
     .any(|sign| message.contains(sign))
 }
 
-/// The beginning of a body that is not DynamoDB's, in one line.
+/// The beginning of a body that is not DynamoDB's, as one line.
 fn excerpt(body: &[u8]) -> String {
     const LENGTH: usize = 200;
     let line = in_one_line(&String::from_utf8_lossy(body));

@@ -18,16 +18,16 @@ use super::{DynamoDbLockStore, deadline};
 use crate::error::{Problem, StoreError};
 use crate::store::StoredItem;
 
-/// What one request may take, its repetition on a new connection included.
+/// The time limit of one request, including its retry on a new connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Holds for no item and for no missing one: such a put can only be refused.
+/// Never holds, whether the item exists or not: such a put is always refused.
 const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
 
 /// A lock table in DynamoDB, for tools that set it up, examine it or repair a lock.
 ///
-/// Region, credentials, endpoint and the times that requests may take are those of
-/// [`DynamoDbLockStore`]; calls block as there.
+/// Region, credentials, endpoint and the time limits of requests are those of
+/// [`DynamoDbLockStore`]; calls block as they do there.
 ///
 /// ```no_run
 /// use diesel_sqlite_efs::admin::{ItemLookup, LockTable};
@@ -43,7 +43,7 @@ const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
 #[derive(Debug)]
 pub struct LockTable(DynamoDbLockStore);
 
-/// The lock item as it is stored, whoever wrote it.
+/// The lock item as stored, whoever wrote it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawItem(HashMap<String, AttributeValue>);
 
@@ -60,7 +60,7 @@ impl RawItem {
         stored_item(&self.0).ok_or_else(missing)?
     }
 
-    /// Its attributes as they are, sorted by name: for an item that [`parse`](Self::parse) refuses.
+    /// Its raw attributes, sorted by name: for an item that [`parse`](Self::parse) refuses.
     pub fn attributes(&self) -> Vec<(String, String)> {
         let text = |value: &AttributeValue| match value {
             AttributeValue::S(text) | AttributeValue::N(text) => text.clone(),
@@ -74,8 +74,8 @@ impl RawItem {
         attributes
     }
 
-    /// Holds for this very item: these values, and what is absent still absent. The commit record
-    /// is among them, because a commit may leave the other two as they were.
+    /// Holds for exactly this item: its values, and the absence of what is absent. The commit
+    /// record is included, because a commit may leave the other two unchanged.
     fn unchanged(&self) -> (String, HashMap<String, AttributeValue>) {
         let mut values = HashMap::new();
         let parts = ["lock_id", "expires_at", "committed"].map(|name| match self.0.get(name) {
@@ -89,7 +89,7 @@ impl RawItem {
     }
 }
 
-/// What is stored at a key.
+/// The item at a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ItemLookup {
     /// No item.
@@ -100,11 +100,11 @@ pub enum ItemLookup {
     Hidden,
 }
 
-/// What one request has shown of an item, and of the service.
+/// What one request has shown about an item and about the service.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Probe {
-    /// What is stored at the key.
+    /// The item at the key.
     pub item: ItemLookup,
     /// The service's clock, to the second.
     pub date: Option<SystemTime>,
@@ -114,54 +114,54 @@ pub struct Probe {
     pub received: SystemTime,
     /// How long the answer took, by the monotonic clock.
     pub took: Duration,
-    /// The URL that the request was sent to.
+    /// The URL of the request.
     pub endpoint: Option<String>,
 }
 
 /// A request that shows an item and changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeMethod {
-    /// A deletion on condition that there is no item: there is nothing that it could delete.
+    /// A deletion on condition that there is no item: it cannot delete anything.
     Delete,
     /// A put on a condition that never holds.
     Put,
-    /// A consistent read, for which the lock itself needs no permission.
+    /// A consistent read; the lock itself does not need the permission for it.
     Get,
 }
 
-/// The outcome of [`LockTable::delete_unchanged`].
+/// The result of [`LockTable::delete_unchanged`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
     /// The item was deleted.
     Deleted,
     /// The item has changed; nothing was deleted.
     Changed,
-    /// There was no item left to delete.
+    /// The item no longer existed.
     Gone,
 }
 
-/// A table, as far as it matters to a lock.
+/// The properties of a table that matter to a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TableSummary {
     /// DynamoDB's `TableStatus`, such as `ACTIVE`; `unknown` if it returns none.
     pub status: String,
-    /// Whether requests can be made to it.
+    /// Whether the table accepts requests.
     pub is_active: bool,
     /// Attribute and type of the primary key: partition key, then sort key, if any.
     pub key: Vec<(String, String)>,
-    /// Whether requests are billed one by one, without provisioned capacity.
+    /// Whether requests are billed individually, without provisioned capacity.
     pub is_on_demand: bool,
-    /// Copies in other Regions that may differ from this one for a while.
+    /// Replicas in other Regions that may differ from this one for a while.
     pub has_lagging_replicas: bool,
 }
 
-/// Which attribute makes the table delete items by itself.
+/// The attribute by which the table deletes expired items (TTL).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TimeToLive {
     /// None: items stay until they are deleted.
     Off,
-    /// This one; it is being switched on, or is on.
+    /// This attribute; TTL is on or being switched on.
     On(String),
     /// It is being switched off, which takes up to an hour.
     Disabling,
@@ -173,10 +173,10 @@ impl LockTable {
         Self(DynamoDbLockStore::new(table))
     }
 
-    /// What is stored at `key`, by whichever request is permitted. Nothing is changed.
+    /// Looks up the item at `key` with whichever request is permitted. Changes nothing.
     ///
     /// # Errors
-    /// Any [`StoreError`]; of the requests, if none is permitted, the first one's.
+    /// Any [`StoreError`]; if no request is permitted, that of the first.
     pub fn probe(&self, key: &str) -> Result<Probe, StoreError> {
         let denied = match self.probe_by(ProbeMethod::Delete, key) {
             Err(error @ StoreError::AccessDenied { .. }) => error,
@@ -191,7 +191,7 @@ impl LockTable {
         Err(denied)
     }
 
-    /// What is stored at `key`, by this request. Nothing is changed.
+    /// Looks up the item at `key` with this request. Changes nothing.
     ///
     /// # Errors
     /// Any [`StoreError`]; trying again is safe.
@@ -242,7 +242,7 @@ impl LockTable {
     }
 
     fn probe_by_putting(&self, key: &str) -> Result<ProbeParts, StoreError> {
-        // Expired from the beginning, should an emulator take no notice of conditions.
+        // Expired from the beginning, in case an emulator ignores conditions.
         let item = HashMap::from([
             ("pk".to_owned(), text(key)),
             ("lock_id".to_owned(), text("never stored")),
@@ -301,8 +301,7 @@ impl LockTable {
         Ok((item, answered.date, answered.sent_to))
     }
 
-    /// Deletes the item at `key` if it is still this one, to the value of each attribute that the
-    /// lock decides by.
+    /// Deletes the item at `key` if it is unchanged in every attribute on which the lock depends.
     ///
     /// # Errors
     /// Any [`StoreError`]; trying again is safe.
@@ -329,7 +328,7 @@ impl LockTable {
             Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
                 Ok(match refused_item(refused.item()) {
                     ItemLookup::Found(_) => Deletion::Changed,
-                    // By us, if an answer was lost, or by its holder.
+                    // Deleted by us, if an answer was lost, or by its holder.
                     ItemLookup::Absent | ItemLookup::Hidden => Deletion::Gone,
                 })
             }
@@ -337,8 +336,8 @@ impl LockTable {
         }
     }
 
-    /// Creates the table with the key that a lock needs, paid by request; `false` if there is one
-    /// of that name, whatever its key.
+    /// Creates the table with the key that a lock needs, billed by request; returns `false` if
+    /// there is one of that name, whatever its key.
     ///
     /// # Errors
     /// Any [`StoreError`]; trying again is safe.
@@ -371,16 +370,16 @@ impl LockTable {
             Err(error) => error,
         };
         match error.as_service_error() {
-            // Also where our own first request was applied and its answer lost.
+            // Also if our own first request was applied and its answer lost.
             Some(CreateTableError::ResourceInUseException(_)) => Ok(answered.lost.is_some()),
             _ => Err((self.0.endpoint).service_error("dynamodb:CreateTable", error, answered.lost)),
         }
     }
 
-    /// The table as it is.
+    /// The table's current properties.
     ///
     /// # Errors
-    /// Any [`StoreError`]; `AccessDenied` of an action that the lock itself does without.
+    /// Any [`StoreError`]; `AccessDenied` for an action that the lock itself does not need.
     pub fn describe(&self) -> Result<TableSummary, StoreError> {
         let table = self.0.endpoint.table().to_owned();
         let answered = self
@@ -391,7 +390,7 @@ impl LockTable {
             })?;
         match answered.result {
             Ok(output) => Ok(TableSummary::of(&output.table.unwrap_or_else(|| {
-                // The service describes what it has found.
+                // The service always describes the table that it has found.
                 TableDescription::builder().build()
             }))),
             Err(error) => {
@@ -434,7 +433,7 @@ impl LockTable {
         )
     }
 
-    /// Lets the table delete items some time after their `expires_at`.
+    /// Makes the table delete items some time after their `expires_at`.
     ///
     /// # Errors
     /// As [`describe`](Self::describe).
@@ -501,7 +500,7 @@ impl TableSummary {
     }
 }
 
-/// The item that a refused condition has returned.
+/// The item that a refused condition returned.
 fn refused_item(item: Option<&HashMap<String, AttributeValue>>) -> ItemLookup {
     match item {
         Some(item) if !item.is_empty() => ItemLookup::Found(RawItem(item.clone())),

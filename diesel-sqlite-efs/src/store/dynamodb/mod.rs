@@ -36,35 +36,35 @@ use crate::error::StoreError;
 /// A lock table in DynamoDB, with the primary key `pk` (S) and no sort key.
 ///
 /// The permissions `dynamodb:PutItem` and `dynamodb:DeleteItem` on the table suffice. Endpoint,
-/// region and credentials come from where the AWS SDK looks for them, or from a configuration given to
-/// the [`builder`](Self::builder): `AWS_REGION`,
+/// region and credentials come from where the AWS SDK looks for them: `AWS_REGION`,
 /// `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ACCESS_KEY_ID`, profiles, the roles of Lambda, ECS and EC2
-/// (<https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>). They are read
-/// at the first call, not by [`new`](Self::new).
+/// (<https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>); or from a
+/// configuration passed to the [`builder`](Self::builder). They are read at the first call, not by
+/// [`new`](Self::new).
 ///
 /// # Threads and runtimes
 /// Calls block the calling thread. They may come from any number of threads at once, and from
 /// inside a tokio runtime of any flavour (as with all blocking, the runtime's other tasks on that
-/// thread wait). Requests run on a thread of the store's own, `diesel-sqlite-efs`, which the first
-/// call starts and `drop` ends. Share one store among connections, in an [`Arc`]: each one has its
-/// own thread and its own connections to DynamoDB. A store does not survive `fork`.
+/// thread wait). Requests run on the store's own thread, `diesel-sqlite-efs`, which the first call
+/// starts and `drop` ends. Share one store among connections, in an [`Arc`]: each store has its own
+/// thread and its own connections to DynamoDB. A store does not survive `fork`.
 ///
 /// # Time
-/// A connection must stand within 1 s, and an answer must come within 1 s from when the request
-/// was ready to be sent: DynamoDB answers in milliseconds, and what takes longer is a dead
-/// connection or a missing route. After such a failure the request is sent once more, on a new
+/// A connection must be established within 1 s, and an answer must come within 1 s from when the
+/// request was ready to be sent: DynamoDB answers within milliseconds, and anything slower is a
+/// dead connection or a missing route. After such a failure the request is sent once more, on a new
 /// connection, if `give_up_after` leaves time: connections that were idle while a sandbox was
-/// frozen are often dead, and nothing tells so. All idle connections are given up along with the
-/// failed one. Refusals by the service, errors 500 and throttling are not repeated here; the
-/// caller knows better when to ask again.
+/// frozen are often dead without any sign of it. All idle connections are abandoned along with the
+/// failed one. Refusals by the service, errors 500 and throttling are not retried here; the caller
+/// knows better when to ask again.
 ///
 /// # Lost answers
-/// Repeating is safe, because every condition recognises the `lock_id` of a write that was applied
-/// although its answer was lost; [`PutAnswer::Stored::previous`] is then our own item. Where the
-/// repetition is refused, or fails, and the first request may have been applied before, the first
-/// failure is returned, whose [`StoreError::outcome_unknown`] is true: between the two, a lease
-/// can have run out and been taken over. Only a `put` on [`PutCondition::Ours`] and a `delete` are
-/// affected; a `delete` that then finds no item at all is [`DeleteAnswer::Deleted`].
+/// A retry is safe, because every condition recognises the `lock_id` of a write that was applied
+/// although its answer was lost; [`PutAnswer::Stored::previous`] is then our own item. If the retry
+/// is refused or fails, and the first request may have been applied, the first failure is returned,
+/// whose [`StoreError::outcome_unknown`] is true: between the two, a lease may have expired and
+/// been taken over. Only a `put` on [`PutCondition::Ours`] and a `delete` are affected; a `delete`
+/// that then finds no item at all returns [`DeleteAnswer::Deleted`].
 ///
 /// # Example
 /// ```no_run
@@ -85,13 +85,13 @@ impl DynamoDbLockStore {
     /// A store on the table of this name or ARN, in the account, region and endpoint of the
     /// environment.
     ///
-    /// Costs nothing: no thread is started, nothing is read from the environment, and whether the
-    /// table exists shows at the first call. See [`warm_up`](LockStore::warm_up).
+    /// Cheap: no thread is started, nothing is read from the environment, and the first call finds
+    /// out whether the table exists. See [`warm_up`](LockStore::warm_up).
     pub fn new(table: impl Into<String>) -> Self {
         Self::builder(table).build()
     }
 
-    /// A store on the table of this name or ARN, with an AWS configuration of your own.
+    /// A store on the table of this name or ARN, with a custom AWS configuration.
     pub fn builder(table: impl Into<String>) -> DynamoDbLockStoreBuilder {
         DynamoDbLockStoreBuilder {
             table: table.into(),
@@ -99,7 +99,7 @@ impl DynamoDbLockStore {
         }
     }
 
-    /// Makes a request, which is sent once more if no answer comes, and waits for the answer.
+    /// Makes a request, which is sent again if no answer comes, and waits for the answer.
     fn call<T, E, F>(
         &self,
         deadline: Instant,
@@ -114,7 +114,7 @@ impl DynamoDbLockStore {
         self.wait(deadline, async move { endpoint.call(deadline, send).await })
     }
 
-    /// Runs this on the store's own thread and waits for what comes of it.
+    /// Runs this on the store's own thread and waits for the result.
     fn wait<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -133,22 +133,22 @@ impl DynamoDbLockStore {
     }
 }
 
-/// Builds a [`DynamoDbLockStore`] with an AWS configuration of your own: an assumed role, another
-/// account or region, credentials that the application has already loaded.
+/// Builds a [`DynamoDbLockStore`] with a custom AWS configuration: an assumed role, another account
+/// or region, credentials that the application has already loaded.
 ///
-/// Of the configuration, the store uses the region, the credentials with their cache, the endpoint
-/// and the interceptors. It replaces three things, on which its promises about
-/// [time](DynamoDbLockStore#time) rest:
+/// From the configuration, the store uses the region, the credentials with their cache, the
+/// endpoint and the interceptors. It replaces three things, on which its promises about
+/// [time](DynamoDbLockStore#time) depend:
 /// - The retry settings: the store sends a request at most twice and leaves the rest to its caller,
 ///   who knows how much time is left.
 /// - The timeouts: 1 s to connect, 1 s to answer, and never longer than the caller allows.
-/// - The HTTP client: connections belong to the runtime that opened them, and the application's may
-///   be blocked by the very call that waits for the store. So the store opens its own, with the
-///   root certificates of the operating system.
+/// - The HTTP client: connections belong to the runtime that opened them, and the call that waits
+///   for the store may block the application's runtime. So the store opens its own connections,
+///   with the root certificates of the operating system.
 ///
-/// A custom HTTP client (a proxy, certificates of your own) is therefore not used. Credentials that
-/// are loaded through the application's runtime, by a provider that needs its tasks to run, time out
-/// if that runtime is blocked by the store's caller: call from `spawn_blocking`.
+/// A custom HTTP client (a proxy, custom certificates) is therefore not used. Credentials that are
+/// loaded through the application's runtime, by a provider that needs its tasks to run, time out if
+/// the store's caller blocks that runtime: call from `spawn_blocking`.
 ///
 /// The last call of [`sdk_config`](Self::sdk_config) and [`client`](Self::client) wins; without
 /// either, the environment decides, as with [`DynamoDbLockStore::new`].
@@ -180,20 +180,20 @@ pub struct DynamoDbLockStoreBuilder {
 }
 
 impl DynamoDbLockStoreBuilder {
-    /// Takes region, credentials and endpoint from `config`, not from the environment.
+    /// Takes region, credentials and endpoint from `config` instead of the environment.
     pub fn sdk_config(mut self, config: &SdkConfig) -> Self {
         self.configuration = Configuration::Sdk(Box::new(config.clone()));
         self
     }
 
-    /// Takes region, credentials, endpoint and interceptors from the configuration of `client`, not
-    /// from the environment. Its connections are not shared.
+    /// Takes region, credentials, endpoint and interceptors from the configuration of `client`
+    /// instead of the environment. Its connections are not shared.
     pub fn client(mut self, client: &Client) -> Self {
         self.configuration = Configuration::Client(client.clone());
         self
     }
 
-    /// The store. Costs nothing; an unusable configuration shows at the first call.
+    /// Builds the store. Cheap; an unusable configuration is reported by the first call.
     pub fn build(self) -> DynamoDbLockStore {
         DynamoDbLockStore {
             endpoint: Arc::new(Endpoint::new(self.table, self.configuration)),
@@ -299,14 +299,14 @@ impl LockStore for DynamoDbLockStore {
         self.endpoint.table()
     }
 
-    /// Does ahead of time what the first call would do before its request: starts the thread,
-    /// finds region, endpoint and credentials, loads the TLS root certificates, and signs a request
-    /// that is not sent.
+    /// Does in advance what the first call would do before its request: starts the thread, finds
+    /// region, endpoint and credentials, loads the TLS root certificates, and signs a request that
+    /// is not sent.
     ///
     /// Meant for the start of a Lambda function, where processor time is plentiful. It opens no
-    /// connection to DynamoDB and sends nothing there, so it tells nothing about permissions or
-    /// the table; a [`delete`](LockStore::delete) of a key that does not exist would. It may ask
-    /// the sources of credentials that are services: the container's agent, the instance's
+    /// connection to DynamoDB and sends nothing there, so it does not check permissions or the
+    /// table; a [`delete`](LockStore::delete) of a key that does not exist would. It may send
+    /// requests to sources of credentials that are services: the container's agent, the instance's
     /// metadata, STS. Calling it again is cheap.
     ///
     /// # Errors
@@ -331,7 +331,7 @@ impl LockStore for DynamoDbLockStore {
     }
 }
 
-/// Counted from before the request. A longer patience than a day is the same as a day.
+/// Counted from before the request. More than a day is treated as a day.
 fn deadline(give_up_after: Duration) -> Instant {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     Instant::now() + give_up_after.min(DAY)

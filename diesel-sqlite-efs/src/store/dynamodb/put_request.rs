@@ -7,26 +7,27 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use crate::clock::unix_seconds;
 use crate::store::{JournalId, LockItem, PutCondition};
 
-// The conditions' parts. `:me` is the new item's `lock_id`; the names are none of DynamoDB's
-// reserved words (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ReservedWords.html).
+// The parts of the conditions. `:me` is the new item's `lock_id`. None of the names is a reserved
+// word of DynamoDB
+// (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ReservedWords.html).
 
 /// There is no item.
 pub(super) const FREE: &str = "attribute_not_exists(pk)";
-/// The item bears our `lock_id`; the condition of every deletion.
+/// The item has our `lock_id`; the condition of every deletion.
 pub(super) const OURS: &str = "lock_id = :me";
 /// Our lease, and it ends no later than the new item's.
 const OURS_UNTIL: &str = "lock_id = :me AND expires_at <= :expires_at";
-/// The item has expired, as the Python package judges it.
+/// The item has expired by the Python package's condition.
 const EXPIRED: &str = "expires_at < :now";
-/// The item is the one that was seen, its commit record apart.
+/// The item is the one that was seen, except for its commit record.
 const UNCHANGED: &str = "lock_id = :seen_lock_id AND expires_at = :seen_expires_at";
 
-/// A `PutItem`, in DynamoDB's terms.
+/// A `PutItem` in DynamoDB's terms.
 pub(super) struct PutRequest {
     pub(super) item: HashMap<String, AttributeValue>,
     pub(super) condition: String,
     pub(super) values: HashMap<String, AttributeValue>,
-    /// A refusal after a lost answer does not tell whether the first request was applied.
+    /// After a lost answer, a refusal does not say whether the first request was applied.
     pub(super) renews: bool,
 }
 

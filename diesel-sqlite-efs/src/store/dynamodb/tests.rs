@@ -431,7 +431,7 @@ fn a_denied_delete_names_the_action() {
 
 #[test]
 fn a_refused_connection_is_unreachable_and_names_the_url() {
-    // On this host's other loopback addresses nobody listens, and the port is taken.
+    // No server listens on this host's other loopback addresses, and the port is taken.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = SocketAddr::from(([127, 0, 0, 2], taken.local_addr().unwrap().port()));
     let error = put(&store_at(address)).unwrap_err();
@@ -730,7 +730,7 @@ fn warming_up_sends_nothing() {
 
 #[test]
 fn a_panic_in_the_sdk_is_an_error() {
-    // Without a behaviour version the SDK refuses by a panic.
+    // Without a behaviour version the SDK panics.
     let config = SdkConfig::builder()
         .region(Region::new("eu-west-1"))
         .build();
@@ -770,7 +770,7 @@ fn an_endpoint_that_is_no_url_is_a_misconfiguration() {
 
 #[test]
 fn an_endpoint_without_a_route_is_unreachable_and_not_late() {
-    // A full backlog: the kernel drops what else would connect, as a VPC without a route does.
+    // A full backlog: the kernel drops further connection attempts, as a VPC without a route does.
     let listener = socket_with_a_full_backlog();
     let address = listener.0.local_addr().unwrap();
     for patience in [Duration::from_millis(1_500), PATIENCE] {
@@ -913,7 +913,7 @@ fn in_environment(variables: &[(&str, &str)]) -> String {
         .args(["--exact", "--ignored", "--nocapture"])
         .arg("store::dynamodb::tests::child_of_the_environment_tests")
         .env_clear()
-        // The way this program was built wants it, as tests/asan.sh says.
+        // Needed by the way this program was built, as tests/asan.sh says.
         .envs(std::env::vars_os().filter(|(name, _)| name == "ASAN_OPTIONS"))
         .env("HOME", "/nonexistent")
         .envs(variables.iter().copied())
@@ -991,11 +991,11 @@ enum Reply {
         date: Option<String>,
         body: String,
     },
-    /// Keeps the connection open and says nothing.
+    /// Keeps the connection open and sends nothing.
     Silence,
     /// Closes the connection without an answer.
     Cut,
-    /// Closes it within the answer's body.
+    /// Closes the connection within the answer's body.
     CutInside,
 }
 
@@ -1059,7 +1059,7 @@ impl Request {
         self.header("x-amz-target").unwrap_or_default()
     }
 
-    /// `None` at the connection's end.
+    /// `None` at the end of the connection.
     fn read(from: &mut BufReader<TcpStream>, connection: usize) -> Option<Self> {
         let mut lines = Vec::new();
         loop {
@@ -1091,7 +1091,7 @@ impl Request {
     }
 }
 
-/// Answers as its script says for the number of the request and that of the connection, each
+/// Answers as its script says for the number of the request and that of the connection, both
 /// counted from 0.
 struct Server {
     address: SocketAddr,
@@ -1131,7 +1131,7 @@ impl Server {
         requests.remove(0)
     }
 
-    /// The number of the connection that each request came by.
+    /// The number of the connection that carried each request.
     fn connections_of_requests(&self) -> Vec<usize> {
         self.requests()
             .iter()

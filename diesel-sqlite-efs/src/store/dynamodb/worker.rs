@@ -1,4 +1,4 @@
-//! A thread with a tokio runtime of its own, and calls that block until it has done their work.
+//! A thread with its own tokio runtime, and calls that block until it has done their work.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 use crate::error::panic_message;
 
 /// How much longer than its deadline a call waits for its task, which watches the deadline itself.
-/// Only a thread that is stuck in a system call lets this pass.
+/// Only a thread that is stuck in a system call exceeds it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs futures on a thread of its own, which the first call starts and `drop` ends.
+/// Runs futures on its own thread, which the first call starts and `drop` ends.
 #[derive(Default)]
 pub(super) struct Worker {
     thread: Mutex<Option<Running>>,
@@ -34,7 +34,7 @@ struct Running {
 pub(super) enum Lost {
     /// The future panicked, or the thread could not be started.
     Panicked(String),
-    /// The future neither ended nor panicked, although its time is up.
+    /// The future neither ended nor panicked before its time was up.
     Silent,
 }
 
@@ -56,11 +56,11 @@ impl Worker {
                     Err(payload) => Poll::Ready(Err(panic_message(payload.as_ref()))),
                 }
             });
-            // Nobody waits any more: then nobody needs the result.
+            // If the caller no longer waits, the result is not needed.
             let _ = sender.send(result.await);
         });
         // In two steps: where the process was frozen past the deadline, both this wait and the
-        // task's timers end at the thaw, and the task deserves a moment to say so.
+        // task's timers end at the thaw, and the task needs a moment to report it.
         let left = deadline.saturating_duration_since(Instant::now());
         let received = match receiver.recv_timeout(left) {
             Err(RecvTimeoutError::Timeout) => receiver.recv_timeout(GRACE),
@@ -92,14 +92,14 @@ fn start() -> Result<Running, Lost> {
     let failed = |error| Lost::Panicked(format!("cannot start the client's thread: {error}"));
     let thread = (thread::Builder::new().name("diesel-sqlite-efs".to_owned()))
         .spawn(move || {
-            // Built and dropped here: a runtime must not be dropped inside another one.
+            // Built and dropped on this thread: a runtime must not be dropped inside another one.
             let runtime = match Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(built.send(Err(error))),
             };
             let _ = built.send(Ok(runtime.handle().clone()));
             let _ = runtime.block_on(stopped);
-            // Does not wait for a name that is still being resolved.
+            // Does not wait for a name resolution in progress.
             runtime.shutdown_background();
         })
         .map_err(failed)?;

@@ -10,12 +10,13 @@ use super::read_buffer::ReadBuffer;
 use crate::vfs::io_values::{LockLevel, ReadExtent};
 use crate::vfs::sqlite_error::SqliteError;
 
-/// The VFS below a shim: registered, and so valid until it is unregistered, which nobody does here.
+/// The VFS below a shim. It is registered, and valid until it is unregistered, which never happens
+/// here.
 #[derive(Clone, Copy)]
 pub(super) struct BaseVfs(NonNull<ffi::sqlite3_vfs>);
 
 impl BaseVfs {
-    /// `None` if SQLite knows none of this name.
+    /// `None` if SQLite has no VFS of this name.
     pub(super) fn find(name: &str) -> Option<Self> {
         let name = CString::new(name).ok()?;
         // SAFETY: the name ends with a zero byte; SQLite initialises itself if need be.
@@ -52,7 +53,7 @@ impl BaseVfs {
         usize::try_from(unsafe { self.0.as_ref() }.szOsFile).unwrap_or(0)
     }
 
-    /// Opens a file in memory of its own. With it come the flags that it was opened with.
+    /// Opens a file in its own memory. Returns it with the flags that it was opened with.
     ///
     /// # Safety
     /// `name` is one that SQLite has passed to the shim's `xOpen`, with the same type of file in
@@ -88,10 +89,10 @@ impl BaseVfs {
     }
 }
 
-/// An open file of the base VFS, and the memory that it is in.
+/// An open file of the base VFS, with its memory.
 #[derive(Debug)]
 pub(in crate::vfs) struct BaseFile {
-    /// Zeroed at first; the file's struct begins with `sqlite3_file`. Aligned as C's allocator does.
+    /// Zeroed at first; the file's struct begins with `sqlite3_file`. Aligned like C's allocator.
     memory: NonNull<[u128]>,
 }
 
@@ -126,7 +127,7 @@ impl BaseFile {
         choose(methods).expect("a file has all methods of version 1")
     }
 
-    /// Closed it is, whatever this returns.
+    /// Closes the file, whatever this returns.
     pub(in crate::vfs) fn close(mut self) -> Result<(), SqliteError> {
         self.close_once()
     }
@@ -143,7 +144,7 @@ impl BaseFile {
         SqliteError::check(result)
     }
 
-    /// Fills the buffer, where the file is too short with zeros.
+    /// Fills the buffer, with zeros beyond the end of the file.
     pub(in crate::vfs) fn read(
         &self,
         buffer: &mut ReadBuffer<'_>,
@@ -203,7 +204,7 @@ impl BaseFile {
         SqliteError::check(unsafe { unlock(self.as_ptr(), level.code()) })
     }
 
-    /// Whether anybody holds RESERVED or more.
+    /// Whether any connection holds RESERVED or more.
     pub(super) fn is_reserved(&self) -> Result<bool, SqliteError> {
         let check = self.method(|methods| methods.xCheckReservedLock);
         let mut reserved = 0;
@@ -224,7 +225,7 @@ impl BaseFile {
         unsafe { device_characteristics(self.as_ptr()) }
     }
 
-    /// The system's error of the last operation that failed, if the VFS knows.
+    /// The system's error of the last failed operation, if the VFS knows it.
     pub(in crate::vfs) fn last_errno(&self) -> Option<Errno> {
         let mut errno: c_int = 0;
         let out = ptr::from_mut(&mut errno).cast();
@@ -251,14 +252,14 @@ impl BaseFile {
 
 impl Drop for BaseFile {
     fn drop(&mut self) {
-        // Nobody is left to whom an error could be reported.
+        // There is no caller to report an error to.
         let _ = self.close_once();
         // SAFETY: it came from `Box::leak`, and the base VFS has done with it.
         drop(unsafe { Box::from_raw(self.memory.as_ptr()) });
     }
 }
 
-/// As C counts a buffer's bytes.
+/// A buffer's length as C counts it.
 fn length(data: &[u8]) -> c_int {
     c_int::try_from(data.len()).expect("SQLite's buffers are shorter than 2 GiB")
 }

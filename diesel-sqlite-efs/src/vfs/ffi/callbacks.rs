@@ -13,13 +13,13 @@ use super::guard::{guarded, text};
 use crate::vfs::authorizer;
 use crate::write_lock::WriteLock;
 
-/// Whether they could be installed.
+/// Installs the callbacks; returns whether that succeeded.
 ///
 /// # Safety
-/// `database` is open, and nobody else uses it meanwhile.
+/// `database` is open, and nothing else uses it meanwhile.
 pub(super) unsafe fn install(database: NonNull<ffi::sqlite3>, lock: Arc<WriteLock>) -> bool {
-    /// The function's only purpose is to own the lock for as long as the connection lives; the
-    /// main file does not live as long where `sqlite3_deserialize` replaces it.
+    /// The function's only purpose is to own the lock for as long as the connection lives; the main
+    /// file does not live as long if `sqlite3_deserialize` replaces it.
     const OWNER: &CStr = c"diesel_sqlite_efs_version";
     let database = database.as_ptr();
     let lock = Arc::into_raw(lock).cast_mut().cast::<c_void>();
@@ -54,7 +54,7 @@ pub(super) unsafe fn install(database: NonNull<ffi::sqlite3>, lock: Arc<WriteLoc
 /// # Safety
 /// `lock` is the pointer that [`install`] gave to SQLite, whose connection is open during `'a`.
 unsafe fn lock_of<'a>(lock: *mut c_void) -> &'a WriteLock {
-    // SAFETY: it came from `Arc::into_raw`, and its count is given up only when the connection is
+    // SAFETY: it came from `Arc::into_raw`, and its count is released only when the connection is
     // closed. The lock is shared and has its own lock.
     unsafe { &*lock.cast::<WriteLock>() }
 }
@@ -63,7 +63,7 @@ unsafe fn lock_of<'a>(lock: *mut c_void) -> &'a WriteLock {
 /// The module's contract; SQLite calls it once, when the last callback is over.
 unsafe extern "C" fn drop_lock_trampoline(lock: *mut c_void) {
     guarded((), || {
-        // SAFETY: the count that `install` took with `Arc::into_raw`, given back once.
+        // SAFETY: the count that `install` took with `Arc::into_raw`, released once.
         drop(unsafe { Arc::from_raw(lock.cast::<WriteLock>()) });
     });
 }

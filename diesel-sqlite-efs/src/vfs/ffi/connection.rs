@@ -14,7 +14,7 @@ use crate::vfs::open_params::OpenParams;
 thread_local! {
     /// Set while a connection is being opened on this thread: its main file takes it.
     static PARAMS: RefCell<Option<OpenParams>> = const { RefCell::new(None) };
-    /// The connection whose main file has taken it, once SQLite has told.
+    /// The connection whose main file has taken it, once SQLite has named it.
     static OPENED: Cell<Option<NonNull<ffi::sqlite3>>> = const { Cell::new(None) };
 }
 
@@ -25,8 +25,8 @@ impl Connection {
     /// `None` if there is none.
     ///
     /// # Safety
-    /// The connection is open as long as the value exists, which is used in calls that the
-    /// connection makes alone.
+    /// The connection is open as long as the value exists, and the value is used only in calls that
+    /// the connection alone makes.
     pub(super) unsafe fn of_file(connection: *mut ffi::sqlite3) -> Option<Self> {
         let connection = NonNull::new(connection);
         OPENED.set(connection);
@@ -41,18 +41,18 @@ impl Connection {
     }
 }
 
-/// What the main file that is opened now, on this thread, is ruled by.
+/// The parameters of the main file that is being opened on this thread.
 pub(super) fn take_params() -> Option<OpenParams> {
     PARAMS.take()
 }
 
-/// Opens Diesel's connection with a main file ruled by `params`, and installs the callbacks.
+/// Opens Diesel's connection with a main file governed by `params`, and installs the callbacks.
 /// `None`: the main file was not opened through the shim, and must not be used.
 pub(in crate::vfs) fn open(
     params: OpenParams,
     uri: &str,
 ) -> ConnectionResult<Option<SqliteConnection>> {
-    /// Disarms the thread on every way out.
+    /// Disarms the thread on every return.
     struct Armed;
     impl Drop for Armed {
         fn drop(&mut self) {

@@ -1,8 +1,8 @@
-//! The method tables of the shim's files: what C passes becomes arguments of [`IoMethods`].
+//! The method tables of the shim's files: C's arguments become those of [`IoMethods`].
 //!
-//! A shim file is a C "subclass" of `sqlite3_file` in the memory that SQLite gives for it. Its
-//! methods are called as <https://sqlite.org/c3ref/io_methods.html> says, one at a time for a file;
-//! none of them makes SQLite use the same file in turn.
+//! A shim file is a C "subclass" of `sqlite3_file` in the memory that SQLite provides for it.
+//! SQLite calls its methods as <https://sqlite.org/c3ref/io_methods.html> says, one at a time for a
+//! file; none of them makes SQLite use the same file in turn.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::{ptr, slice};
@@ -22,7 +22,7 @@ pub(super) struct ShimFile<F> {
     /// First, so that a pointer to this is one to a `sqlite3_file`.
     header: ffi::sqlite3_file,
     file: Box<F>,
-    /// The connection, once SQLite has told.
+    /// The connection, once SQLite has named it.
     connection: Option<Connection>,
 }
 
@@ -69,7 +69,7 @@ impl<F: IoMethods> ShimFile<F> {
     }
 
     /// # Safety
-    /// [`install`](Self::install) has made `file`, with this `F`. It is open, and nobody else uses
+    /// [`install`](Self::install) has made `file`, with this `F`. It is open, and nothing else uses
     /// it during `'a`.
     unsafe fn of<'a>(file: *mut ffi::sqlite3_file) -> &'a mut Self {
         // SAFETY: the caller's promise; the struct is `repr(C)` and begins with the header.

@@ -1,11 +1,11 @@
-//! Between C and Rust: no panic crosses, texts are borrowed.
+//! The boundary between C and Rust: no panic crosses, texts are borrowed.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::vfs::sqlite_error::SqliteError;
 
-/// Runs code that C has called: no panic may cross into C, it becomes `on_panic`.
+/// Runs code called by C: no panic may cross into C; it becomes `on_panic`.
 pub(super) fn guarded<T>(on_panic: T, code: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(code)).unwrap_or(on_panic)
 }

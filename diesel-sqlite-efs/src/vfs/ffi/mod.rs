@@ -1,4 +1,4 @@
-//! The only unsafe code: SQLite's pointers in, calls of safe code out.
+//! The only unsafe code: takes SQLite's pointers and calls safe code.
 //!
 //! | file | job |
 //! |---|---|
@@ -11,10 +11,11 @@
 //! | `guard.rs` | no panic crosses into C |
 //! | `base.rs` | the base VFS and its files, as owners with safe methods |
 //!
-//! A function that SQLite calls is a `_trampoline`. Its contract is that SQLite calls it as its
-//! documentation says, for what it was given to: <https://sqlite.org/c3ref/vfs.html>,
-//! <https://sqlite.org/c3ref/io_methods.html>. Where a decision is to be made it calls the safe
-//! side: [`IoMethods`](super::io_methods::IoMethods) of a file, the [`WriteLock`](crate::write_lock::WriteLock).
+//! A function that SQLite calls is a `_trampoline`. Its contract is that SQLite calls it as
+//! documented, with the objects it was registered for: <https://sqlite.org/c3ref/vfs.html>,
+//! <https://sqlite.org/c3ref/io_methods.html>. Decisions are made on the safe side: by the
+//! [`IoMethods`](super::io_methods::IoMethods) of a file and by the
+//! [`WriteLock`](crate::write_lock::WriteLock).
 
 mod base;
 mod callbacks;

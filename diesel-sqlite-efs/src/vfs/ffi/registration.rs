@@ -1,4 +1,4 @@
-//! The shim as a VFS that SQLite knows.
+//! Registers the shim with SQLite as a VFS.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
@@ -33,7 +33,7 @@ pub(in crate::vfs) fn shim_over(base: &str) -> Option<&'static str> {
 
 /// `None` if SQLite refuses.
 fn register(base: BaseVfs, name: &str) -> Option<()> {
-    // Either a file of ours is made in the memory that SQLite gives, or one of the base VFS.
+    // The memory that SQLite provides holds either a file of the shim or one of the base VFS.
     let file_size = mem::size_of::<ShimFile<MainFile>>().max(base.file_size());
     let vfs = Box::new(ffi::sqlite3_vfs {
         iVersion: 2,

@@ -52,7 +52,7 @@ pub(super) unsafe extern "C" fn open_trampoline(
             .flatten();
         if flags & ffi::SQLITE_OPEN_CREATE != 0 && journal_of.is_some() {
             // SAFETY: the arguments are `xOpen`'s for the journal of a main file of ours, as its
-            // name tells.
+            // name shows.
             let journal = unsafe { create_journal(base, name, flags) }?;
             // SAFETY: the memory is `xOpen`'s and holds nothing yet.
             unsafe { ShimFile::install(file, journal) };
