@@ -24,6 +24,7 @@ use crate::config::{EfsConfig, StoreChoice};
 use crate::connection::diagnosis;
 use crate::error::{ConfigError, LockName, Problem, Utc};
 use crate::files::fs_kind;
+pub use crate::files::fs_kind::NetworkFileSystem;
 pub use crate::files::inspect::{JournalStatus, check_lock_key_file, journal_status};
 pub use crate::store::dynamodb::lock_table::{
     Deletion, ItemLookup, LockTable, Probe, ProbeMethod, RawItem, TableSummary, TimeToLive,
@@ -103,13 +104,12 @@ impl EffectiveSettings {
     }
 }
 
-/// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
-/// or the type of one that is not known to be local. If `path` does not exist, its directory is
-/// examined.
+/// The kind of file system that holds `path`, if several hosts may share it. If `path` does not
+/// exist, its directory is examined.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn network_file_system(path: &Path) -> io::Result<Option<String>> {
+pub fn network_file_system(path: &Path) -> io::Result<Option<NetworkFileSystem>> {
     fs_kind::network_file_system(path)
 }
 

@@ -10,7 +10,7 @@ mod values;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::lease_terms::{GivenTerms, LeaseTerms};
@@ -270,7 +270,7 @@ impl EfsConfig {
     /// [`InMemoryLockStore`](crate::InMemoryLockStore) that several connections share.
     ///
     /// ```
-    /// use std::sync::{Arc, LazyLock};
+    /// use std::sync::Arc;
     /// use diesel_sqlite_efs::{EfsConfig, InMemoryLockStore};
     ///
     /// let locks = Arc::new(InMemoryLockStore::new());
@@ -367,7 +367,7 @@ impl EfsConfig {
             cache_size: self.cache_size(&sources)?,
             base_vfs: (sources.first(&BASE_VFS, given.base_vfs.as_ref())?)
                 .unwrap_or_else(|| DEFAULT_BASE_VFS.to_owned()),
-            clock: given.clock.as_ref().unwrap_or(&SYSTEM_CLOCK).clone(),
+            clock: given.clock.clone().unwrap_or_default(),
             network_override: given.network_override,
         })
     }
@@ -493,8 +493,6 @@ struct Given {
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_CACHE_SIZE: CacheSize = CacheSize::Bytes(64 << 20);
 const DEFAULT_BASE_VFS: &str = "unix";
-/// One for the process: times of two clocks with different origins cannot be compared.
-static SYSTEM_CLOCK: LazyLock<Clock> = LazyLock::new(Clock::system);
 
 #[cfg(test)]
 mod properties;

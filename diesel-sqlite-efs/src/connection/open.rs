@@ -18,7 +18,7 @@ use crate::clock::FOREVER;
 use crate::config::url::Database;
 use crate::config::{EfsConfig, LeaseTerms, ReadCheck, Settings, StoreChoice, Synchronous};
 use crate::error::{ConfigError, ConnectError, LockError, Problem};
-use crate::files::fs_kind::{FileSystem, network_file_system};
+use crate::files::fs_kind::{FileSystem, NetworkFileSystem, network_file_system};
 use crate::lease::LockClient;
 use crate::store::{DynamoDbLockStore, LockStore, NoLock};
 use crate::vfs::{self, OpenParams, shim_over};
@@ -97,12 +97,12 @@ fn open_file(
             is_local: matches!(settings.store, StoreChoice::Local),
         },
     ));
-    let read_check = (settings.read_check).unwrap_or_else(|| read_check_for(network.as_deref()));
+    let read_check = (settings.read_check).unwrap_or_else(|| read_check_for(network));
     let params = OpenParams {
         lock: lock.clone(),
         read_check,
         normal_sync_allowed: settings.synchronous == Synchronous::Normal,
-        file_system: file_system(network.as_deref(), read_check),
+        file_system: file_system(network, read_check),
     };
     let uri = settings.sqlite_uri(shim);
     let opened = vfs::open(params, &uri);
@@ -148,7 +148,7 @@ fn pragmas(settings: &Settings) -> String {
 }
 
 /// The kind of network file system that the database is on, if it is.
-fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigError> {
+fn network(settings: &Settings, path: &Path) -> Result<Option<NetworkFileSystem>, ConfigError> {
     let detected = network_file_system(path).map_err(|error| ConfigError::Database {
         path: path.to_owned(),
         problem: obstacle(path, false)
@@ -156,13 +156,13 @@ fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigErr
     })?;
     let network = match settings.network_override {
         Some(false) => None,
-        Some(true) => Some(detected.unwrap_or_else(|| "as configured".to_owned())),
+        Some(true) => Some(detected.unwrap_or(NetworkFileSystem::Assumed)),
         None => detected,
     };
     match (&settings.store, network) {
         (StoreChoice::Local, Some(file_system)) => Err(ConfigError::LocalLockOnNetwork {
             path: path.to_owned(),
-            file_system,
+            file_system: file_system.to_string(),
         }),
         (_, network) => Ok(network),
     }
@@ -170,9 +170,9 @@ fn network(settings: &Settings, path: &Path) -> Result<Option<String>, ConfigErr
 
 /// What is to be done about this host's caches; where reads are to go past them, also on a file system
 /// that is taken for local.
-fn file_system(network: Option<&str>, read_check: ReadCheck) -> FileSystem {
+fn file_system(network: Option<NetworkFileSystem>, read_check: ReadCheck) -> FileSystem {
     match network {
-        Some("nfs") => FileSystem::Nfs,
+        Some(NetworkFileSystem::Nfs) => FileSystem::Nfs,
         Some(_) => FileSystem::Shared,
         None if read_check == ReadCheck::Reopen => FileSystem::Shared,
         None => FileSystem::Local,
@@ -184,10 +184,10 @@ fn file_system(network: Option<&str>, read_check: ReadCheck) -> FileSystem {
 /// On one machine file locks keep readers and writers apart. NFS may lose a lock unnoticed, but
 /// each lock that is taken makes the client ask the server, so that its cache will do. Of others
 /// that is not known, and FUSE's locks are seen not to.
-fn read_check_for(network: Option<&str>) -> ReadCheck {
+fn read_check_for(network: Option<NetworkFileSystem>) -> ReadCheck {
     match network {
         None => ReadCheck::Off,
-        Some("nfs") => ReadCheck::Counter,
+        Some(NetworkFileSystem::Nfs) => ReadCheck::Counter,
         Some(_) => ReadCheck::Reopen,
     }
 }
@@ -255,8 +255,14 @@ mod tests {
     #[test]
     fn caches_are_treated_as_the_file_system_needs() {
         for check in [ReadCheck::Off, ReadCheck::Counter, ReadCheck::Reopen] {
-            assert_eq!(file_system(Some("nfs"), check), FileSystem::Nfs);
-            assert_eq!(file_system(Some("fuse"), check), FileSystem::Shared);
+            assert_eq!(
+                file_system(Some(NetworkFileSystem::Nfs), check),
+                FileSystem::Nfs
+            );
+            assert_eq!(
+                file_system(Some(NetworkFileSystem::Fuse), check),
+                FileSystem::Shared
+            );
         }
         assert_eq!(file_system(None, ReadCheck::Off), FileSystem::Local);
         assert_eq!(file_system(None, ReadCheck::Reopen), FileSystem::Shared);
@@ -265,8 +271,17 @@ mod tests {
     #[test]
     fn reads_are_checked_as_much_as_the_file_system_needs() {
         assert_eq!(read_check_for(None), ReadCheck::Off);
-        assert_eq!(read_check_for(Some("nfs")), ReadCheck::Counter);
-        assert_eq!(read_check_for(Some("fuse")), ReadCheck::Reopen);
-        assert_eq!(read_check_for(Some("as configured")), ReadCheck::Reopen);
+        assert_eq!(
+            read_check_for(Some(NetworkFileSystem::Nfs)),
+            ReadCheck::Counter
+        );
+        assert_eq!(
+            read_check_for(Some(NetworkFileSystem::Fuse)),
+            ReadCheck::Reopen
+        );
+        assert_eq!(
+            read_check_for(Some(NetworkFileSystem::Assumed)),
+            ReadCheck::Reopen
+        );
     }
 }

@@ -6,7 +6,7 @@ use diesel::connection::{
     AnsiTransactionManager, Connection, InstrumentationEvent, SimpleConnection,
     TransactionDepthChange, TransactionManager,
 };
-use diesel::result::{Error, QueryResult};
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel::sqlite::SqliteConnection;
 
 use super::state::ConnectionState;
@@ -160,9 +160,18 @@ fn end_aborted(
     }
 }
 
-/// SQLite's "cannot commit" or "cannot rollback": Diesel passes no code on.
+/// Whether SQLite refuses to end a transaction because none is open. Diesel passes its text on, and no
+/// code.
 fn says_that_none_is_open(error: &Error) -> bool {
-    error.to_string().contains("no transaction is active")
+    const MESSAGES: [&str; 2] = [
+        "cannot commit - no transaction is active",
+        "cannot rollback - no transaction is active",
+    ];
+    matches!(
+        error,
+        Error::DatabaseError(DatabaseErrorKind::Unknown, information)
+            if MESSAGES.contains(&information.message())
+    )
 }
 
 /// The end of a savepoint has failed because no transaction is open any more: the levels around it

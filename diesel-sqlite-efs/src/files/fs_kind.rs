@@ -1,5 +1,6 @@
 //! The kind of file system that holds a file: local to this machine, or shared by hosts.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -24,11 +25,40 @@ impl FileSystem {
     }
 }
 
-/// The kind of file system that holds `path`, if several hosts may share it: `nfs`, `smb`, `fuse`,
-/// and whatever is not known to be local.
+/// A file system that several hosts may share: whatever is not known to be local.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NetworkFileSystem {
+    /// NFS, as Amazon EFS is mounted.
+    Nfs,
+    /// SMB or CIFS.
+    Smb,
+    /// A file system in user space.
+    Fuse,
+    /// One of this type (`f_type` of `statfs(2)`), which is not known to be local.
+    Unknown(u32),
+    /// Said by
+    /// [`assume_network_file_system`](crate::EfsConfig::assume_network_file_system) of one that looks
+    /// local.
+    Assumed,
+}
+
+impl fmt::Display for NetworkFileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nfs => f.write_str("nfs"),
+            Self::Smb => f.write_str("smb"),
+            Self::Fuse => f.write_str("fuse"),
+            Self::Unknown(magic) => write!(f, "an unknown file system, type {magic:#x}"),
+            Self::Assumed => f.write_str("as configured"),
+        }
+    }
+}
+
+/// The kind of file system that holds `path`, if several hosts may share it.
 ///
 /// Examines `path` or, if it does not exist yet, its directory (`statfs(2)`).
-pub(crate) fn network_file_system(path: &Path) -> io::Result<Option<String>> {
+pub(crate) fn network_file_system(path: &Path) -> io::Result<Option<NetworkFileSystem>> {
     let known = match statfs(path) {
         Err(Errno::NOENT) => match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => statfs(parent)?,
@@ -38,11 +68,11 @@ pub(crate) fn network_file_system(path: &Path) -> io::Result<Option<String>> {
     };
     let magic = known.f_type as u32;
     Ok(match magic {
-        0x6969 => Some("nfs".to_owned()),
-        0xff53_4d42 | 0xfe53_4d42 | 0x517b => Some("smb".to_owned()),
-        0x6573_5546 => Some("fuse".to_owned()),
+        0x6969 => Some(NetworkFileSystem::Nfs),
+        0xff53_4d42 | 0xfe53_4d42 | 0x517b => Some(NetworkFileSystem::Smb),
+        0x6573_5546 => Some(NetworkFileSystem::Fuse),
         magic if LOCAL.contains(&magic) => None,
-        magic => Some(format!("an unknown file system, type {magic:#x}")),
+        magic => Some(NetworkFileSystem::Unknown(magic)),
     })
 }
 

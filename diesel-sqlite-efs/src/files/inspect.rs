@@ -17,9 +17,9 @@ use crate::error::{ConfigError, LockName};
 pub fn journal_status(database: &Path) -> io::Result<JournalStatus> {
     let mut path = database.as_os_str().to_owned();
     path.push("-journal");
-    let file_system = match network_file_system(database) {
-        Ok(None) => FileSystem::Local,
-        _ => FileSystem::Shared,
+    let file_system = match network_file_system(database)? {
+        None => FileSystem::Local,
+        Some(_) => FileSystem::Shared,
     };
     Journal::new(path.into(), file_system).status()
 }

@@ -24,15 +24,23 @@ pub(super) struct JournalName {
 
 impl JournalName {
     pub(super) fn register(address: usize, lock: Arc<WriteLock>) -> Self {
-        let mut locks = LOCKS.write().unwrap_or_else(PoisonError::into_inner);
-        locks.insert(address, lock);
+        // Dropped with the table unlocked, as the last one releases a lease.
+        let replaced = LOCKS
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(address, lock);
+        drop(replaced);
         Self { address }
     }
 }
 
 impl Drop for JournalName {
     fn drop(&mut self) {
-        let mut locks = LOCKS.write().unwrap_or_else(PoisonError::into_inner);
-        locks.remove(&self.address);
+        // As above.
+        let removed = LOCKS
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.address);
+        drop(removed);
     }
 }

@@ -175,6 +175,9 @@ impl IoMethods for MainFile {
             cache_bypass.unlocked();
         }
         self.lock.unlocked();
+        if level == LockLevel::None {
+            self.lock.transaction_ended();
+        }
         result
     }
 

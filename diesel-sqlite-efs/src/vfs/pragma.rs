@@ -80,29 +80,6 @@ pub(super) fn reaches_beyond_its_schema(name: &str, value: Option<&str>) -> bool
     }
 }
 
-/// Whether an attached file of this name, a URI or a path, is never written to: it is in memory
-/// or opened read-only, through the same VFS.
-pub(super) fn is_harmless_attachment(name: &[u8]) -> bool {
-    let Some((_, parameters)) = std::str::from_utf8(name)
-        .ok()
-        .filter(|name| name.starts_with("file:"))
-        .and_then(|name| name.split_once('?'))
-    else {
-        return name == b"file::memory:";
-    };
-    let mut harmless = false;
-    for parameter in parameters.split('&') {
-        match parameter {
-            "mode=ro" | "mode=memory" => harmless = true,
-            // A percent-encoded name or value could mean anything; so could another VFS.
-            other if other.contains(['%', '#']) || other.starts_with("vfs") => return false,
-            other if other.starts_with("mode") => return false,
-            _ => {}
-        }
-    }
-    harmless
-}
-
 fn refuse(name: &str, value: &str, reason: &str) -> Verdict {
     Verdict::Refuse(format!(
         "PRAGMA {name}={value} is refused by diesel-sqlite-efs: {reason}"
@@ -112,29 +89,6 @@ fn refuse(name: &str, value: &str, reason: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_attachments_that_nobody_writes_are_harmless() {
-        for name in [
-            "file:x.db?mode=ro",
-            "file:x?cache=private&mode=ro",
-            "file::memory:",
-            "file:x?mode=memory",
-        ] {
-            assert!(is_harmless_attachment(name.as_bytes()), "{name}");
-        }
-        for name in [
-            "x.db",
-            "file:x.db",
-            "file:x.db?mode=rw",
-            "file:x.db?mode=ro&mode=rw",
-            "file:x.db?mode=ro&vfs=unix",
-            "file:x.db?mode=ro&%76fs=unix",
-            "x.db?mode=ro",
-        ] {
-            assert!(!is_harmless_attachment(name.as_bytes()), "{name}");
-        }
-    }
 
     #[test]
     fn pragmas_that_undermine_the_lock_are_refused() {

@@ -125,6 +125,13 @@ impl WriteLock {
         });
     }
 
+    /// No lock is held any more: what the journal was is of no concern to the next transaction.
+    pub(crate) fn transaction_ended(&self) {
+        if self.needs_attention() {
+            self.update(|state| state.own_journal = OwnJournal::None);
+        }
+    }
+
     /// Whether this transaction's journal has ended: a file lock that cannot be given up changes
     /// nothing about the outcome.
     pub(crate) fn has_ended(&self) -> bool {

@@ -14,24 +14,18 @@ impl WriteLock {
     /// in hand: a machine whose clocks stood still since the grant would otherwise undo, by what it
     /// knows of an older item, what its successor has committed.
     pub(crate) fn before_recovery(&self) -> Result<(), Refused> {
-        let unfinished = match self.journal().map(Journal::status) {
-            Some(Ok(JournalStatus::Hot(id))) => {
-                self.with_lease(|lease| lease.recorded()).flatten() != Some(id)
-            }
-            // What cannot be examined is reported below.
-            _ => false,
-        };
-        if unfinished {
-            self.ask_store(None)?;
-            self.fence()?;
-        }
         let settled = (self.settle_lock_identity()).and_then(|()| self.settle_leftover(false));
         self.update(|state| state.end_wait());
-        settled.map(drop).map_err(|error| {
+        let hot = settled.map_err(|error| {
             self.update(|state| state.fail(error));
             self.release_unless_pinned();
             Refused
-        })
+        })?;
+        if hot {
+            self.ask_store(None)?;
+            self.fence()?;
+        }
+        Ok(())
     }
 
     /// Looks at a journal that another transaction has left. One that the item says is finished is

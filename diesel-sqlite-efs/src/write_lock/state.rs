@@ -197,6 +197,7 @@ impl State {
             || self.wait.reason.is_some()
             || self.wait.poll.is_some()
             || self.transaction.needs_attention()
+            || self.own_journal == OwnJournal::Ended
             || self.page_cache == PageCache::Suspect;
         match &self.hold {
             _ if is_needed => Attention::Needed,
@@ -424,6 +425,7 @@ mod tests {
             |state| drop(state.busy(BusyReason::FileLock)),
             |state| state.may_have_been_overtaken(),
             |state| state.transaction.rollback_prepared(),
+            |state| state.own_journal = OwnJournal::Ended,
         ] {
             assert_eq!(told(change), Attention::Needed);
         }

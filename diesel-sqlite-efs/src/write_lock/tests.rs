@@ -895,3 +895,22 @@ fn a_transaction_that_was_rolled_back_is_remembered_until_it_is_closed() {
     lock.statement_begins();
     assert!(lock.is_at_rest());
 }
+
+#[test]
+fn the_end_of_a_journal_is_forgotten_with_its_transaction() {
+    let mut world = World::new();
+    world.file_system = FileSystem::Nfs;
+    let lock = world.lock();
+    lock.pin(None).unwrap();
+    begin_writing(&lock);
+    assert_eq!(lock.end_journal(), EndOfJournal::Remove);
+    lock.journal_removed();
+    lock.unlocked();
+    assert!(lock.has_ended(), "SHARED is given up next");
+    lock.transaction_ended();
+    assert!(!lock.has_ended());
+    // A failure between two transactions is one of the lease that is kept for them.
+    lock.operation_failed("reading the database", "stale", Some(Errno::STALE));
+    assert_error!(lock, LeaseLost);
+    lock.unpin();
+}

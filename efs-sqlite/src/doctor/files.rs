@@ -31,7 +31,7 @@ pub(super) fn examine(target: &Target, findings: &mut Vec<Finding>) -> Option<Pa
     let on = (file.clone()).or_else(|| directory(&target.path).canonicalize().ok());
     findings.push(mounts::examine(
         on.as_deref(),
-        network.as_deref(),
+        network.map(|network| network.to_string()).as_deref(),
         target.lock().is_none(),
     ));
     if file.as_deref().is_none_or(Path::is_file) {
