@@ -11,7 +11,7 @@ use crate::error::StoreError;
 ///
 /// The protocol needs two operations, each atomic for its key: [`put`](Self::put) replaces a whole
 /// item if a condition on the old one holds, [`delete`](Self::delete) removes it if it is still
-/// ours. [`DynamoDbLockStore`] maps them to `PutItem` and `DeleteItem`; [`InMemoryLockStore`] keeps
+/// ours. [`DynamoDbLockStore`](crate::DynamoDbLockStore) maps them to `PutItem` and `DeleteItem`; [`InMemoryLockStore`](crate::InMemoryLockStore) keeps
 /// the items in the process, for tests.
 ///
 /// ```
