@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
-use diesel_sqlite_efs::admin::{Deletion, ItemLookup, JournalStatus, journal_status};
 use diesel_sqlite_efs::JournalId;
+use diesel_sqlite_efs::admin::{Deletion, ItemLookup, JournalStatus, journal_status};
 
 use crate::args::Unlock;
 use crate::failure::{Failure, Outcome};
