@@ -33,6 +33,9 @@ pub(crate) struct Acquisition {
     attempts: u32,
     waited: bool,
     unanswered: Unanswered,
+    /// The latest end of an item that it may have left; epoch seconds. The next put is not to end
+    /// before that: the table would take it for one that was delayed.
+    latest_end: u64,
     /// What the last request took; zero before the first.
     round_trip: Duration,
     policy: WaitPolicy,
@@ -100,6 +103,7 @@ impl Acquisition {
             attempts: 0,
             waited: false,
             unanswered: Unanswered::Nothing,
+            latest_end: 0,
             round_trip: Duration::ZERO,
             policy: WaitPolicy::new(Tuning::CHOSEN, begun, last),
             backoff: None,
@@ -400,9 +404,10 @@ impl Acquisition {
             committed,
             waited: Some(self.policy.usual_wait(Instant::now())),
             since: None,
-            not_before: 0,
+            not_before: self.latest_end,
         };
         let dated = self.context.date(&draft);
+        let end = dated.end();
         let result = self.context.put(dated, condition, give_up_after);
         match &result {
             Ok(outcome) => {
@@ -412,6 +417,7 @@ impl Acquisition {
             Err(error) if error.outcome_unknown() => {
                 let before = std::mem::replace(&mut self.unanswered, Unanswered::Nothing);
                 self.unanswered = before.after_lost_answer(committed);
+                self.latest_end = end;
             }
             Err(_) => {}
         }
@@ -439,6 +445,7 @@ impl Acquisition {
                 ..
             } => {
                 // It is no lease, to be handed off or released: the next attempt finds the item.
+                self.latest_end = inner.latest_end();
                 self.unanswered = match (record, taken_from) {
                     (Some(_), Some(previous)) if !has_record => {
                         Unanswered::WipedRecord { written, previous }

@@ -644,6 +644,11 @@ impl LeaseInner {
         settled
     }
 
+    /// The latest end that its item may have; epoch seconds.
+    pub(crate) fn latest_end(&self) -> u64 {
+        self.state().latest_end()
+    }
+
     /// Replaces an item of ours that was just stored, if it has a wrong end by what its answer shows
     /// of the store's clock, or lacks its record.
     fn put_right(
