@@ -156,8 +156,9 @@ impl Lease {
     /// For how much longer the lease is valid without a renewal, by both clocks of this host, less
     /// a safety margin; zero once it is lost.
     ///
-    /// The margin is a quarter of the lease, at most 2 s: it keeps a holder from acting while
-    /// others may already take over.
+    /// The margin is a quarter of the lease, at most 2 s (of leases over 2,000 s, a thousandth): it
+    /// keeps a holder from acting while others may already take over. A store that dates its answers
+    /// to the second leaves up to two more seconds open at first; each answer narrows them down.
     pub fn remaining(&self) -> Duration {
         self.inner.remaining()
     }
@@ -179,6 +180,8 @@ impl Lease {
     /// renewed any more. [`LockError::Store`] if the store failed: nothing was extended, and trying
     /// again is safe.
     pub fn renew(&self) -> Result<(), LockError> {
+        // Not with the slot taken: a subscriber that hears of a loss may ask for this.
+        self.inner.check()?;
         self.inner.renew(self.inner.slot.take())
     }
 
@@ -698,7 +701,6 @@ impl LeaseInner {
             }
             if has_record && stored.end() == ItemEnd::TooLate {
                 // It costs others time if we die, and is tried again with the next put.
-                self.in_span(|| self.context.events().renewal_failed(&failure.to_string()));
                 return Settled::Good(validity);
             }
             return Settled::Failed {
