@@ -22,13 +22,14 @@ pub(crate) struct LeaseTerms {
 }
 
 impl LeaseTerms {
-    /// How long before its item's end a holder stops.
+    /// The time by which a holder stops before its item says so: by the store's clock at the latest
+    /// that its answers allow.
     ///
-    /// It covers clocks that run at different speeds and the uncertainty of a second in a `Date`
-    /// header, in either direction. The margin of a lease shorter than 8 s is a quarter of it, so
-    /// such leases rely on hosts' clocks that agree to within an eighth of the lease.
+    /// It covers clocks that run at different speeds for as long as a lease lasts, and takers of the
+    /// Python package, which go by their own host's clock.
     pub(crate) fn safety_margin(&self) -> Duration {
-        (self.expiration / 4).min(Duration::from_secs(2))
+        const MOST: Duration = Duration::from_secs(2);
+        (self.expiration / 4).min(MOST.max(self.expiration / 1_000))
     }
 
     /// When a renewal is due, counted from the last grant: after a third of the lease, so that one

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::backoff::Backoff;
-use super::lease::{Lease, LeaseInner, LocalQueue, Turn};
+use super::lease::{Lease, LeaseInner, LocalQueue, Settled, Turn};
 use super::registry::Registry;
 use super::requests::{ItemDraft, LeaseContext, PutOutcome};
 use super::wait_policy::{Refusal, Tuning, WaitPolicy};
@@ -33,6 +33,9 @@ pub(crate) struct Acquisition {
     attempts: u32,
     waited: bool,
     unanswered: Unanswered,
+    /// The latest end of an item that it may have left; epoch seconds. The next put is not to end
+    /// before that: the table would take it for one that was delayed.
+    latest_end: u64,
     /// What the last request took; zero before the first.
     round_trip: Duration,
     policy: WaitPolicy,
@@ -54,15 +57,21 @@ pub(crate) struct AcquireLimits {
     pub(crate) max_attempts: Option<u32>,
 }
 
-/// What puts whose answers were lost may have left in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What this acquisition may have left in the table: by puts whose answers were lost, or that were
+/// stored and did not lead to a lease.
+#[derive(Debug, Clone, PartialEq)]
 enum Unanswered {
-    /// Nothing: the last put was answered.
     Nothing,
     /// An item of ours without a commit record.
     Item,
     /// An item of ours with the commit record of the item that it replaced.
     ItemWithRecord(JournalId),
+    /// An item of ours in place of one with a commit record, which only we know now. It may be in
+    /// the table again, by a put whose answer was lost.
+    WipedRecord {
+        written: StoredItem,
+        previous: StoredItem,
+    },
 }
 
 /// What came of an attempt that did not fail.
@@ -94,6 +103,7 @@ impl Acquisition {
             attempts: 0,
             waited: false,
             unanswered: Unanswered::Nothing,
+            latest_end: 0,
             round_trip: Duration::ZERO,
             policy: WaitPolicy::new(Tuning::CHOSEN, begun, last),
             backoff: None,
@@ -184,8 +194,8 @@ impl Acquisition {
                         turn
                     }
                     Some((turn, Some(lease))) => match self.reuse_local_lease(lease, turn) {
-                        Some(lease) => return Ok(lease),
-                        None => continue,
+                        Ok(lease) => return Ok(lease),
+                        Err(turn) => turn,
                     },
                 },
             };
@@ -271,21 +281,36 @@ impl Acquisition {
         self.attempts += 1;
         self.context.counters.count(|stats| stats.attempts += 1);
         let asked = Instant::now();
+        if let Unanswered::WipedRecord { written, previous } = self.unanswered.clone() {
+            return self.restore_record(asked, turn, &written, previous, give_up_after);
+        }
         let outcome = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
-        let (current, date) = match outcome.answer {
-            PutAnswer::Stored { .. } => return self.granted(outcome, None, turn, give_up_after),
-            PutAnswer::Refused { current, date } => (current, date),
+        let current = match outcome.answer {
+            PutAnswer::Stored { .. } => {
+                return self.granted(asked, outcome, None, turn, give_up_after);
+            }
+            PutAnswer::Refused { current, .. } => current,
         };
-        let now = self.store_time(outcome.received, date);
+        let (earliest, likely) = self.store_time(outcome.received);
         let Some(current) = current else {
-            return self.attempt_blind(asked, turn, now, give_up_after);
+            return self.attempt_blind(asked, turn, earliest, give_up_after);
         };
-        let free_in = current.expires_at_seconds()? - now;
         // Our own, where the answer to a takeover was lost that had kept its predecessor's record.
         let ours = current.lock_id == self.lock_id;
-        if free_in > 0.0 && !ours {
+        if ours {
+            self.unanswered =
+                (current.committed).map_or(Unanswered::Item, Unanswered::ItemWithRecord);
+        }
+        let end = current.expires_at_seconds()?;
+        if end > earliest && !ours {
             self.was_refused(asked, Some(current));
             self.turn = Some(turn);
+            // An answer that is dated later shows whether it has expired.
+            let free_in = if end > likely {
+                end - likely
+            } else {
+                end - earliest
+            };
             return Ok(Attempt::Refused {
                 free_in: Some(Duration::from_secs_f64(free_in)),
             });
@@ -293,12 +318,29 @@ impl Acquisition {
         let takeover = PutCondition::Unchanged(&current);
         let outcome = self.put(current.committed, takeover, give_up_after)?;
         match outcome.answer {
-            PutAnswer::Stored { .. } => self.granted(outcome, Some(current), turn, give_up_after),
-            PutAnswer::Refused { ref current, .. } => {
-                self.was_refused(asked, current.clone());
-                self.turn = Some(turn);
-                Ok(Attempt::Refused { free_in: None })
+            PutAnswer::Stored { .. } => {
+                self.granted(asked, outcome, Some(current), turn, give_up_after)
             }
+            PutAnswer::Refused { current, .. } => Ok(self.refused(asked, turn, current)),
+        }
+    }
+
+    /// A put of ours has wiped out a commit record, and the next did not bring it back.
+    fn restore_record(
+        &mut self,
+        asked: Instant,
+        turn: Turn,
+        written: &StoredItem,
+        previous: StoredItem,
+        give_up_after: Duration,
+    ) -> Result<Attempt, StoreError> {
+        let condition = PutCondition::Unchanged(written);
+        let outcome = self.put(previous.committed, condition, give_up_after)?;
+        match outcome.answer {
+            PutAnswer::Stored { .. } => {
+                self.granted(asked, outcome, Some(previous), turn, give_up_after)
+            }
+            PutAnswer::Refused { current, .. } => Ok(self.refused(asked, turn, current)),
         }
     }
 
@@ -315,14 +357,16 @@ impl Acquisition {
         match &outcome.answer {
             PutAnswer::Stored { previous, .. } => {
                 let previous = previous.clone();
-                self.granted(outcome, previous, turn, give_up_after)
+                self.granted(asked, outcome, previous, turn, give_up_after)
             }
-            PutAnswer::Refused { .. } => {
-                self.was_refused(asked, None);
-                self.turn = Some(turn);
-                Ok(Attempt::Refused { free_in: None })
-            }
+            PutAnswer::Refused { .. } => Ok(self.refused(asked, turn, None)),
         }
+    }
+
+    fn refused(&mut self, asked: Instant, turn: Turn, current: Option<StoredItem>) -> Attempt {
+        self.was_refused(asked, current);
+        self.turn = Some(turn);
+        Attempt::Refused { free_in: None }
     }
 
     fn was_refused(&mut self, asked: Instant, current: Option<StoredItem>) {
@@ -336,16 +380,16 @@ impl Acquisition {
         self.current_holder = current;
     }
 
-    /// The time by the store's clock; later than it is by no more than the skew we allow for.
-    fn store_time(&self, received: Timestamp, date: Option<SystemTime>) -> f64 {
+    /// The time by the store's clock: at the earliest, which an item must have expired by to be taken
+    /// over, and at best.
+    fn store_time(&self, received: Timestamp) -> (f64, f64) {
         /// Hosts' clocks are taken to agree to within this where the store's is not known.
         const ALLOWANCE_WITHOUT_DATE: f64 = 2.0;
-        let estimate = self.context.times.server_clock.at(received);
-        match date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) {
-            // The host's clock may have been stepped since the request was sent.
-            Some(date) => estimate.min(date.as_secs_f64() + 1.0),
-            None => estimate - ALLOWANCE_WITHOUT_DATE,
-        }
+        let LeaseContext { clock, times, .. } = &self.context;
+        let likely = times.server_clock.estimate(clock, received, 0.0);
+        let bounds = times.server_clock.bounds(clock, received);
+        let earliest = bounds.map_or(likely - ALLOWANCE_WITHOUT_DATE, |bounds| bounds.earliest);
+        (earliest, likely)
     }
 
     fn put(
@@ -360,16 +404,20 @@ impl Acquisition {
             committed,
             waited: Some(self.policy.usual_wait(Instant::now())),
             since: None,
-            not_before: 0,
+            not_before: self.latest_end,
         };
-        let result = self.context.put(&draft, condition, give_up_after);
+        let dated = self.context.date(&draft);
+        let end = dated.end();
+        let result = self.context.put(dated, condition, give_up_after);
         match &result {
             Ok(outcome) => {
                 self.unanswered = Unanswered::Nothing;
                 self.round_trip = outcome.round_trip;
             }
             Err(error) if error.outcome_unknown() => {
-                self.unanswered = self.unanswered.after_lost_answer(committed);
+                let before = std::mem::replace(&mut self.unanswered, Unanswered::Nothing);
+                self.unanswered = before.after_lost_answer(committed);
+                self.latest_end = end;
             }
             Err(_) => {}
         }
@@ -378,6 +426,7 @@ impl Acquisition {
 
     fn granted(
         &mut self,
+        asked: Instant,
         outcome: PutOutcome,
         taken_from: Option<StoredItem>,
         turn: Turn,
@@ -385,13 +434,30 @@ impl Acquisition {
     ) -> Result<Attempt, StoreError> {
         let record = taken_from.as_ref().and_then(|item| item.committed);
         let inner = LeaseInner::granted(self.context.clone(), &self.caller, &outcome, record);
-        let lease = Lease::new(Arc::new(inner), turn, self.registry.clone());
-        // A record that a blind put has wiped must be in the item again, too.
-        let blind = matches!(&outcome.answer, PutAnswer::Stored { previous: Some(old), .. } if old.committed != record);
-        if outcome.clock_was_wrong || blind {
-            (lease.inner()).correct(&outcome.item, record, give_up_after)?;
-        }
         let waited = outcome.item.waited.unwrap_or_default();
+        let written = StoredItem::from(&outcome.item);
+        match inner.settle(outcome, record, give_up_after) {
+            Settled::Good(_) => {}
+            Settled::Lost(current) => return Ok(self.refused(asked, turn, current)),
+            Settled::Failed {
+                has_record,
+                failure,
+                ..
+            } => {
+                // It is no lease, to be handed off or released: the next attempt finds the item.
+                self.latest_end = inner.latest_end();
+                self.unanswered = match (record, taken_from) {
+                    (Some(_), Some(previous)) if !has_record => {
+                        Unanswered::WipedRecord { written, previous }
+                    }
+                    (Some(record), _) => Unanswered::ItemWithRecord(record),
+                    (None, _) => Unanswered::Item,
+                };
+                self.turn = Some(turn);
+                return Err(failure);
+            }
+        }
+        let lease = Lease::new(Arc::new(inner), turn, self.registry.clone());
         let wait = self.policy.granted(waited, Instant::now());
         self.registry.remember(&self.context.name.key, wait);
         self.context.counters.count(|stats| {
@@ -408,9 +474,9 @@ impl Acquisition {
         Ok(Attempt::Granted(lease))
     }
 
-    /// Goes on with a lease that another transaction of this process has handed off; releases it to
-    /// the store if it cannot.
-    fn reuse_local_lease(&mut self, before: Arc<LeaseInner>, turn: Turn) -> Option<Lease> {
+    /// Goes on with a lease that another transaction of this process has handed off; if it cannot,
+    /// releases it to the store and returns the turn.
+    fn reuse_local_lease(&mut self, before: Arc<LeaseInner>, turn: Turn) -> Result<Lease, Turn> {
         // Its times mean nothing by another clock.
         let is_usable = before.has_clock_of(&self.context);
         let inner = match is_usable {
@@ -424,7 +490,7 @@ impl Acquisition {
         if !is_usable || inner.remaining().is_zero() {
             // A failure is reported as an event; the lease expires by itself.
             let _ = inner.release_to_store();
-            return None;
+            return Err(turn);
         }
         let lease = Lease::new(inner, turn, self.registry.clone());
         self.context.counters.count(|stats| {
@@ -433,7 +499,7 @@ impl Acquisition {
         });
         lease.inner().in_span(|| self.acquired());
         self.keep_renewed(&lease);
-        Some(lease)
+        Ok(lease)
     }
 
     fn keep_renewed(&self, lease: &Lease) {
@@ -448,21 +514,53 @@ impl Acquisition {
     }
 }
 
-impl Drop for Acquisition {
-    fn drop(&mut self) {
+impl Acquisition {
+    /// Removes what it has left in the table; a commit record stays.
+    fn take_back(&self) -> Result<(), StoreError> {
         let context = &self.context;
-        let result = match self.unanswered {
-            Unanswered::Nothing => return,
+        let now = context.clock.now();
+        let tombstone = |record, condition: PutCondition<'_>| {
+            let acquired_at = (context.times.server_clock).estimate(&context.clock, now, 0.0);
+            context.put_tombstone(&self.lock_id, acquired_at as u64, record, condition)
+        };
+        match &self.unanswered {
+            Unanswered::Nothing => Ok(()),
             Unanswered::Item => context.delete(&self.lock_id).map(drop),
             // The journal that the record names is still there: the next holder must know.
-            Unanswered::ItemWithRecord(record) => {
-                let acquired_at = context.times.server_clock.at(context.clock.now()) as u64;
-                (context.put_tombstone(&self.lock_id, acquired_at, record)).map(drop)
+            Unanswered::ItemWithRecord(record) => tombstone(*record, PutCondition::Ended).map(drop),
+            Unanswered::WipedRecord { written, previous } => {
+                let Some(record) = previous.committed else {
+                    return context.delete(&self.lock_id).map(drop);
+                };
+                match tombstone(record, PutCondition::Unchanged(written))? {
+                    PutAnswer::Stored { .. } => Ok(()),
+                    PutAnswer::Refused { .. } => tombstone(record, PutCondition::Ended).map(drop),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Acquisition {
+    fn drop(&mut self) {
+        /// How often a record that only we know is written, where trying again may help.
+        const ATTEMPTS_FOR_A_RECORD: u32 = 5;
+        const PAUSE: Duration = Duration::from_millis(50);
+        let is_needed = matches!(self.unanswered, Unanswered::WipedRecord { .. });
+        let mut attempt = 1;
+        let error = loop {
+            match self.take_back() {
+                Ok(()) => return,
+                Err(error)
+                    if is_needed && error.is_transient() && attempt < ATTEMPTS_FOR_A_RECORD =>
+                {
+                    thread::sleep(PAUSE * attempt);
+                    attempt += 1;
+                }
+                Err(error) => break error,
             }
         };
-        if let Err(error) = result {
-            context.events().release_failed(&error.to_string());
-        }
+        self.context.events().release_failed(&error.to_string());
     }
 }
 
@@ -470,6 +568,7 @@ impl Unanswered {
     /// The answer to one more put was lost, which had this record.
     fn after_lost_answer(self, record: Option<JournalId>) -> Self {
         match (record, self) {
+            (_, wiped @ Self::WipedRecord { .. }) => wiped,
             (Some(record), _) => Self::ItemWithRecord(record),
             // An earlier takeover may have been applied: its record must not be deleted.
             (None, Self::ItemWithRecord(record)) => Self::ItemWithRecord(record),
@@ -489,6 +588,6 @@ mod tests {
         assert_eq!(item, Unanswered::Item);
         let with_record = item.after_lost_answer(Some(RECORD));
         assert_eq!(with_record, Unanswered::ItemWithRecord(RECORD));
-        assert_eq!(with_record.after_lost_answer(None), with_record);
+        assert_eq!(with_record.clone().after_lost_answer(None), with_record);
     }
 }

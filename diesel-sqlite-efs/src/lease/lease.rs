@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::local_queue;
 use super::phase::{AtRelease, LeaseState, Loss, Validity};
-use super::requests::{ItemDraft, LeaseContext, PutOutcome, RequestSlot, SlotGuard};
-use crate::clock::{Timestamp, unix_seconds};
+use super::requests::{ItemDraft, ItemEnd, LeaseContext, PutOutcome, RequestSlot, SlotGuard};
+use crate::clock::{FOREVER, Timestamp, unix_seconds};
 use crate::error::{HolderInfo, LockError, StoreError};
-use crate::store::{DeleteAnswer, JournalId, LockItem, PutAnswer, PutCondition, StoredItem};
+use crate::store::{DeleteAnswer, JournalId, PutAnswer, PutCondition, StoredItem};
 use crate::telemetry::events::LockSpan;
 
 /// A write lease: while it is valid, no other process holds the lock.
@@ -89,6 +89,34 @@ pub(crate) enum Unconfirmed {
     Unknown(String),
 }
 
+/// An item of ours that was stored, once its end and record are right or cannot be put right.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// It is right, or at most ends later than it should.
+    Good(Validity),
+    /// It ends too soon for its holder to work with, or lacks its record.
+    Failed {
+        /// For how long it is good nevertheless.
+        validity: Validity,
+        has_record: bool,
+        failure: StoreError,
+    },
+    /// It is gone, or another's, by now.
+    Lost(Option<StoredItem>),
+}
+
+/// What came of writing the item of a lease once more.
+#[derive(Debug)]
+enum Rewritten {
+    Stored {
+        validity: Validity,
+        /// Why it ends too soon.
+        flaw: Option<StoreError>,
+    },
+    /// The lease is lost.
+    Refused,
+}
+
 /// What a release found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReleaseOutcome {
@@ -128,8 +156,9 @@ impl Lease {
     /// For how much longer the lease is valid without a renewal, by both clocks of this host, less
     /// a safety margin; zero once it is lost.
     ///
-    /// The margin is a quarter of the lease, at most 2 s: it keeps a holder from acting while
-    /// others may already take over.
+    /// The margin is a quarter of the lease, at most 2 s (of leases over 2,000 s, a thousandth): it
+    /// keeps a holder from acting while others may already take over. A store that dates its answers
+    /// to the second leaves up to two more seconds open at first; each answer narrows them down.
     pub fn remaining(&self) -> Duration {
         self.inner.remaining()
     }
@@ -151,7 +180,9 @@ impl Lease {
     /// renewed any more. [`LockError::Store`] if the store failed: nothing was extended, and trying
     /// again is safe.
     pub fn renew(&self) -> Result<(), LockError> {
-        self.inner.renew(&self.inner.slot.take())
+        // Not with the slot taken: a subscriber that hears of a loss may ask for this.
+        self.inner.check()?;
+        self.inner.renew(self.inner.slot.take())
     }
 
     /// Ends the lease and removes its item. If another thread of this process waits for the same
@@ -200,14 +231,13 @@ impl Lease {
 
     /// Why the lease is no longer valid, if it is not.
     pub(crate) fn loss(&self) -> Option<LockError> {
-        self.inner.check(&mut self.inner.state()).err()
+        self.inner.check().err()
     }
 
     /// Takes the lease for lost, whatever the clocks show: something shows that another process
     /// holds it now.
     pub(crate) fn invalidate(&self, reason: &str) {
-        let loss = Loss::Invalidated(reason.to_owned());
-        self.inner.lose(&mut self.inner.state(), loss);
+        self.inner.lose(Loss::Invalidated(reason.to_owned()));
     }
 
     /// The commit record that was found in the item that we took over, or that we have written.
@@ -251,7 +281,7 @@ impl LeaseInner {
         outcome: &PutOutcome,
         record: Option<JournalId>,
     ) -> Self {
-        let PutOutcome { item, validity, .. } = outcome;
+        let (item, validity) = (&outcome.item, outcome.validity());
         Self {
             span: context.events().held_span(caller),
             context,
@@ -261,7 +291,7 @@ impl LeaseInner {
             begun: validity.from,
             granted: validity.from,
             state: Mutex::new(LeaseState::granted(
-                *validity,
+                validity,
                 unix_seconds(item.expires_at),
                 record,
             )),
@@ -297,10 +327,10 @@ impl LeaseInner {
     /// Whether the lease may go on in this process: it is valid, nothing of its last transaction is
     /// left to be settled, and others need not wait for too long.
     fn may_be_handed_off(&self) -> bool {
-        let mut state = self.state();
-        state.may_be_handed_off()
+        let may_stay = self.state().may_be_handed_off();
+        may_stay
             && self.context.clock.now().elapsed_since(self.granted) < Self::LONGEST_ROUND
-            && self.check(&mut state).is_ok()
+            && self.check().is_ok()
     }
 
     /// Ends the lease for this holder: it goes on with the next, in the state returned.
@@ -320,46 +350,56 @@ impl LeaseInner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn remaining(&self) -> Duration {
+    /// Changes the state. A loss is reported once the state is unlocked: whoever hears of it may ask
+    /// about the lease.
+    fn update<T>(&self, change: impl FnOnce(&mut LeaseState) -> T) -> T {
         let mut state = self.state();
-        match self.check(&mut state) {
-            Ok(()) => state.validity().left(self.context.clock.now()),
-            Err(_) => Duration::ZERO,
+        let was_lost = state.loss().is_some();
+        let result = change(&mut state);
+        let news = (state.loss().filter(|_| !was_lost)).map(ToString::to_string);
+        drop(state);
+        if let Some(reason) = news {
+            self.context.counters.count(|stats| stats.losses += 1);
+            self.in_span(|| self.context.events().lost(self.held_for(), &reason));
         }
+        result
+    }
+
+    pub(crate) fn remaining(&self) -> Duration {
+        let now = self.context.clock.now();
+        self.update(|state| {
+            state.expire(now);
+            match state.loss() {
+                None => state.validity().left(now),
+                Some(_) => Duration::ZERO,
+            }
+        })
     }
 
     /// Whether the lease is valid now; if it is not, this latches.
-    fn check(&self, state: &mut LeaseState) -> Result<(), LockError> {
-        if state.expire(self.context.clock.now()) {
-            self.report_loss(state);
-        }
-        match state.loss() {
-            None => Ok(()),
-            Some(loss) => Err(LockError::LeaseLost {
+    fn check(&self) -> Result<(), LockError> {
+        let now = self.context.clock.now();
+        let loss = self.update(|state| {
+            state.expire(now);
+            state.loss().map(ToString::to_string)
+        });
+        loss.map_or(Ok(()), |reason| {
+            Err(LockError::LeaseLost {
                 lock: self.context.name.clone(),
-                reason: loss.to_string(),
-            }),
-        }
+                reason,
+            })
+        })
     }
 
-    fn lose(&self, state: &mut LeaseState, loss: Loss) {
-        if state.lose(loss) {
-            self.report_loss(state);
-        }
+    fn lose(&self, loss: Loss) {
+        self.update(|state| state.lose(loss));
     }
 
     /// A put was refused: the table has another item than ours, or none.
-    fn lost_to_successor(&self, state: &mut LeaseState, current: Option<&StoredItem>) {
-        let loss = current.map_or(Loss::ItemGone, |item| {
+    fn lost_to_successor(&self, current: Option<&StoredItem>) {
+        self.lose(current.map_or(Loss::ItemGone, |item| {
             Loss::TakenOver(HolderInfo::from(item))
-        });
-        self.lose(state, loss);
-    }
-
-    fn report_loss(&self, state: &LeaseState) {
-        let reason = state.loss().map(ToString::to_string).unwrap_or_default();
-        self.context.counters.count(|stats| stats.losses += 1);
-        self.in_span(|| self.context.events().lost(self.held_for(), &reason));
+        }));
     }
 
     fn held_for(&self) -> Duration {
@@ -389,41 +429,38 @@ impl LeaseInner {
     /// Renews, unless another request of the lease is under way: that one extends it as well.
     /// Whether it was renewed.
     pub(crate) fn renew_if_free(&self) -> bool {
-        (self.slot.try_take()).is_some_and(|slot| self.renew(&slot).is_ok())
+        (self.slot.try_take()).is_some_and(|slot| self.renew(slot).is_ok())
     }
 
-    fn renew(&self, slot: &SlotGuard<'_>) -> Result<(), LockError> {
+    fn renew(&self, slot: SlotGuard<'_>) -> Result<(), LockError> {
         let (record, validity) = {
-            let mut state = self.state();
+            let state = self.state();
             if state.is_released() {
                 // The renewer came too late: a tombstone must stay expired.
                 return Ok(());
             }
-            self.check(&mut state)?;
             (state.record(), state.validity())
         };
+        self.check()?;
         let left = validity.left(self.context.clock.now());
-        let outcome = match self.put_again(record, record, validity, left, slot) {
-            Ok(outcome) => outcome,
-            Err(source) => {
-                self.in_span(|| self.context.events().renewal_failed(&source.to_string()));
-                return Err(self.context.store_error(source));
-            }
-        };
-        let mut state = self.state();
-        match &outcome.answer {
-            PutAnswer::Refused { current, .. } => {
-                self.lost_to_successor(&mut state, current.as_ref());
-            }
-            PutAnswer::Stored { .. } => {
+        let failure = match self.put_again(record, record, validity, left, &slot) {
+            Ok(Rewritten::Refused) => return self.check(),
+            Ok(Rewritten::Stored { validity, flaw }) => {
                 // An answer that came after the lease had ended extends nothing.
-                self.check(&mut state)?;
-                state.renewed(outcome.validity);
-                self.context.counters.count(|stats| stats.renewals += 1);
-                self.in_span(|| self.context.events().renewed(self.held_for()));
+                self.check()?;
+                self.update(|state| state.renewed(validity));
+                flaw
             }
+            Err(failure) => Some(failure),
+        };
+        drop(slot);
+        if let Some(source) = failure {
+            self.in_span(|| self.context.events().renewal_failed(&source.to_string()));
+            return Err(self.context.store_error(source));
         }
-        self.check(&mut state)
+        self.context.counters.count(|stats| stats.renewals += 1);
+        self.in_span(|| self.context.events().renewed(self.held_for()));
+        self.check()
     }
 
     fn confirm(
@@ -434,47 +471,38 @@ impl LeaseInner {
         /// The pause before asking again; a lost answer costs a timeout, this adds little.
         const PAUSE: Duration = Duration::from_millis(20);
         let started = self.context.clock.now();
-        let recorded = {
-            let mut state = self.state();
-            self.check(&mut state).map_err(Unconfirmed::Refused)?;
-            state.record()
-        };
+        self.check().map_err(Unconfirmed::Refused)?;
+        let recorded = self.state().record();
         let committed = journal.or(recorded);
         let mut maybe_recorded = false;
         loop {
             let left = self.remaining();
             let since = self.state().validity();
             let failure = match self.put_again(recorded, committed, since, left, slot) {
-                Ok(PutOutcome {
-                    answer: PutAnswer::Stored { .. },
-                    validity,
-                    ..
-                }) => {
-                    let mut state = self.state();
-                    state.confirmed(validity, journal);
+                // It is recorded, whatever became of the item's end.
+                Ok(Rewritten::Stored { validity, .. }) => {
+                    self.update(|state| state.confirmed(validity, journal));
                     self.context
                         .counters
                         .count(|stats| stats.confirmations += 1);
                     let took = self.context.clock.now().elapsed_since(started);
                     self.in_span(|| self.context.events().confirmed(took));
-                    return Ok(match self.check(&mut state) {
+                    return Ok(match self.check() {
                         Ok(()) => Confirmed::InTime,
                         Err(_) => Confirmed::TooLate,
                     });
                 }
-                Ok(PutOutcome {
-                    answer: PutAnswer::Refused { current, .. },
-                    ..
-                }) => {
-                    let mut state = self.state();
-                    self.lost_to_successor(&mut state, current.as_ref());
-                    return Err(match self.check(&mut state) {
+                Ok(Rewritten::Refused) => {
+                    return Err(match self.check() {
                         Err(lost) if !maybe_recorded => Unconfirmed::Refused(lost),
                         // An earlier request may have been recorded before the successor took over,
                         // who then treats the journal as finished.
-                        _ => Unconfirmed::Unknown(
-                            "the answer to the commit request was lost, and the lease was taken over since".to_owned(),
-                        ),
+                        _ => {
+                            self.update(LeaseState::record_unknown);
+                            Unconfirmed::Unknown(
+                                "the answer to the commit request was lost, and the lease was taken over since".to_owned(),
+                            )
+                        }
                     });
                 }
                 Err(failure) => failure,
@@ -483,13 +511,14 @@ impl LeaseInner {
             let worth_asking =
                 failure.is_transient() || matches!(failure, StoreError::Unreachable { .. });
             if !worth_asking || self.remaining() <= PAUSE {
-                let mut state = self.state();
-                self.lose(&mut state, Loss::NotConfirmed(failure.to_string()));
                 if maybe_recorded {
-                    state.record_unknown();
-                    return Err(Unconfirmed::Unknown(failure.to_string()));
+                    self.update(LeaseState::record_unknown);
                 }
-                return Err(Unconfirmed::Refused(self.context.store_error(failure)));
+                self.lose(Loss::NotConfirmed(failure.to_string()));
+                return Err(match maybe_recorded {
+                    true => Unconfirmed::Unknown(failure.to_string()),
+                    false => Unconfirmed::Refused(self.context.store_error(failure)),
+                });
             }
             thread::sleep(PAUSE);
         }
@@ -532,7 +561,12 @@ impl LeaseInner {
             }
             AtRelease::Tombstone(record) => {
                 let context = &self.context;
-                let answer = context.put_tombstone(&self.lock_id, self.acquired_at, record)?;
+                let answer = context.put_tombstone(
+                    &self.lock_id,
+                    self.acquired_at,
+                    record,
+                    PutCondition::Ended,
+                )?;
                 // A successor has taken over the record with the item.
                 matches!(answer, PutAnswer::Stored { .. })
             }
@@ -551,78 +585,141 @@ impl LeaseInner {
         since: Validity,
         give_up_after: Duration,
         slot: &SlotGuard<'_>,
-    ) -> Result<PutOutcome, StoreError> {
-        let draft = ItemDraft {
+    ) -> Result<Rewritten, StoreError> {
+        let until = Instant::now() + give_up_after.min(FOREVER);
+        let dated = self.context.date(&ItemDraft {
             since: Some(since),
             not_before: self.state().latest_end(),
             ..self.draft(committed)
-        };
+        });
+        let end = dated.end();
         let condition = PutCondition::Ours { recorded };
-        let outcome = self.context.put(&draft, condition, give_up_after)?;
-        if outcome.stored_a_wrong_end() {
-            return self.correct_end(&outcome.item, committed, give_up_after, slot);
+        let outcome =
+            (self.context.put(dated, condition, give_up_after)).inspect_err(|failure| {
+                if failure.outcome_unknown() {
+                    self.state().asked_until(end);
+                }
+            })?;
+        if let PutAnswer::Refused { current, .. } = &outcome.answer {
+            self.lost_to_successor(current.as_ref());
+            return Ok(Rewritten::Refused);
         }
-        self.state()
-            .asked_until(unix_seconds(outcome.item.expires_at));
-        Ok(outcome)
+        self.state().asked_until(end);
+        let shown = outcome.validity();
+        Ok(
+            match self.put_right(outcome, committed, true, until, slot) {
+                Settled::Good(validity) => Rewritten::Stored {
+                    validity,
+                    flaw: None,
+                },
+                Settled::Failed {
+                    validity, failure, ..
+                } => Rewritten::Stored {
+                    validity,
+                    flaw: Some(failure),
+                },
+                // What was stored before counts: it may have been the record of a commit.
+                Settled::Lost(current) => {
+                    self.lost_to_successor(current.as_ref());
+                    Rewritten::Stored {
+                        validity: shown,
+                        flaw: None,
+                    }
+                }
+            },
+        )
     }
 
-    /// Writes the granting item once more, with the right end and record: others judge by its end,
-    /// so it must be right by the store's clock before the lease is relied on.
-    pub(crate) fn correct(
+    /// Makes sure that the item that the lease was granted by has the right end and record. The
+    /// lease does not exist before that.
+    pub(crate) fn settle(
         &self,
-        written: &LockItem,
+        stored: PutOutcome,
         record: Option<JournalId>,
         give_up_after: Duration,
-    ) -> Result<(), StoreError> {
-        let outcome = self.correct_end(written, record, give_up_after, &self.slot.take())?;
-        let mut state = self.state();
-        match &outcome.answer {
-            PutAnswer::Stored { .. } => state.renewed(outcome.validity),
-            PutAnswer::Refused { current, .. } => {
-                self.lost_to_successor(&mut state, current.as_ref());
-            }
+    ) -> Settled {
+        let until = Instant::now() + give_up_after.min(FOREVER);
+        let has_record = stored.item.committed == record;
+        let settled = self.put_right(stored, record, has_record, until, &self.slot.take());
+        if let Settled::Good(validity) = settled {
+            self.update(|state| state.renewed(validity));
         }
-        Ok(())
+        settled
     }
 
-    /// Replaces the item that we have just written by one with the right end, which the answer has
-    /// shown.
-    fn correct_end(
+    /// The latest end that its item may have; epoch seconds.
+    pub(crate) fn latest_end(&self) -> u64 {
+        self.state().latest_end()
+    }
+
+    /// Replaces an item of ours that was just stored, if it has a wrong end by what its answer shows
+    /// of the store's clock, or lacks its record.
+    fn put_right(
         &self,
-        written: &LockItem,
+        mut stored: PutOutcome,
         committed: Option<JournalId>,
-        give_up_after: Duration,
+        mut has_record: bool,
+        until: Instant,
         _: &SlotGuard<'_>,
-    ) -> Result<PutOutcome, StoreError> {
-        /// One suffices, unless an answer's date was wrong.
+    ) -> Settled {
+        /// One suffices, unless an answer's date was wrong or a clock was set meanwhile.
         const MOST_ATTEMPTS: u32 = 3;
-        let mut outcome = self.replace(written, committed, give_up_after)?;
-        for _ in 1..MOST_ATTEMPTS {
-            if outcome.stored_a_wrong_end() {
-                outcome = self.replace(&outcome.item, committed, give_up_after)?;
+        for _ in 0..MOST_ATTEMPTS {
+            if has_record && stored.end() == ItemEnd::Good {
+                break;
             }
+            let dated = self.context.date(&ItemDraft {
+                not_before: self.context.full_end(),
+                ..self.draft(committed)
+            });
+            let end = dated.end();
+            let written = StoredItem::from(&stored.item);
+            let left = until.saturating_duration_since(Instant::now());
+            let condition = PutCondition::Unchanged(&written);
+            let failure = match self.context.put(dated, condition, left) {
+                Ok(outcome) if outcome.is_stored() => {
+                    self.state().end_corrected(end);
+                    has_record = true;
+                    stored = outcome;
+                    continue;
+                }
+                Ok(outcome) => {
+                    let (PutAnswer::Refused { current, .. }
+                    | PutAnswer::Stored {
+                        previous: current, ..
+                    }) = outcome.answer;
+                    return Settled::Lost(current);
+                }
+                Err(failure) => failure,
+            };
+            let mut validity = stored.validity();
+            if failure.outcome_unknown() {
+                let stored_end = unix_seconds(stored.item.expires_at);
+                validity = stored.validity_until(stored_end.min(end));
+                // Should it arrive later, it must not find the item that it names.
+                self.state().asked_until(end.max(stored_end + 1));
+            }
+            if has_record && stored.end() == ItemEnd::TooLate {
+                // It costs others time if we die, and is tried again with the next put.
+                return Settled::Good(validity);
+            }
+            return Settled::Failed {
+                validity,
+                has_record,
+                failure,
+            };
         }
-        if outcome.stored_a_wrong_end() {
-            self.lose(&mut self.state(), Loss::ContradictoryDates);
+        let validity = stored.validity();
+        if stored.end() == ItemEnd::TooSoon {
+            return Settled::Failed {
+                validity,
+                has_record,
+                failure: StoreError::other(
+                    "the dates of the lock table's answers contradict each other",
+                ),
+            };
         }
-        Ok(outcome)
-    }
-
-    /// Replaces an item of ours, named by its attributes, by one that ends by the clock as it is
-    /// known now.
-    fn replace(
-        &self,
-        written: &LockItem,
-        committed: Option<JournalId>,
-        give_up_after: Duration,
-    ) -> Result<PutOutcome, StoreError> {
-        let written = StoredItem::from(written);
-        let condition = PutCondition::Unchanged(&written);
-        let outcome = (self.context).put(&self.draft(committed), condition, give_up_after)?;
-        self.state()
-            .end_corrected(unix_seconds(outcome.item.expires_at));
-        Ok(outcome)
+        Settled::Good(validity)
     }
 
     fn draft(&self, committed: Option<JournalId>) -> ItemDraft<'_> {

@@ -4,7 +4,7 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `server_clock.rs` | what the time is by the store's clock |
+//! | `server_clock.rs` | what the time is by the store's clock, between two bounds |
 //! | `backoff.rs` | pauses where nothing is known of the others who wait |
 //! | `wait_policy.rs` | when to ask again, by what the items in the way say of the wait |
 //! | `local_queue.rs` | the order of those who wait inside this process |

@@ -50,8 +50,6 @@ pub(crate) enum Loss {
     ItemGone,
     /// The store did not answer a commit in time, or refused to serve it.
     NotConfirmed(String),
-    /// Its item has an end that others must not go by, and cannot be put right.
-    ContradictoryDates,
     /// Its user knows better than the clocks.
     Invalidated(String),
 }
@@ -163,7 +161,7 @@ impl LeaseState {
         is_news
     }
 
-    /// An item with this end was put, or is on its way.
+    /// An item with this end was stored, or is on its way.
     pub(crate) fn asked_until(&mut self, end: u64) {
         self.latest_end = self.latest_end.max(end);
     }
@@ -192,9 +190,12 @@ impl LeaseState {
         self.record = CommitRecord::Unknown(self.record());
     }
 
-    /// The journal that the record names is gone.
+    /// The journal that the record names is gone. What is not known stays unknown: the item may name
+    /// another.
     pub(crate) fn record_settled(&mut self) {
-        self.record = (self.record()).map_or(CommitRecord::Absent, CommitRecord::Settled);
+        if let CommitRecord::Pending(id) = self.record {
+            self.record = CommitRecord::Settled(id);
+        }
     }
 
     /// The lease ends. What becomes of its item; `None` if the lease has ended before.
@@ -234,9 +235,6 @@ impl fmt::Display for Loss {
             Self::TakenOver(successor) => write!(f, "it was taken over by {successor}"),
             Self::ItemGone => f.write_str("its item is gone"),
             Self::NotConfirmed(failure) => write!(f, "the store did not confirm: {failure}"),
-            Self::ContradictoryDates => {
-                f.write_str("the dates of the lock table's answers contradict each other")
-            }
             Self::Invalidated(reason) => f.write_str(reason),
         }
     }
@@ -300,7 +298,7 @@ mod tests {
     fn a_lost_lease_stays_lost_for_its_first_reason() {
         let mut state = granted(None);
         assert!(state.lose(Loss::ItemGone));
-        assert!(!state.lose(Loss::ContradictoryDates));
+        assert!(!state.lose(Loss::NotRenewedInTime));
         state.renewed(validity(5));
         state.confirmed(validity(6), Some(MINE));
         assert_eq!(state.loss(), Some(&Loss::ItemGone));
@@ -361,6 +359,8 @@ mod tests {
         let mut state = granted(Some(PREDECESSORS));
         state.record_unknown();
         assert_eq!(state.record(), Some(PREDECESSORS));
+        state.record_settled();
+        assert!(!state.may_be_handed_off());
         assert_eq!(state.release(), Some(AtRelease::Leave));
     }
 

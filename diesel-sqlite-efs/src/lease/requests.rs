@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::phase::Validity;
 use super::server_clock::ServerClock;
-use crate::clock::{Clock, Timestamp, from_unix_seconds};
+use crate::clock::{Clock, Timestamp, from_unix_seconds, unix_seconds};
 use crate::config::LeaseTerms;
 use crate::error::{LockError, LockName, StoreError, panic_message};
 use crate::store::{DeleteAnswer, JournalId, LockItem, LockStore, PutAnswer, PutCondition};
@@ -41,28 +41,86 @@ pub(crate) struct ItemDraft<'a> {
     pub(crate) acquired_at: Option<u64>,
     pub(crate) committed: Option<JournalId>,
     pub(crate) waited: Option<Duration>,
-    /// Of the put before it, if its time can be relied on.
+    /// Of the put before it.
     pub(crate) since: Option<Validity>,
     /// The end is not brought forward from here; epoch seconds.
     pub(crate) not_before: u64,
 }
 
+/// An item that is about to be put, with the moment from which it counts.
+pub(crate) struct DatedItem {
+    pub(crate) item: LockItem,
+    sent: Timestamp,
+    /// The store's time at that moment, at best.
+    began: f64,
+}
+
 /// A put that was answered.
 pub(crate) struct PutOutcome {
     pub(crate) answer: PutAnswer,
-    /// For how long it is good, if it was stored.
-    pub(crate) validity: Validity,
     pub(crate) item: LockItem,
     pub(crate) round_trip: Duration,
     pub(crate) received: Timestamp,
-    /// The item's `expires_at` was computed from a clock that turned out to be off by too much.
-    pub(crate) clock_was_wrong: bool,
+    sent: Timestamp,
+    began: f64,
+    /// The store's time at `sent`, at the latest.
+    latest: f64,
+    terms: Arc<LeaseTerms>,
+}
+
+/// What an item's end is like, by what its answer has shown of the store's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ItemEnd {
+    Good,
+    /// It leaves its holder too little time to work with, or none.
+    TooSoon,
+    /// If its holder dies, others wait for longer than they should.
+    TooLate,
+}
+
+impl DatedItem {
+    /// Its end, in seconds of the Unix epoch.
+    pub(crate) fn end(&self) -> u64 {
+        unix_seconds(self.item.expires_at)
+    }
 }
 
 impl PutOutcome {
-    /// Whether the table now has an item with an `expires_at` that others must not go by.
-    pub(crate) fn stored_a_wrong_end(&self) -> bool {
-        matches!(self.answer, PutAnswer::Stored { .. }) && self.clock_was_wrong
+    pub(crate) fn is_stored(&self) -> bool {
+        matches!(self.answer, PutAnswer::Stored { .. })
+    }
+
+    /// For how long it is good, if it was stored.
+    pub(crate) fn validity(&self) -> Validity {
+        self.validity_until(unix_seconds(self.item.expires_at))
+    }
+
+    /// For how long it is good if the item ends at `end`: as long as the store's clock shows, even
+    /// at the latest, that the end has not come within the safety margin.
+    pub(crate) fn validity_until(&self, end: u64) -> Validity {
+        let left = Duration::from_secs_f64((end as f64 - self.latest).max(0.0));
+        let good_for = left.min(self.terms.expiration);
+        Validity {
+            from: self.sent,
+            began: self.began,
+            good_for: good_for.saturating_sub(self.terms.safety_margin()),
+        }
+    }
+
+    pub(crate) fn end(&self) -> ItemEnd {
+        /// More than a correction leaves open: the fraction of a second that it is rounded up by,
+        /// and the second of a date.
+        const TOLERANCE: f64 = 2.0;
+        let terms = &self.terms;
+        let lasts = unix_seconds(self.item.expires_at) as f64 - self.latest;
+        let full = terms.expiration - terms.safety_margin();
+        if self.validity().good_for < full / 4 {
+            ItemEnd::TooSoon
+        } else if lasts > terms.expiration.as_secs_f64() + TOLERANCE {
+            ItemEnd::TooLate
+        } else {
+            ItemEnd::Good
+        }
     }
 }
 
@@ -74,48 +132,59 @@ impl LeaseContext {
         }
     }
 
-    /// One put, sent now.
-    pub(crate) fn put(
-        &self,
-        draft: &ItemDraft<'_>,
-        condition: PutCondition<'_>,
-        give_up_after: Duration,
-    ) -> Result<PutOutcome, StoreError> {
-        let server_clock = &self.times.server_clock;
+    /// The item to put now.
+    pub(crate) fn date(&self, draft: &ItemDraft<'_>) -> DatedItem {
         let sent = self.clock.now();
         // A wall clock that was set back must not end an item early that others go by.
         let at_least = (draft.since).map_or(0.0, |validity| validity.store_time(sent));
-        let began = server_clock.at(sent).max(at_least);
+        let server_clock = &self.times.server_clock;
+        let began = server_clock.estimate(&self.clock, sent, at_least);
         let from_now = (began + self.terms.expiration.as_secs_f64()).floor();
-        let expires_at = from_now.max(draft.not_before as f64);
+        let expires_at = (from_now as u64).max(draft.not_before);
         let item = LockItem {
             key: self.name.key.clone(),
             lock_id: draft.lock_id.to_owned(),
-            expires_at: from_unix_seconds(expires_at as u64),
+            expires_at: from_unix_seconds(expires_at),
             holder: self.terms.holder.clone(),
             acquired_at: from_unix_seconds(draft.acquired_at.unwrap_or(began as u64)),
             committed: draft.committed,
             waited: draft.waited,
         };
+        DatedItem { item, sent, began }
+    }
+
+    /// The end of an item that lasts for the full lease from now, whatever the time is.
+    pub(crate) fn full_end(&self) -> u64 {
+        let now = self.clock.now();
+        let latest = (self.times.server_clock.bounds(&self.clock, now))
+            .map_or(now.wall.as_secs_f64(), |bounds| bounds.latest);
+        (latest + self.terms.expiration.as_secs_f64()).ceil() as u64
+    }
+
+    /// One put, sent now.
+    pub(crate) fn put(
+        &self,
+        dated: DatedItem,
+        condition: PutCondition<'_>,
+        give_up_after: Duration,
+    ) -> Result<PutOutcome, StoreError> {
+        let DatedItem { item, sent, began } = dated;
         let asked = Instant::now();
         let answer = self.ask(|store| store.put(&item, condition, give_up_after))?;
         self.times.answered_in(asked.elapsed());
         let received = self.clock.now();
         let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
-        let clock_error = server_clock.learn(began, sent, received, *date);
-        let good_for = Duration::from_secs_f64((expires_at - began).max(0.0));
-        let good_for = good_for.min(self.terms.expiration);
+        let latest = (self.times.server_clock).learn(&self.clock, sent, received, *date);
         Ok(PutOutcome {
             answer,
-            validity: Validity {
-                from: sent,
-                began,
-                good_for: good_for.saturating_sub(self.terms.safety_margin()),
-            },
             item,
             round_trip: received.elapsed_since(sent),
             received,
-            clock_was_wrong: clock_error > self.terms.safety_margin() / 4,
+            sent,
+            began,
+            // Without any date the hosts' clocks are trusted.
+            latest: latest.unwrap_or(began),
+            terms: self.terms.clone(),
         })
     }
 
@@ -125,6 +194,7 @@ impl LeaseContext {
         lock_id: &str,
         acquired_at: u64,
         record: JournalId,
+        condition: PutCondition<'_>,
     ) -> Result<PutAnswer, StoreError> {
         /// Expired by any clock, and too long ago for DynamoDB to remove the item: it leaves alone
         /// what expired more than five years back
@@ -140,7 +210,7 @@ impl LeaseContext {
             // Nobody is in the way of the next.
             waited: None,
         };
-        self.ask(|store| store.put(&item, PutCondition::Ended, RELEASE_TIMEOUT))
+        self.ask(|store| store.put(&item, condition, RELEASE_TIMEOUT))
     }
 
     /// Deletes the item, if it has this `lock_id`.

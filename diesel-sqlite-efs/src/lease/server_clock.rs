@@ -1,98 +1,250 @@
 //! What the time is by the store's clock, as far as its answers tell.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 
-/// An estimate of the store's clock: this host's wall clock plus an offset.
+/// How much faster or slower than the store's a host's clock may run: the most by which NTP slews
+/// one.
+const DRIFT: f64 = 500e-6;
+
+/// The store's clock, known as an interval.
 ///
-/// A `Date` header has a resolution of one second, so an answer proves no more than that the
-/// offset lies in an interval of one second and a round trip. The offset moves only as far as an
-/// answer forces it to: on a host whose clock is right it stays zero, and on one that is an hour
-/// off the first answer reveals it.
+/// A `Date` header has a resolution of one second: an answer dated `d` to a request that was sent at
+/// `s` and arrived at `r` proves that the store's clock showed less than `d + 1` at `s` and at least
+/// `d` at `r`. Each answer narrows what is known; between answers it widens by [`DRIFT`].
 #[derive(Debug, Default)]
 pub(crate) struct ServerClock {
-    offset_seconds: Mutex<f64>,
+    known: Mutex<Option<Known>>,
+}
+
+/// What the answers have proved, at a moment of this host's clock.
+#[derive(Debug, Clone)]
+struct Known {
+    clock: Clock,
+    at: Timestamp,
+    bounds: StoreTime,
+}
+
+/// The store's time in seconds of the Unix epoch, as two bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct StoreTime {
+    pub(crate) earliest: f64,
+    pub(crate) latest: f64,
 }
 
 impl ServerClock {
-    /// The store's time at `moment`, in seconds of the Unix epoch.
-    pub(crate) fn at(&self, moment: Timestamp) -> f64 {
-        moment.wall.as_secs_f64()
-            + *self
-                .offset_seconds
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
+    /// The store's time at `moment`; `None` while no answer was dated.
+    pub(crate) fn bounds(&self, clock: &Clock, moment: Timestamp) -> Option<StoreTime> {
+        let known = self.known();
+        let known = known.as_ref().filter(|known| known.clock.is_same(clock))?;
+        Some(known.at(moment))
+    }
+
+    /// The store's time at `moment`, at best: this host's wall clock, but `at_least`, as far as the
+    /// answers allow.
+    pub(crate) fn estimate(&self, clock: &Clock, moment: Timestamp, at_least: f64) -> f64 {
+        let wall = moment.wall.as_secs_f64().max(at_least);
+        (self.bounds(clock, moment)).map_or(wall, |bounds| bounds.nearest(wall))
     }
 
     /// Takes in the date of an answer to a request sent at `sent` that arrived at `received`.
     ///
-    /// Returns by how much `taken_for`, what the time was taken for when it was sent, was wrong at
-    /// least.
+    /// Returns the store's time at `sent` at the latest; `None` while no answer was dated.
     pub(crate) fn learn(
         &self,
-        taken_for: f64,
+        clock: &Clock,
         sent: Timestamp,
         received: Timestamp,
         date: Option<SystemTime>,
-    ) -> Duration {
+    ) -> Option<f64> {
         let Some(date) = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) else {
-            return Duration::ZERO;
+            return Some(self.bounds(clock, sent)?.latest);
         };
         let date = date.as_secs() as f64;
-        let earliest = date - received.wall.as_secs_f64();
-        let latest = date + 1.0 - sent.wall.as_secs_f64();
-        let mut offset = (self.offset_seconds.lock()).unwrap_or_else(PoisonError::into_inner);
-        // A wall clock that was stepped back between the two moments leaves no interval.
-        *offset = offset.clamp(earliest, latest.max(earliest));
-        let took = received.elapsed_since(sent).as_secs_f64();
-        let wrong_by = (taken_for - (date + 1.0)).max(date - took - taken_for);
-        Duration::from_secs_f64(wrong_by.max(0.0))
+        let shown = StoreTime {
+            earliest: date,
+            latest: date + 1.0 + most_passed(sent, received),
+        };
+        let mut known = self.known();
+        let before = known.as_ref().filter(|known| known.clock.is_same(clock));
+        let bounds = before
+            .and_then(|known| known.at(received).both(shown))
+            // A clock stood still or was set, or an answer was dated wrongly: the last one counts.
+            .unwrap_or(shown);
+        let now_known = Known {
+            clock: clock.clone(),
+            at: received,
+            bounds,
+        };
+        // A wall clock that was set meanwhile says nothing of the time before.
+        let latest = now_known.at(sent).latest.min(date + 1.0);
+        *known = Some(now_known);
+        Some(latest)
     }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn at(&self, moment: Timestamp) -> StoreTime {
+        let StoreTime { earliest, latest } = self.bounds;
+        // Another answer may have come in since.
+        if moment.monotonic < self.at.monotonic {
+            StoreTime {
+                earliest: earliest - most_passed(moment, self.at),
+                latest: latest - least_passed(moment, self.at),
+            }
+        } else {
+            StoreTime {
+                earliest: earliest + least_passed(self.at, moment),
+                latest: latest + most_passed(self.at, moment),
+            }
+        }
+    }
+}
+
+impl StoreTime {
+    /// What both say; `None` if they contradict each other.
+    fn both(self, other: Self) -> Option<Self> {
+        let both = Self {
+            earliest: self.earliest.max(other.earliest),
+            latest: self.latest.min(other.latest),
+        };
+        (both.earliest <= both.latest).then_some(both)
+    }
+
+    fn nearest(self, time: f64) -> f64 {
+        time.max(self.earliest).min(self.latest)
+    }
+}
+
+/// The store's clock has gone on by at most this: a host's monotonic clock may have stood still,
+/// its wall clock shows it then.
+fn most_passed(from: Timestamp, to: Timestamp) -> f64 {
+    to.elapsed_since(from).as_secs_f64() * (1.0 + DRIFT)
+}
+
+/// The store's clock has gone on by at least this: a wall clock may have been set.
+fn least_passed(from: Timestamp, to: Timestamp) -> f64 {
+    let passed = to.monotonic.saturating_sub(from.monotonic);
+    passed.as_secs_f64() * (1.0 - DRIFT)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn moment(wall: f64) -> Timestamp {
-        Timestamp::new(Duration::ZERO, Duration::from_secs_f64(wall))
+    /// A host whose wall clock is ahead of the store's by `skew`, at the store's time `time`.
+    fn moment(time: f64, skew: f64) -> Timestamp {
+        let seconds = Duration::from_secs_f64;
+        Timestamp::new(seconds(time), seconds(time + skew))
     }
 
     fn date(seconds: u64) -> Option<SystemTime> {
         Some(UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
-    #[test]
-    fn a_right_clock_is_left_alone() {
-        let clock = ServerClock::default();
-        for tenth in 0..100 {
-            let now = 1_000.0 + f64::from(tenth) / 10.0;
-            let wrong_by = clock.learn(now, moment(now), moment(now + 0.005), date(now as u64));
-            assert_eq!(wrong_by, Duration::ZERO);
-        }
-        assert_eq!(clock.at(moment(2_000.0)), 2_000.0);
+    fn answered(clock: &ServerClock, sent: f64, dated: u64, received: f64, skew: f64) -> f64 {
+        let (sent, received) = (moment(sent, skew), moment(received, skew));
+        (clock.learn(&Clock::system(), sent, received, date(dated))).expect("it was dated")
+    }
+
+    fn bounds(clock: &ServerClock, time: f64, skew: f64) -> StoreTime {
+        let bounds = clock.bounds(&Clock::system(), moment(time, skew));
+        bounds.expect("an answer was dated")
     }
 
     #[test]
-    fn a_clock_that_is_an_hour_off_is_corrected_to_within_a_second_by_one_answer() {
-        for skew in [-3_600.0, 3_600.0] {
+    fn answers_narrow_the_interval_down_and_keep_the_time_within() {
+        for skew in [0.0, -3_600.0, 3_600.0, 0.7] {
             let clock = ServerClock::default();
-            let local = 50_000.25 + skew;
-            let wrong_by = clock.learn(local, moment(local), moment(local + 0.01), date(50_000));
-            assert!((wrong_by.as_secs_f64() - 3_600.0).abs() < 1.0);
-            assert!((clock.at(moment(local)) - 50_000.25).abs() < 1.0);
+            let mut width = f64::INFINITY;
+            for tenth in 0..40 {
+                // Each answer takes 0.05 s, and is dated after 0.02 s.
+                let sent = 5_000.0 + f64::from(tenth) * 1.13;
+                let latest = answered(&clock, sent, (sent + 0.02) as u64, sent + 0.05, skew);
+                assert!(sent <= latest && latest < sent + 1.03, "{sent}: {latest}");
+                let now = sent + 0.05;
+                let known = bounds(&clock, now, skew);
+                assert!(known.earliest <= now && now <= known.latest, "{known:?}");
+                width = known.latest - known.earliest;
+            }
+            assert!(width < 0.2, "{width}");
         }
     }
 
     #[test]
-    fn an_answer_without_a_date_teaches_nothing() {
+    fn between_answers_it_widens() {
         let clock = ServerClock::default();
-        assert_eq!(
-            clock.learn(5.0, moment(5.0), moment(5.0), None),
-            Duration::ZERO
-        );
-        assert_eq!(clock.at(moment(5.0)), 5.0);
+        answered(&clock, 5_000.0, 5_000, 5_000.0, 0.0);
+        let known = bounds(&clock, 6_000.0, 0.0);
+        assert!((known.earliest - 5_999.5).abs() < 1e-6, "{known:?}");
+        assert!((known.latest - 6_001.5).abs() < 1e-6, "{known:?}");
+    }
+
+    #[test]
+    fn a_right_wall_clock_is_the_estimate_and_one_that_is_off_goes_as_far_as_it_may() {
+        for (skew, estimate) in [(0.0, 5_000.25), (3_600.0, 5_001.01), (-3_600.0, 5_000.0)] {
+            let clock = ServerClock::default();
+            let now = moment(5_000.25, skew);
+            assert_eq!(
+                clock.estimate(&Clock::system(), now, 0.0),
+                now.wall.as_secs_f64()
+            );
+            answered(&clock, 5_000.24, 5_000, 5_000.25, skew);
+            let shown = clock.estimate(&Clock::system(), now, 0.0);
+            assert!((shown - estimate).abs() < 1e-3, "{skew}: {shown}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_contradicts_what_was_known_counts_alone() {
+        let clock = ServerClock::default();
+        answered(&clock, 5_000.0, 5_000, 5_000.1, 0.0);
+        // The host's clocks stood still for a minute.
+        answered(&clock, 5_001.0, 5_061, 5_001.1, 0.0);
+        let known = bounds(&clock, 5_001.1, 0.0);
+        assert_eq!(known.earliest, 5_061.0);
+        assert!((known.latest - 5_062.1).abs() < 1e-3, "{known:?}");
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_moves_the_latest_time_alone() {
+        let clock = ServerClock::default();
+        answered(&clock, 5_000.0, 5_000, 5_000.0, 0.0);
+        let ahead = bounds(&clock, 5_001.0, 60.0);
+        assert!((ahead.earliest - 5_001.0).abs() < 1e-2, "{ahead:?}");
+        assert!((ahead.latest - 5_062.0).abs() < 0.1, "{ahead:?}");
+        let behind = bounds(&clock, 5_001.0, -60.0);
+        assert!((behind.earliest - 5_001.0).abs() < 1e-2, "{behind:?}");
+        assert!((behind.latest - 5_002.0).abs() < 1e-2, "{behind:?}");
+    }
+
+    #[test]
+    fn what_was_known_of_a_moment_before_the_last_answer() {
+        let clock = ServerClock::default();
+        answered(&clock, 5_000.0, 5_000, 5_000.0, 0.0);
+        answered(&clock, 5_003.0, 5_003, 5_003.0, 0.0);
+        let known = bounds(&clock, 5_001.0, 0.0);
+        assert!((known.earliest - 5_001.0).abs() < 1e-2, "{known:?}");
+        assert!((known.latest - 5_002.0).abs() < 1e-2, "{known:?}");
+    }
+
+    #[test]
+    fn an_answer_without_a_date_teaches_nothing_and_another_clock_knows_nothing() {
+        let clock = ServerClock::default();
+        let now = moment(5.0, 0.0);
+        assert_eq!(clock.learn(&Clock::system(), now, now, None), None);
+        assert_eq!(clock.bounds(&Clock::system(), now), None);
+        assert_eq!(clock.estimate(&Clock::system(), now, 0.0), 5.0);
+        clock.learn(&Clock::system(), now, now, date(5));
+        let other = crate::clock::ManualClock::new(now).clock();
+        assert_eq!(clock.bounds(&other, now), None);
     }
 }

@@ -44,7 +44,8 @@ pub struct Put<'a> {
 #[derive(Debug)]
 pub struct Delete<'a> {
     key: &'a str,
-    lock_id: &'a str,
+    /// Whose item is to be removed.
+    pub lock_id: &'a str,
     give_up_after: Duration,
     table: &'a InMemoryLockStore,
 }

@@ -19,6 +19,8 @@ const THEIRS: JournalId = JournalId([9; 4]);
 const CHANGED: FileVersion = FileVersion([3; 16]);
 /// What a holder stops before its item's end.
 const MARGIN: u64 = 2;
+/// The second that a `Date` leaves open: the store's clock may be at its end.
+const DATE: u64 = 1;
 const OTHER: &str = "another host";
 
 /// What SQLite, the clocks or another host do next. What cannot happen then is left out.
@@ -234,7 +236,7 @@ impl Reference {
         let record = self.item.and_then(|item| item.record);
         self.put(record);
         self.held = Some(Held {
-            good_until: self.now + LEASE.as_secs() - MARGIN,
+            good_until: self.now + LEASE.as_secs() - DATE - MARGIN,
             is_lost: false,
             record,
             record_is_needed: record.is_some(),
@@ -299,7 +301,7 @@ impl Reference {
         }
         held.record = journal.or(held.record);
         held.record_is_needed |= journal.is_some();
-        held.good_until = self.now + LEASE.as_secs() - MARGIN;
+        held.good_until = self.now + LEASE.as_secs() - DATE - MARGIN;
         let record = held.record;
         self.put(record);
         true

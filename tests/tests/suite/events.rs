@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use diesel_sqlite_efs::testing::{Delete, Hook, HookedStore, Put};
 use diesel_sqlite_efs::{
-    DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, LockClient, LockError,
+    DeleteAnswer, EfsConfig, EfsSqliteConnection, InMemoryLockStore, Lease, LockClient, LockError,
     ManualClock, PutAnswer, StoreError, StoredItem, Timestamp,
 };
 use integration::process::wait_until;
@@ -200,6 +200,72 @@ fn a_write_is_seen_from_the_lease_to_its_release_without_its_values() -> TestRes
     }
     assert_eq!(events[0]["attempt"], "1");
     Ok(())
+}
+
+/// Asks about a lease whenever it hears of it.
+struct Asking {
+    lease: Arc<OnceLock<Arc<Lease>>>,
+    heard: mpsc::Sender<String>,
+}
+
+impl Subscriber for Asking {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target() == "diesel_sqlite_efs::lock"
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        if let Some(lease) = self.lease.get() {
+            let valid = if lease.is_valid() { "valid" } else { "over" };
+            let renewed = lease.renew().is_ok();
+            let name = event.metadata().name();
+            // The test may have heard enough.
+            let _ = self.heard.send(format!("{name}: {valid}, {renewed}"));
+        }
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn who_hears_of_a_lease_may_ask_about_it_and_renew_it() {
+    recorder();
+    let (heard, hears) = mpsc::channel();
+    // On a thread of its own: one that waits for itself does so for ever.
+    thread::spawn(move || {
+        let clock = clock();
+        let slot = Arc::new(OnceLock::new());
+        let lease = slot.clone();
+        let asking = Asking { lease, heard };
+        tracing::subscriber::with_default(asking, || {
+            let client = LockClient::builder()
+                .lock_store(Arc::new(InMemoryLockStore::with_clock(clock.clock())))
+                .without_renewal()
+                .clock(clock.clock())
+                .build()
+                .expect("a client");
+            let lease = client.try_acquire("events-that-ask").expect("an answer");
+            let lease = Arc::new(lease.expect("it is free"));
+            slot.set(lease.clone()).expect("once");
+            lease.renew().expect("a renewal");
+            clock.advance(Duration::from_secs(60));
+            assert!(!lease.is_valid());
+        });
+    });
+    let heard: Vec<_> = (0..2)
+        .map(|_| {
+            hears
+                .recv_timeout(LONG)
+                .expect("it does not wait for itself")
+        })
+        .collect();
+    assert_eq!(
+        heard,
+        ["lock.renewed: valid, true", "lock.lost: over, false"]
+    );
 }
 
 #[test]

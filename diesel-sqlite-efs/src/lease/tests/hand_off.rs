@@ -130,3 +130,23 @@ fn a_connection_with_another_clock_asks_the_store() {
     assert_ne!(lease.lock_id(), lock_id);
     assert_eq!(second.stats().hand_offs, 0);
 }
+
+#[test]
+fn who_is_handed_a_lease_that_it_cannot_use_keeps_its_place_in_the_queue() {
+    let process = Process::new();
+    let (first, third) = (process.client(), process.client());
+    let second = client_with_clock(process.store.clone(), Clock::system());
+    let lease = first.try_acquire(KEY).unwrap().expect("it is free");
+    let store: Arc<dyn LockStore> = process.store.clone();
+    let queue = Registry::of(&store).queue(KEY);
+    let second = process.next_in_queue(&second);
+    let third = thread::spawn(move || third.acquire(KEY, LONG));
+    while queue.waiting() < 2 {
+        thread::yield_now();
+    }
+    hand_off(lease);
+    let lease = second.join().unwrap().unwrap();
+    assert_eq!(queue.waiting(), 1, "the third still waits");
+    lease.release().unwrap();
+    third.join().unwrap().unwrap().release().unwrap();
+}

@@ -8,6 +8,7 @@ use crate::store::LockStore;
 
 mod acquire;
 mod acquire_properties;
+mod ends;
 mod hand_off;
 mod renewal;
 
