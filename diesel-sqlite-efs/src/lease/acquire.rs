@@ -69,8 +69,8 @@ enum Unanswered {
     /// An item of ours in place of one with a commit record, which only we know now. It may be in
     /// the table again, by a put whose answer was lost.
     WipedRecord {
-        written: StoredItem,
-        previous: StoredItem,
+        written: Box<StoredItem>,
+        previous: Box<StoredItem>,
     },
 }
 
@@ -282,7 +282,7 @@ impl Acquisition {
         self.context.counters.count(|stats| stats.attempts += 1);
         let asked = Instant::now();
         if let Unanswered::WipedRecord { written, previous } = self.unanswered.clone() {
-            return self.restore_record(asked, turn, &written, previous, give_up_after);
+            return self.restore_record(asked, turn, &written, *previous, give_up_after);
         }
         let outcome = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
         let current = match outcome.answer {
@@ -447,9 +447,10 @@ impl Acquisition {
                 // It is no lease, to be handed off or released: the next attempt finds the item.
                 self.latest_end = inner.latest_end();
                 self.unanswered = match (record, taken_from) {
-                    (Some(_), Some(previous)) if !has_record => {
-                        Unanswered::WipedRecord { written, previous }
-                    }
+                    (Some(_), Some(previous)) if !has_record => Unanswered::WipedRecord {
+                        written: Box::new(written),
+                        previous: Box::new(previous),
+                    },
                     (Some(record), _) => Unanswered::ItemWithRecord(record),
                     (None, _) => Unanswered::Item,
                 };

@@ -82,7 +82,8 @@ fn a_grant_that_nobody_heard_of_is_taken_back() {
 #[test]
 fn of_two_that_take_an_expired_lease_over_one_wins() {
     let fixture = ClientFixture::new("protocol-race");
-    fixture.put_foreign(Duration::ZERO);
+    // Within a second of its end a first answer does not show yet that it has expired.
+    fixture.put_foreign_until(SystemTime::now() - Duration::from_secs(2));
     let other_proxy = proxy();
     let mut one = fixture.client(&[]);
     let mut other =
@@ -413,7 +414,10 @@ impl ClientFixture {
 
     /// Puts somebody else's item over whatever is there.
     fn put_foreign(&self, lease: Duration) {
-        let until = SystemTime::now() + lease;
+        self.put_foreign_until(SystemTime::now() + lease);
+    }
+
+    fn put_foreign_until(&self, until: SystemTime) {
         let put = self.table.put_as_python(KEY, "somebody else", until);
         put.expect("the item is put");
     }
