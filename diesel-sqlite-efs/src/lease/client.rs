@@ -361,6 +361,11 @@ impl LockClient {
         self.registry.times.fastest_answer()
     }
 
+    /// Whether this process's last put was not answered.
+    pub(crate) fn store_is_silent(&self) -> bool {
+        self.registry.times.is_silent()
+    }
+
     /// A transaction is run again.
     pub(crate) fn count_retry(&self) {
         self.counters.count(|stats| stats.retries += 1);

@@ -168,6 +168,9 @@ impl IoMethods for MainFile {
             cache_bypass.unlocked();
         }
         self.lock.unlocked();
+        if level == LockLevel::None {
+            self.lock.shared_dropped();
+        }
         result
     }
 

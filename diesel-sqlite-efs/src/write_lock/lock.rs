@@ -74,6 +74,7 @@ impl WriteLock {
         let (lease, reason) =
             self.update(|state| (state.take_lease(), state.take_busy_reason(true)));
         drop(reason);
+        self.shared_dropped();
         self.release(lease);
     }
 
@@ -136,6 +137,14 @@ impl WriteLock {
             Some(HoldState::AwaitingHandler) => None,
             _ => state.take_lease_unless_pinned(),
         }));
+    }
+
+    /// No file lock is held any more: there is time for what the transaction has left undone.
+    pub(crate) fn shared_dropped(&self) {
+        if self.needs_attention() {
+            // It may send a request.
+            drop(self.update(|state| state.unanswered.take()));
+        }
     }
 
     pub(super) fn release_unless_pinned(&self) {

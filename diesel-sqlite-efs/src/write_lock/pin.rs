@@ -6,7 +6,7 @@ use super::lock::WriteLock;
 use super::state::{HoldState, State};
 use crate::error::LockError;
 use crate::lease::Lease;
-use crate::lease::acquire::AcquireLimits;
+use crate::lease::acquire::{AcquireLimits, Attempt};
 
 impl WriteLock {
     /// Acquires the lease ahead of a transaction, waiting for it, not beyond `limit` if there is
@@ -38,18 +38,20 @@ impl WriteLock {
             }
             None => {
                 self.check_deadline()?;
-                let until = self.update(|state| {
+                let (until, answer_until) = self.update(|state| {
                     // What an earlier acquisition has waited is no concern of this one.
                     state.end_wait();
-                    let until = state.wait_until();
+                    state.notices.error = None;
+                    let times = (state.wait_until(), state.answer_until());
                     state.end_wait();
-                    until
+                    times
                 });
                 let limits = AcquireLimits {
                     until: limit.map_or(until, |limit| limit.min(until)),
                     max_attempts: self.max_attempts,
                 };
-                match self.acquire(limits, round, wanted) {
+                let answer_until = limit.map_or(answer_until, |limit| limit.min(answer_until));
+                match self.acquire(limits, answer_until, round, wanted) {
                     Ok(Some(lease)) => {
                         self.update(|state| state.install_lease(lease, HoldState::Parked));
                     }
@@ -69,13 +71,23 @@ impl WriteLock {
     fn acquire(
         &self,
         limits: AcquireLimits,
+        answer_until: Instant,
         round: Option<Duration>,
         mut wanted: impl FnMut() -> bool,
     ) -> Result<Option<Lease>, LockError> {
         let mut acquisition = self.client.begin(&self.name.key);
-        let give_up_after = limits.until.saturating_duration_since(Instant::now());
-        if let Some(lease) = acquisition.try_before_waiting(give_up_after)? {
-            return Ok(Some(lease));
+        let now = Instant::now();
+        let give_up_after = answer_until.saturating_duration_since(now);
+        let can_wait = limits.until > now;
+        let first = match can_wait {
+            true => acquisition.try_in_turn(give_up_after),
+            false => acquisition.try_once(give_up_after),
+        };
+        match first {
+            Ok(Attempt::Granted(lease)) => return Ok(Some(lease)),
+            Ok(Attempt::Refused { .. }) if !can_wait => return Err(acquisition.busy()),
+            Err(error) if !can_wait || !error.is_retryable() => return Err(error),
+            Ok(Attempt::Refused { .. }) | Err(_) => {}
         }
         loop {
             let end_of_round = match (round, limits.max_attempts) {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::reserve::Purpose;
 use super::transaction::Transaction;
 use crate::error::{ConfigError, LockError};
 use crate::files::file_version::FileFormat;
@@ -21,6 +22,9 @@ pub(super) struct State {
     hold: Option<Hold>,
     pub(super) own_journal: OwnJournal,
     pub(super) wait: Wait,
+    /// What the transaction that holds SHARED has asked the store in vain. Its next attempt goes on
+    /// with it; if there is none, it ends once SHARED is dropped, as that takes a request.
+    pub(super) unanswered: Option<Box<Acquisition>>,
     pub(super) transaction: Transaction,
     pub(super) notices: Notices,
     pub(super) page_cache: PageCache,
@@ -94,6 +98,9 @@ pub(super) struct Wait {
 pub(super) enum BusyReason {
     /// Another holds the lease; the acquisition goes on in the busy handler.
     Lease(Box<Acquisition>),
+    /// The store has not answered in the time that can be spent with SHARED held; the acquisition
+    /// goes on in the busy handler.
+    Unanswered(Box<Acquisition>, Purpose),
     /// A hot journal exists and another holds the lease: its owner rolls it back, or our turn comes
     /// when the lease ends. A reader does not queue for the lease.
     Recovery(LockError),
@@ -179,6 +186,7 @@ impl State {
             hold: None,
             own_journal: OwnJournal::None,
             wait: Wait::default(),
+            unanswered: None,
             transaction: Transaction::default(),
             notices: Notices::default(),
             page_cache: PageCache::Trusted,
@@ -196,6 +204,7 @@ impl State {
             || self.wait.until.is_some()
             || self.wait.reason.is_some()
             || self.wait.poll.is_some()
+            || self.unanswered.is_some()
             || self.transaction.needs_attention()
             || self.page_cache == PageCache::Suspect;
         match &self.hold {
@@ -244,6 +253,12 @@ impl State {
         });
     }
 
+    /// The lease, which a transaction has from here on.
+    pub(super) fn lease_for_transaction(&mut self) -> Option<Arc<Lease>> {
+        self.keep_for(HoldState::Transaction);
+        self.lease()
+    }
+
     pub(super) fn keep_for(&mut self, state: HoldState) {
         if let Some(hold) = &mut self.hold {
             hold.state = state;
@@ -288,6 +303,26 @@ impl State {
         self.deadline.map_or(until, |deadline| until.min(deadline))
     }
 
+    /// Until when to wait for the first answer of the store: a timeout that is too short for one,
+    /// down to zero, still means an attempt.
+    pub(super) fn answer_until(&mut self) -> Instant {
+        /// As long as one request may take, be it the first of the process.
+        const ONE_ATTEMPT: Duration = Duration::from_secs(1);
+        let until = self.wait_until();
+        let was_answered = matches!(self.notices.error, Some(LockError::Busy { .. }));
+        let is_short = self.timeout < Acquisition::MIN_USEFUL_TIMEOUT && !was_answered;
+        let (true, Some(own)) = (is_short, self.wait.until) else {
+            return until;
+        };
+        let until = own + ONE_ATTEMPT.saturating_sub(self.timeout);
+        self.deadline.map_or(until, |deadline| until.min(deadline))
+    }
+
+    /// Whether the time to wait is over.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.wait_until() <= Instant::now()
+    }
+
     /// What is waited for from here on has its own time.
     pub(super) fn end_wait(&mut self) {
         self.wait.until = None;
@@ -306,7 +341,10 @@ impl State {
     pub(super) fn take_busy_reason(&mut self, first: bool) -> Option<BusyReason> {
         if first {
             self.wait.poll = None;
-            if !matches!(self.wait.reason, Some(BusyReason::Lease(_))) {
+            let asks = |reason: &BusyReason| {
+                matches!(reason, BusyReason::Lease(_) | BusyReason::Unanswered(..))
+            };
+            if !self.wait.reason.as_ref().is_some_and(asks) {
                 // Nothing has been waited for yet; an earlier statement may have set it.
                 self.end_wait();
             }

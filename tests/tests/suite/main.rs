@@ -27,6 +27,7 @@ mod recovery;
 mod retrying;
 mod seed_defects;
 mod settings;
+mod silence;
 mod statements;
 mod support;
 mod surroundings;
