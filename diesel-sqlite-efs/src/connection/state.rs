@@ -24,8 +24,19 @@ pub(super) struct ConnectionState {
     last_lock_error: Option<LockError>,
     /// Why the last statement failed, if the lock was the cause.
     lock_failure: Option<LockError>,
+    /// The runs of the transaction that is being run again.
+    earlier_runs: Option<EarlierRuns>,
     /// An error was seen after which a new connection is safer than this one.
     is_broken: bool,
+}
+
+/// What the runs before this one of a transaction have cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EarlierRuns {
+    /// When the first of them began to wait.
+    pub(super) since: Instant,
+    /// How often the store was asked.
+    pub(super) attempts: u32,
 }
 
 /// Keeps the lease until it is dropped.
@@ -40,6 +51,7 @@ impl ConnectionState {
             transaction: TransactionState::default(),
             last_lock_error: None,
             lock_failure: None,
+            earlier_runs: None,
             is_broken: false,
         }
     }
@@ -183,6 +195,11 @@ impl ConnectionState {
     /// rollback since then changes nothing about it.
     pub(super) fn lock_failure(&self) -> Option<&LockError> {
         self.lock_failure.as_ref()
+    }
+
+    /// From here on errors speak of these runs as well; `None`: of their own alone.
+    pub(super) fn set_earlier_runs(&mut self, runs: Option<EarlierRuns>) {
+        self.earlier_runs = runs;
     }
 
     /// The same, if running the transaction again may succeed.
@@ -344,6 +361,10 @@ impl ConnectionState {
     }
 
     fn lock_failed(&mut self, error: LockError) -> Error {
+        let error = match self.earlier_runs {
+            Some(runs) => error.after(runs.since.elapsed(), runs.attempts),
+            None => error,
+        };
         self.remember(error.clone());
         error.into()
     }
