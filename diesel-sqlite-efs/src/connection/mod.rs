@@ -2,6 +2,7 @@
 
 mod cursor;
 pub(crate) mod diagnosis;
+mod hold;
 #[cfg(feature = "migrations")]
 mod migrations;
 mod open;
@@ -33,6 +34,7 @@ use diesel::sql_types::TypeMetadata;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
 pub use self::cursor::EfsCursor;
+pub use self::hold::HeldWriteLock;
 use self::open::{Opener, establishing};
 #[cfg(feature = "r2d2")]
 pub use self::pool::EfsConnectionManager;

@@ -1,6 +1,8 @@
 //! What a connection keeps beside Diesel's own: its lock, its transaction, and what went wrong last.
 
 use std::sync::Arc;
+#[cfg(feature = "migrations")]
+use std::time::Duration;
 use std::time::Instant;
 
 use diesel::connection::{
@@ -13,7 +15,7 @@ use diesel::sqlite::SqliteConnection;
 use super::diagnosis::diagnose;
 use super::transaction_state::{Abort, Transaction, TransactionState, is_retryable};
 use crate::error::LockError;
-use crate::write_lock::{RolledBackBy, Waited, WriteLock};
+use crate::write_lock::{PinId, RolledBackBy, Waited, WriteLock};
 
 /// The connection's side of the lock.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub(super) struct EarlierRuns {
 /// Keeps the lease until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Pin(Option<Arc<WriteLock>>);
+pub(super) struct Pin(Option<(Arc<WriteLock>, PinId)>);
 
 impl ConnectionState {
     pub(super) fn new(lock: Option<Arc<WriteLock>>) -> Self {
@@ -92,12 +94,9 @@ impl ConnectionState {
         limit: Option<Instant>,
     ) -> QueryResult<Pin> {
         self.lock_failure = None;
-        let result = match &self.lock {
-            Some(lock) => lock.pin(limit),
-            None => Ok(()),
-        };
-        self.report_acquisition(inner, result)?;
-        Ok(Pin(self.lock.clone()))
+        let lock = self.lock.clone();
+        let result = lock.map(|lock| lock.pin(limit).map(|pin| (lock, pin)));
+        self.report_acquisition(inner, result.transpose()).map(Pin)
     }
 
     /// The lease was acquired ahead of a statement, or not.
@@ -205,6 +204,14 @@ impl ConnectionState {
     /// The same, if running the transaction again may succeed.
     pub(super) fn retry_cause(&self) -> Option<&LockError> {
         self.lock_failure().filter(|error| error.is_retryable())
+    }
+
+    /// Ends the holds that are left over from the connection's user.
+    #[cfg(feature = "r2d2")]
+    pub(super) fn end_holds(&self) {
+        if let Some(lock) = self.lock() {
+            lock.unpin_all();
+        }
     }
 
     /// Whether the connection has lost a lease or met a failure of the file system, ever.
@@ -381,20 +388,26 @@ impl Pin {
     #[cfg(feature = "migrations")]
     pub(super) fn acquire_while(
         lock: Option<Arc<WriteLock>>,
-        wanted: impl FnMut() -> bool,
+        wanted: impl FnMut(&LockError, Duration) -> bool,
     ) -> Result<Option<Self>, LockError> {
-        let pinned = match &lock {
-            Some(lock) => lock.pin_while(wanted)?,
-            None => true,
+        let Some(lock) = lock else {
+            return Ok(Some(Self(None)));
         };
-        Ok(pinned.then_some(Self(lock)))
+        let pin = lock.pin_while(wanted)?;
+        Ok(pin.map(|pin| Self(Some((lock, pin)))))
+    }
+}
+
+impl Pin {
+    pub(super) fn release(mut self) -> Result<(), LockError> {
+        (self.0.take()).map_or(Ok(()), |(lock, pin)| lock.try_unpin(pin))
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        if let Some(lock) = &self.0 {
-            lock.unpin();
+        if let Some((lock, pin)) = self.0.take() {
+            lock.unpin(pin);
         }
     }
 }

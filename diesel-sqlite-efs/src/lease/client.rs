@@ -116,7 +116,7 @@ impl LockClientBuilder {
         self
     }
 
-    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 10 seconds by default, long
+    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 5 seconds by default, long
     /// against most work and short to wait for after a crash.
     ///
     /// ```

@@ -20,6 +20,8 @@ pub(super) struct State {
     /// No waiting goes on beyond this moment.
     pub(super) deadline: Option<Instant>,
     hold: Option<Hold>,
+    /// How many leases there were before the one in hand.
+    holds: u64,
     pub(super) own_journal: OwnJournal,
     pub(super) wait: Wait,
     /// What the transaction that holds SHARED has asked the store in vain. Its next attempt goes on
@@ -41,6 +43,10 @@ struct Hold {
     /// How many callers want it kept beyond the transaction.
     pins: u32,
 }
+
+/// One pin of one lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PinId(u64);
 
 /// What the lease in hand is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +190,7 @@ impl State {
             timeout,
             deadline: None,
             hold: None,
+            holds: 0,
             own_journal: OwnJournal::None,
             wait: Wait::default(),
             unanswered: None,
@@ -246,6 +253,7 @@ impl State {
     /// The lease was granted. SQLite's file locks may still be in the way.
     pub(super) fn install_lease(&mut self, lease: Lease, state: HoldState) {
         self.notices.error = None;
+        self.holds += 1;
         self.hold = Some(Hold {
             lease: Arc::new(lease),
             state,
@@ -265,17 +273,38 @@ impl State {
         }
     }
 
-    pub(super) fn pin(&mut self) {
+    /// Keeps the lease in hand beyond the transaction. The pin is of this lease alone.
+    pub(super) fn pin(&mut self) -> PinId {
         if let Some(hold) = &mut self.hold {
             hold.pins += 1;
         }
+        PinId(self.holds)
     }
 
-    /// Nothing to do if the file was closed meanwhile, with all pins.
-    pub(super) fn unpin(&mut self) {
-        if let Some(hold) = &mut self.hold {
-            hold.pins = hold.pins.saturating_sub(1);
+    #[cfg(test)]
+    pub(super) fn current_pin(&self) -> PinId {
+        PinId(self.holds)
+    }
+
+    /// Ends a pin. The lease to be released, if no other pin and no transaction has it; the
+    /// transaction ends with it otherwise. Nothing to do for a pin of an earlier lease.
+    #[must_use]
+    pub(super) fn unpin(&mut self, pin: PinId) -> Option<Arc<Lease>> {
+        let hold = self.hold.as_mut().filter(|_| pin.0 == self.holds)?;
+        hold.pins = hold.pins.saturating_sub(1);
+        let is_free = hold.pins == 0 && hold.state != HoldState::Transaction;
+        is_free.then(|| self.take_lease()).flatten()
+    }
+
+    /// Ends all pins, unless a transaction has the lease.
+    #[cfg(feature = "r2d2")]
+    #[must_use]
+    pub(super) fn unpin_all(&mut self) -> Option<Arc<Lease>> {
+        let hold = self.hold.as_mut()?;
+        if hold.pins == 0 || hold.state == HoldState::Transaction {
+            return None;
         }
+        self.take_lease()
     }
 
     /// The lease, to be released; it is kept, for the next transaction, where it is pinned.

@@ -13,7 +13,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -607,4 +607,67 @@ fn furnished(stage: Stage) -> Stage {
          INSERT INTO item (state, filler) SELECT 'old', zeroblob(1000) FROM n",
     );
     stage
+}
+
+/// What an operator gets who sets nothing: holders are killed with a hot journal, under load, and it
+/// costs the others a wait and no error, readers and those who connect included.
+#[test]
+fn with_every_default_a_killed_holder_costs_others_a_wait_and_no_error() {
+    const KILLS: usize = 3;
+    let stage = furnished(Stage::new("kills-defaults"));
+    let is_over = AtomicBool::new(false);
+    let mut longest = Duration::ZERO;
+    thread::scope(|scope| {
+        let (stage, is_over) = (&stage, &is_over);
+        let commands = [READ, READ, MARK, "execute UPDATE item SET mark = mark"];
+        let users: Vec<_> = (commands.into_iter().enumerate())
+            .map(|(number, command)| {
+                scope.spawn(move || {
+                    let mut process = stage.open("");
+                    let (mut longest, mut times) = (Duration::ZERO, 0);
+                    while !is_over.load(Ordering::Relaxed) {
+                        let begun = Instant::now();
+                        // One of each kind connects for each statement.
+                        if number % 2 == 1 {
+                            process.ok("reopen");
+                        }
+                        process.ok(command);
+                        longest = longest.max(begun.elapsed());
+                        times += 1;
+                        // Reads without a pause would keep commits out.
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                    (longest, times)
+                })
+            })
+            .collect();
+        let killed = catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..KILLS {
+                let between = proxy();
+                let mut holder = stage.open_behind(&between, "");
+                persistently(&mut holder, SAME);
+                let confirmation = between.rule(Rule::put_to(Purpose::Record, Action::Silence));
+                holder.tell(WRITE);
+                confirmation.wait_for_hits(1, LONG);
+                holder.kill();
+                assert!(stage.has_journal(), "it is hot");
+                wait_until(LONG, "somebody has rolled it back", || !stage.has_journal());
+            }
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        for user in users {
+            let (time, times) = user.join().expect("no error");
+            longest = longest.max(time);
+            assert!(times > KILLS, "{times}");
+        }
+        killed.expect("they were killed");
+    });
+    print(&format!(
+        "kills | with every default {KILLS} killed holders have cost others {longest:.1?} at most\n"
+    ));
+    assert!(
+        stage.open("").ok(READ).starts_with("old|"),
+        "nothing of theirs is there"
+    );
+    stage.assert_whole();
 }
