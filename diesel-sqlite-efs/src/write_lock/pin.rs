@@ -111,8 +111,9 @@ impl WriteLock {
         let Patience {
             limits,
             answer_until,
-            round,
+            mut round,
         } = patience;
+        const LONGEST_ROUND: Duration = Duration::from_secs(4);
         let mut acquisition = self.client.begin(&self.name.key);
         let begun = Instant::now();
         let give_up_after = answer_until.saturating_duration_since(begun);
@@ -129,6 +130,7 @@ impl WriteLock {
         }
         // A holder may be waited for, a store that is silent no longer than by any statement.
         let mut silent_since = begun;
+        let mut attempts = acquisition.busy().attempts();
         loop {
             let began = Instant::now();
             let end_of_round = round.map_or(limits.until, |round| limits.until.min(began + round));
@@ -148,6 +150,11 @@ impl WriteLock {
             }
             if matches!(error, LockError::Busy { .. }) {
                 silent_since = Instant::now();
+                // Too short for an answer from far away, it would never be asked.
+                if error.attempts() == attempts {
+                    round = round.map(|round| (round * 2).min(LONGEST_ROUND));
+                }
+                attempts = error.attempts();
             }
             if end_of_round >= limits.until || silent_since.elapsed() >= self.timeout() {
                 return Err(error);
