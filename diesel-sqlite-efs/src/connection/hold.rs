@@ -35,8 +35,8 @@ impl EfsSqliteConnection {
     /// every further write fails until the guard is dropped. It ends
     /// - when the guard is dropped or released; in the middle of a transaction, with that;
     /// - when the connection is closed;
-    /// - when the connection comes back to its pool: r2d2 and bb8 ask then whether it is broken,
-    ///   deadpool when the connection is given out next.
+    /// - when the connection comes back to an r2d2 pool, which asks then whether it is broken. The
+    ///   pools of diesel-async do not ask: with them drop the guard no later than the connection.
     ///
     /// The guard of a hold that has ended so does nothing any more, whoever uses the connection then.
     ///

@@ -120,6 +120,29 @@ async fn a_pool_reads_writes_and_runs_transactions() {
     site.assert_nothing_left();
 }
 
+/// What a closure could not hold: several calls with an await in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_handler_holds_the_lock_over_several_awaits_until_its_guard_is_dropped() {
+    let site = Site::with_table();
+    let pool = pool(&site).await;
+    let mut conn = pool.get().await.expect("a connection");
+    let held = conn.spawn_blocking(|conn| conn.hold_write_lock()).await;
+    let held = held.expect("the lock is free");
+    for n in 0..7 {
+        insert(&mut conn, n).await.expect("an insert");
+        assert!(site.item().is_some(), "it is held");
+    }
+    drop(held);
+    site.assert_nothing_left();
+    // diesel-async's pools do not ask the connection when it comes back: the guard decides alone.
+    let held = conn.spawn_blocking(|conn| conn.hold_write_lock()).await;
+    insert(&mut conn, 7).await.expect("an insert");
+    drop(conn);
+    assert!(site.item().is_some(), "it is held");
+    drop(held.expect("the lock was free"));
+    site.assert_nothing_left();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_transaction_dropped_between_two_statements_leaves_neither_lock_nor_half_of_it() {
     let site = Site::with_table();

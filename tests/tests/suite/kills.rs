@@ -616,9 +616,10 @@ fn with_every_default_a_killed_holder_costs_others_a_wait_and_no_error() {
     const KILLS: usize = 3;
     let stage = furnished(Stage::new("kills-defaults"));
     let is_over = AtomicBool::new(false);
+    let done = [const { AtomicU64::new(0) }; 4];
     let mut longest = Duration::ZERO;
     thread::scope(|scope| {
-        let (stage, is_over) = (&stage, &is_over);
+        let (stage, is_over, done) = (&stage, &is_over, &done);
         let commands = [READ, READ, MARK, "execute UPDATE item SET mark = mark"];
         let users: Vec<_> = (commands.into_iter().enumerate())
             .map(|(number, command)| {
@@ -634,6 +635,7 @@ fn with_every_default_a_killed_holder_costs_others_a_wait_and_no_error() {
                         process.ok(command);
                         longest = longest.max(begun.elapsed());
                         times += 1;
+                        done[number].fetch_add(1, Ordering::Relaxed);
                         // Reads without a pause would keep commits out.
                         thread::sleep(Duration::from_millis(20));
                     }
@@ -652,6 +654,14 @@ fn with_every_default_a_killed_holder_costs_others_a_wait_and_no_error() {
                 holder.kill();
                 assert!(stage.has_journal(), "it is hot");
                 wait_until(LONG, "somebody has rolled it back", || !stage.has_journal());
+                // One crash at a time: nobody waits for two.
+                let before = done.each_ref().map(|done| done.load(Ordering::Relaxed));
+                let goes_on = |(before, done): (&u64, &AtomicU64)| {
+                    done.load(Ordering::Relaxed) > *before || is_over.load(Ordering::Relaxed)
+                };
+                wait_until(LONG, "everybody goes on", || {
+                    before.iter().zip(done).all(goes_on)
+                });
             }
         }));
         is_over.store(true, Ordering::Relaxed);
