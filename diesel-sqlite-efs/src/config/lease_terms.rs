@@ -7,7 +7,10 @@ use super::names::{LOCK_EXPIRATION, LOCK_HOLDER, LOCK_MAX_HOLD};
 use super::sources::Sources;
 use crate::error::ConfigError;
 
-const DEFAULT_EXPIRATION: Duration = Duration::from_secs(10);
+/// How long a crashed writer costs the others, so as short as what else it has to bear allows: three
+/// renewal periods of more than a second, which is what one request may take, so that one renewal
+/// may fail; less the safety margin.
+pub(super) const DEFAULT_EXPIRATION: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(900);
 
 /// How leases are acquired and held; the same for all leases of a client.

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(crate) use self::lease_terms::{GivenTerms, LeaseTerms};
 use self::names::{
     BASE_VFS, CACHE_SIZE_BYTES, CACHE_SIZE_PAGES, LOCK, LOCK_KEY, LOCK_MAX_ATTEMPTS,
-    LOCK_READ_CHECK, LOCK_TABLE, LOCK_TIMEOUT, NAMES, REMOVED, SYNCHRONOUS,
+    LOCK_MIGRATION_TIMEOUT, LOCK_READ_CHECK, LOCK_TABLE, LOCK_TIMEOUT, NAMES, REMOVED, SYNCHRONOUS,
 };
 pub(crate) use self::resolved::{CacheSize, Settings, StoreChoice};
 use self::sources::{Keyword, Place, Sources, nearest};
@@ -38,8 +38,9 @@ use crate::store::LockStore;
 /// | method, URL parameter | environment variable | default |
 /// |---|---|---|
 /// | [`lock_table`](Self::lock_table) | `SQLITE_LOCK_DYNAMODB_TABLE` | none: required, unless `lock=local` |
-/// | [`lock_expiration`](Self::lock_expiration) | `SQLITE_LOCK_EXPIRATION` | 10 s |
-/// | [`lock_timeout`](Self::lock_timeout) | `SQLITE_LOCK_TIMEOUT` | 3 s |
+/// | [`lock_expiration`](Self::lock_expiration) | `SQLITE_LOCK_EXPIRATION` | 5 s |
+/// | [`lock_timeout`](Self::lock_timeout) | `SQLITE_LOCK_TIMEOUT` | 10 s |
+/// | [`lock_migration_timeout`](Self::lock_migration_timeout) | `SQLITE_LOCK_MIGRATION_TIMEOUT` | 600 s |
 /// | [`lock_max_attempts`](Self::lock_max_attempts) | `SQLITE_LOCK_MAX_ATTEMPTS` | no limit but the timeout |
 /// | [`lock_key`](Self::lock_key) | `SQLITE_LOCK_KEY` | `database#` and the path as given |
 /// | [`lock_holder`](Self::lock_holder) | `SQLITE_LOCK_HOLDER` | function and sandbox, or host and process |
@@ -173,14 +174,15 @@ impl EfsConfig {
         self
     }
 
-    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 10 seconds by default.
+    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 5 seconds by default.
     ///
-    /// It bounds how long a writer that crashed or was frozen blocks the others. Long transactions
-    /// do not need a longer lease: they renew it. A lease must last at least two renewal periods
-    /// (the rule of [Amazon's lock
-    /// client](https://github.com/awslabs/amazon-dynamodb-lock-client)), so that one renewal may
-    /// fail; the period is a third of the lease, but at least a second, the time that one request
-    /// may take. Hence the minimum of 2 seconds.
+    /// It bounds how long a writer that crashed or was frozen blocks the others, and the readers that
+    /// find its hot journal: set [`lock_timeout`](Self::lock_timeout) to at least 2 s more, in all
+    /// processes, so that a crash costs them a wait and no error. Long transactions do not need a
+    /// longer lease: they renew it. A lease must last at least two renewal periods (the rule of
+    /// [Amazon's lock client](https://github.com/awslabs/amazon-dynamodb-lock-client)), so that one
+    /// renewal may fail; the period is a third of the lease, but at least a second, the time that one
+    /// request may take. Hence the minimum of 2 seconds.
     ///
     /// Other processes decide by DynamoDB's clock, to the second, whether a lease has ended. So a
     /// holder stops earlier: by a quarter of the lease, at most 2 s.
@@ -189,13 +191,33 @@ impl EfsConfig {
         self
     }
 
-    /// How long a write waits for the lock before it fails as busy: above zero, up to 1 day;
-    /// 3 seconds by default, as in the Python package.
+    /// How long a statement waits for the lock before it fails as busy: above zero, up to 1 day;
+    /// 10 seconds by default. A read waits as well if a crashed writer's hot journal is in its way,
+    /// and so does opening a connection.
+    ///
+    /// The default is twice the default of [`lock_expiration`](Self::lock_expiration): long enough for
+    /// a crashed writer's lease to end, for the rollback of its journal, and for the others in the
+    /// queue. With a timeout that is shorter than the lease a crash is an error to whoever comes
+    /// next. Where a caller has less time, as a Lambda invocation has, give its end by
+    /// [`set_deadline`](crate::EfsSqliteConnection::set_deadline).
     ///
     /// Zero is refused because it is ambiguous; to try once and fail, set
     /// [`lock_max_attempts(1)`](Self::lock_max_attempts).
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.given.timeout = Some(timeout);
+        self
+    }
+
+    /// How long [`run_migrations`](crate::EfsSqliteConnection::run_migrations) and
+    /// [`revert_migrations`](crate::EfsSqliteConnection::revert_migrations) wait for the lock, in
+    /// place of [`lock_timeout`](Self::lock_timeout): above zero, up to 1 day; 10 minutes by default.
+    ///
+    /// Whoever holds it is most likely at the same migrations, for as long as they take. One that is
+    /// alive renews its lease; one that has died is over when that ends. A lock table that does not
+    /// answer is waited for no longer than `lock_timeout`, and a
+    /// [deadline](crate::EfsSqliteConnection::set_deadline) ends this wait, too.
+    pub fn lock_migration_timeout(mut self, timeout: Duration) -> Self {
+        self.given.migration_timeout = Some(timeout);
         self
     }
 
@@ -356,6 +378,9 @@ impl EfsConfig {
             terms,
             timeout: (sources.first(&LOCK_TIMEOUT, given.timeout.as_ref())?)
                 .unwrap_or(DEFAULT_TIMEOUT),
+            migration_timeout: (sources
+                .first(&LOCK_MIGRATION_TIMEOUT, given.migration_timeout.as_ref())?)
+            .unwrap_or(DEFAULT_MIGRATION_TIMEOUT),
             max_attempts: sources.first(&LOCK_MAX_ATTEMPTS, given.max_attempts.as_ref())?,
             key: match sources.first(&LOCK_KEY, given.key.as_ref())? {
                 Some(key) => key,
@@ -480,6 +505,7 @@ struct Given {
     store: Option<StoreChoice>,
     terms: GivenTerms,
     timeout: Option<Duration>,
+    migration_timeout: Option<Duration>,
     max_attempts: Option<u32>,
     key: Option<String>,
     read_check: Option<ReadCheck>,
@@ -490,7 +516,12 @@ struct Given {
     network_override: Option<bool>,
 }
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longer than a crashed writer costs, so that out of the box it costs a wait and no error: its lease
+/// of 5 s and the second that DynamoDB's clock leaves open; then the rollback of its journal, and the
+/// turn of those who have waited as well.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Long against most migrations, and shorter than the longest time that a lease is held.
+const DEFAULT_MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);
 const DEFAULT_CACHE_SIZE: CacheSize = CacheSize::Bytes(64 << 20);
 const DEFAULT_BASE_VFS: &str = "unix";
 

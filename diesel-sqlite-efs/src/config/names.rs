@@ -13,10 +13,11 @@ pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
 pub(super) const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
 /// All settings that a URL or a variable can give.
-pub(super) const NAMES: [Names; 12] = [
+pub(super) const NAMES: [Names; 13] = [
     LOCK_TABLE.names(),
     LOCK_EXPIRATION.names(),
     LOCK_TIMEOUT.names(),
+    LOCK_MIGRATION_TIMEOUT.names(),
     LOCK_MAX_ATTEMPTS.names(),
     LOCK_KEY.names(),
     LOCK_HOLDER.names(),
@@ -69,6 +70,12 @@ pub(super) const LOCK_TIMEOUT: Setting<Duration> = Setting {
     accepts: |timeout| !timeout.is_zero() && *timeout <= LONGEST,
     valid: "give seconds above 0 and up to 86400 without a unit, such as `3` or `0.5`; to try only \
             once, set `lock_max_attempts` to 1",
+};
+pub(super) const LOCK_MIGRATION_TIMEOUT: Setting<Duration> = Setting {
+    name: "lock_migration_timeout",
+    variable: Some("SQLITE_LOCK_MIGRATION_TIMEOUT"),
+    accepts: |timeout| !timeout.is_zero() && *timeout <= LONGEST,
+    valid: "give seconds above 0 and up to 86400 without a unit, such as `600`",
 };
 pub(super) const LOCK_MAX_ATTEMPTS: Setting<u32> = Setting {
     name: "lock_max_attempts",

@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) terms: LeaseTerms,
     /// How long a write waits for the lease.
     pub(crate) timeout: Duration,
+    /// How long migrations wait for the lease.
+    pub(crate) migration_timeout: Duration,
     /// How often a write asks for the lease; `None` is without limit.
     pub(crate) max_attempts: Option<u32>,
     pub(crate) key: String,

@@ -99,15 +99,25 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
         ("lock_expiration", Some("SQLITE_LOCK_EXPIRATION")),
         |config| config.lock_expiration(seconds(20.0)),
         ["30", "40.5"],
-        [20.0, 30.0, 40.5, 10.0].map(seconds),
+        [20.0, 30.0, 40.5, 5.0].map(seconds),
         |settings| settings.terms.expiration,
     );
     assert_precedence(
         ("lock_timeout", Some("SQLITE_LOCK_TIMEOUT")),
         |config| config.lock_timeout(seconds(20.0)),
         ["0.25", "40"],
-        [20.0, 0.25, 40.0, 3.0].map(seconds),
+        [20.0, 0.25, 40.0, 10.0].map(seconds),
         |settings| settings.timeout,
+    );
+    assert_precedence(
+        (
+            "lock_migration_timeout",
+            Some("SQLITE_LOCK_MIGRATION_TIMEOUT"),
+        ),
+        |config| config.lock_migration_timeout(seconds(20.0)),
+        ["0.25", "40"],
+        [20.0, 0.25, 40.0, 600.0].map(seconds),
+        |settings| settings.migration_timeout,
     );
     assert_precedence(
         ("lock_max_attempts", Some("SQLITE_LOCK_MAX_ATTEMPTS")),
@@ -171,6 +181,15 @@ fn a_method_beats_the_url_beats_the_environment_beats_the_default() {
         [100, 200, 0, -65_536],
         |settings| settings.cache_size.pragma(),
     );
+}
+
+/// The lease, the second that DynamoDB's clock leaves open, and as much for whoever is in the queue.
+#[test]
+fn by_default_a_wait_outlasts_a_crashed_writers_lease() {
+    let settings = with_table(unchanged, "", &[]).unwrap();
+    let crash = settings.terms.expiration + Duration::from_secs(1);
+    assert!(settings.timeout >= crash + Duration::from_secs(3));
+    assert!(settings.terms.expiration >= 3 * settings.terms.renewal_period());
 }
 
 #[test]
@@ -383,9 +402,9 @@ fn a_lease_lasts_two_seconds_at_least() {
 
 #[test]
 fn the_longest_hold_is_never_shorter_than_the_lease() {
-    let error = with_table(unchanged, "lock_max_hold=5", &[]).unwrap_err();
+    let error = with_table(unchanged, "lock_max_hold=4", &[]).unwrap_err();
     let place = "`lock_max_hold` in the database URL";
-    assert_invalid(error, place, "5", "shorter than the lease of 10 s");
+    assert_invalid(error, place, "4", "shorter than the lease of 5 s");
     let error = with_table(
         |c| c.lock_expiration(seconds(30.0)),
         "",

@@ -1,6 +1,6 @@
 //! Migrations under the lock: Diesel's harness, run as a whole under one lease.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diesel::migration::{Migration, MigrationSource, MigrationVersion, Result};
 use diesel::prelude::*;
@@ -11,6 +11,7 @@ use diesel_migrations::MigrationHarness;
 use super::EfsSqliteConnection;
 use super::state::Pin;
 use super::transaction_state::is_retryable;
+use crate::error::LockError;
 use crate::telemetry::events::MigrationEvents;
 
 /// Migrations, each call under one lease. The page docs/migrations.md shows them at work.
@@ -18,9 +19,9 @@ use crate::telemetry::events::MigrationEvents;
 /// Both of them:
 /// - read what there is to do first without the lock, so that no lease is taken and no request sent
 ///   if there is nothing, and read it again with the lock in hand;
-/// - wait for the lock for the setting `lock_timeout` (see
-///   [`set_lock_timeout`](Self::set_lock_timeout)), and look meanwhile whether another process has
-///   done the work;
+/// - wait for the lock for the setting `lock_migration_timeout`, 10 minutes by default, so that a
+///   process that is at the same migrations has the time that they take; look meanwhile whether it
+///   has done the work, and emit the event `migration.waiting` at first and then every 10 s;
 /// - renew the lease while migrations run, up to the setting `lock_max_hold`;
 /// - run each migration in a transaction of its own, unless its `metadata.toml` says
 ///   `run_in_transaction = false`: such a migration runs under the lease as well, but what it did
@@ -96,14 +97,43 @@ fn under_lock<T: Default>(
         None
     } else {
         let lock = conn.state.shared_lock();
-        // What cannot be read now is wanted: it fails again, with the lock in hand.
-        let pin = Pin::acquire_while(lock, || !matches!(needed(conn), Ok(false)));
+        let mut progress = Progress::default();
+        let pin = Pin::acquire_while(lock, |reason, waited| {
+            progress.waiting(conn, reason, waited);
+            // What cannot be read now is wanted: it fails again, with the lock in hand.
+            !matches!(needed(conn), Ok(false))
+        });
         match conn.state.report_acquisition(&mut conn.inner, pin)? {
             Some(pin) => Some(pin),
             None => return Ok(T::default()),
         }
     };
     work(&mut Told(conn))
+}
+
+/// What is told of a wait.
+#[derive(Debug, Default)]
+struct Progress {
+    told: Option<Duration>,
+}
+
+impl Progress {
+    /// It was waited so long, and there is still no lease, for this reason.
+    fn waiting(&mut self, conn: &EfsSqliteConnection, reason: &LockError, waited: Duration) {
+        const PERIOD: Duration = Duration::from_secs(10);
+        if self.told.is_some_and(|told| waited < told + PERIOD) {
+            return;
+        }
+        self.told = Some(waited);
+        if let Some(lock) = conn.state.lock() {
+            let held_by = match reason {
+                LockError::Busy { holder, .. } => holder.as_ref(),
+                _ => None,
+            };
+            let key = &lock.lock_name().key;
+            lock.client().events(key).migration_waiting(waited, held_by);
+        }
+    }
 }
 
 fn may_try_again(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {

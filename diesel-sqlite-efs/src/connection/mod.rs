@@ -2,6 +2,7 @@
 
 mod cursor;
 pub(crate) mod diagnosis;
+mod hold;
 #[cfg(feature = "migrations")]
 mod migrations;
 mod open;
@@ -33,6 +34,7 @@ use diesel::sql_types::TypeMetadata;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
 pub use self::cursor::EfsCursor;
+pub use self::hold::HeldWriteLock;
 use self::open::{Opener, establishing};
 use self::state::ConnectionState;
 pub use self::transaction_manager::EfsTransactionManager;
@@ -145,6 +147,10 @@ impl EfsSqliteConnection {
 
     /// How long a statement waits for locks before it fails, in place of the setting
     /// `lock_timeout`. `PRAGMA busy_timeout = <milliseconds>` does the same.
+    ///
+    /// Zero means one attempt, which fails at once if another holds the lock. Where the timeout is
+    /// shorter than an answer of the lock table may take, the first answer is awaited for up to 1 s,
+    /// and no longer than the [deadline](Self::set_deadline).
     pub fn set_lock_timeout(&mut self, timeout: Duration) {
         if let Some(lock) = self.state.lock() {
             lock.set_timeout(timeout);

@@ -94,6 +94,7 @@ fn open_file(
         WriteLockSettings {
             timeout: settings.timeout,
             max_attempts: settings.max_attempts,
+            migration_timeout: settings.migration_timeout,
             is_local: matches!(settings.store, StoreChoice::Local),
         },
     ));

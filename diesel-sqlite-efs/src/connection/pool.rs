@@ -52,7 +52,7 @@ use crate::error::{ConfigError, ConnectError};
 /// Settings that a connection was given last for as long as it does: a pool passes a
 /// [lock timeout](EfsSqliteConnection::set_lock_timeout) on to the next user. A
 /// [deadline](EfsSqliteConnection::set_deadline) ends when the connection comes back, as it is that
-/// of one invocation.
+/// of one invocation, and so does a [hold](EfsSqliteConnection::hold_write_lock) of the write lock.
 ///
 /// # Errors
 /// A pool's own error ([`PoolError`](diesel::r2d2::PoolError)) says that no connection became free,
@@ -155,8 +155,13 @@ impl R2D2Connection for EfsSqliteConnection {
     }
 
     /// Whether the connection has lost a lease, has met a failure of the file system, or has a
-    /// transaction open, except Diesel's test transaction. Sends no request.
+    /// transaction open, except Diesel's test transaction.
+    ///
+    /// Pools ask when a connection comes back, or before it is given out again. So it ends what its
+    /// user [holds](EfsSqliteConnection::hold_write_lock) outside a transaction; otherwise it sends no
+    /// request.
     fn is_broken(&mut self) -> bool {
+        self.state.end_holds();
         if EfsTransactionManager::is_broken_transaction_manager(self) || self.state.is_broken() {
             return true;
         }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::state::ConnectionState;
+use super::state::{ConnectionState, EarlierRuns};
 use super::transaction_state::Transaction;
 use crate::error::LockError;
 use crate::lease::backoff::Backoff;
@@ -22,6 +22,10 @@ pub(super) struct Repeats {
     /// What the connection had waited for leases, ever, when the first run began.
     waited_before: Duration,
     first_failure: Option<Instant>,
+    /// When the first run began to wait.
+    waits_since: Option<Instant>,
+    /// How often the store was asked in all runs.
+    attempts: u32,
     /// No run begins after this.
     until: Option<Instant>,
     backoff: Option<Backoff>,
@@ -31,7 +35,8 @@ pub(super) struct Repeats {
 
 impl Repeats {
     /// Before the first run.
-    pub(super) fn new(state: &ConnectionState) -> Self {
+    pub(super) fn new(state: &mut ConnectionState) -> Self {
+        state.set_earlier_runs(None);
         let waited_before = state.lock().map(|lock| {
             // What earlier statements have asked for is no concern of this transaction.
             lock.take_asked_to_write();
@@ -41,6 +46,8 @@ impl Repeats {
             runs_done: 0,
             waited_before: waited_before.unwrap_or_default(),
             first_failure: None,
+            waits_since: None,
+            attempts: 0,
             until: None,
             backoff: None,
             writes: false,
@@ -69,12 +76,20 @@ impl Repeats {
         self.runs_done += 1;
         self.writes |= lock.take_asked_to_write();
         let first_failure = *self.first_failure.get_or_insert(now);
-        let until = *(self.until).get_or_insert_with(|| {
-            // For leases, or for SQLite's file locks.
-            let for_files = cause.map(LockError::waited).unwrap_or_default();
-            let for_leases = client.stats().waited.saturating_sub(self.waited_before);
-            now + lock.timeout().saturating_sub(for_leases.max(for_files))
-        });
+        // For leases, or for SQLite's file locks.
+        let for_files = cause.map(LockError::waited).unwrap_or_default();
+        let for_leases = client.stats().waited.saturating_sub(self.waited_before);
+        let waited = for_leases.max(for_files);
+        let until =
+            *(self.until).get_or_insert_with(|| now + lock.timeout().saturating_sub(waited));
+        let since =
+            *(self.waits_since).get_or_insert_with(|| now.checked_sub(waited).unwrap_or(now));
+        // An error of a later run speaks of those before it already.
+        self.attempts = cause.map_or(0, LockError::attempts).max(self.attempts);
+        let runs = EarlierRuns {
+            since,
+            attempts: self.attempts,
+        };
         let round_trip = client.fastest_answer();
         let backoff = self.backoff.get_or_insert_with(|| Backoff::new(round_trip));
         let pause = backoff.next_pause(None, &mut fastrand::Rng::new());
@@ -92,6 +107,7 @@ impl Repeats {
         client
             .events(key)
             .transaction_retried(attempt, pause, &told);
+        state.set_earlier_runs(Some(runs));
         true
     }
 }

@@ -1,6 +1,8 @@
 //! What a connection keeps beside Diesel's own: its lock, its transaction, and what went wrong last.
 
 use std::sync::Arc;
+#[cfg(feature = "migrations")]
+use std::time::Duration;
 use std::time::Instant;
 
 use diesel::connection::{
@@ -13,7 +15,7 @@ use diesel::sqlite::SqliteConnection;
 use super::diagnosis::diagnose;
 use super::transaction_state::{Abort, Transaction, TransactionState, is_retryable};
 use crate::error::LockError;
-use crate::write_lock::{RolledBackBy, Waited, WriteLock};
+use crate::write_lock::{PinId, RolledBackBy, Waited, WriteLock};
 
 /// The connection's side of the lock.
 #[derive(Debug)]
@@ -24,14 +26,25 @@ pub(super) struct ConnectionState {
     last_lock_error: Option<LockError>,
     /// Why the last statement failed, if the lock was the cause.
     lock_failure: Option<LockError>,
+    /// The runs of the transaction that is being run again.
+    earlier_runs: Option<EarlierRuns>,
     /// An error was seen after which a new connection is safer than this one.
     is_broken: bool,
+}
+
+/// What the runs before this one of a transaction have cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EarlierRuns {
+    /// When the first of them began to wait.
+    pub(super) since: Instant,
+    /// How often the store was asked.
+    pub(super) attempts: u32,
 }
 
 /// Keeps the lease until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Pin(Option<Arc<WriteLock>>);
+pub(super) struct Pin(Option<(Arc<WriteLock>, PinId)>);
 
 impl ConnectionState {
     pub(super) fn new(lock: Option<Arc<WriteLock>>) -> Self {
@@ -40,6 +53,7 @@ impl ConnectionState {
             transaction: TransactionState::default(),
             last_lock_error: None,
             lock_failure: None,
+            earlier_runs: None,
             is_broken: false,
         }
     }
@@ -80,12 +94,9 @@ impl ConnectionState {
         limit: Option<Instant>,
     ) -> QueryResult<Pin> {
         self.lock_failure = None;
-        let result = match &self.lock {
-            Some(lock) => lock.pin(limit),
-            None => Ok(()),
-        };
-        self.report_acquisition(inner, result)?;
-        Ok(Pin(self.lock.clone()))
+        let lock = self.lock.clone();
+        let result = lock.map(|lock| lock.pin(limit).map(|pin| (lock, pin)));
+        self.report_acquisition(inner, result.transpose()).map(Pin)
     }
 
     /// The lease was acquired ahead of a statement, or not.
@@ -185,9 +196,22 @@ impl ConnectionState {
         self.lock_failure.as_ref()
     }
 
+    /// From here on errors speak of these runs as well; `None`: of their own alone.
+    pub(super) fn set_earlier_runs(&mut self, runs: Option<EarlierRuns>) {
+        self.earlier_runs = runs;
+    }
+
     /// The same, if running the transaction again may succeed.
     pub(super) fn retry_cause(&self) -> Option<&LockError> {
         self.lock_failure().filter(|error| error.is_retryable())
+    }
+
+    /// Ends the holds that are left over from the connection's user.
+    #[cfg(feature = "r2d2")]
+    pub(super) fn end_holds(&self) {
+        if let Some(lock) = self.lock() {
+            lock.unpin_all();
+        }
     }
 
     /// Whether the connection has lost a lease or met a failure of the file system, ever.
@@ -344,6 +368,10 @@ impl ConnectionState {
     }
 
     fn lock_failed(&mut self, error: LockError) -> Error {
+        let error = match self.earlier_runs {
+            Some(runs) => error.after(runs.since.elapsed(), runs.attempts),
+            None => error,
+        };
         self.remember(error.clone());
         error.into()
     }
@@ -360,20 +388,26 @@ impl Pin {
     #[cfg(feature = "migrations")]
     pub(super) fn acquire_while(
         lock: Option<Arc<WriteLock>>,
-        wanted: impl FnMut() -> bool,
+        wanted: impl FnMut(&LockError, Duration) -> bool,
     ) -> Result<Option<Self>, LockError> {
-        let pinned = match &lock {
-            Some(lock) => lock.pin_while(wanted)?,
-            None => true,
+        let Some(lock) = lock else {
+            return Ok(Some(Self(None)));
         };
-        Ok(pinned.then_some(Self(lock)))
+        let pin = lock.pin_while(wanted)?;
+        Ok(pin.map(|pin| Self(Some((lock, pin)))))
+    }
+}
+
+impl Pin {
+    pub(super) fn release(mut self) -> Result<(), LockError> {
+        (self.0.take()).map_or(Ok(()), |(lock, pin)| lock.try_unpin(pin))
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        if let Some(lock) = &self.0 {
-            lock.unpin();
+        if let Some((lock, pin)) = self.0.take() {
+            lock.unpin(pin);
         }
     }
 }

@@ -100,7 +100,8 @@ impl EfsSqliteConnection {
     /// ```
     ///
     /// # Errors
-    /// Of the last run. [`diesel::result::Error::AlreadyInTransaction`] inside a transaction: only
+    /// Of the last run; what it says of the time waited and of attempts is about all runs.
+    /// [`diesel::result::Error::AlreadyInTransaction`] inside a transaction: only
     /// a whole transaction can be run again. Inside [`with_write_lock`](Self::with_write_lock) a
     /// lost lease is not repeated, as the lock cannot be taken again before its end.
     ///
@@ -114,7 +115,7 @@ impl EfsSqliteConnection {
         E: From<Error>,
     {
         EfsTransactionManager::refuse_nesting(&mut self.state)?;
-        let mut repeats = Repeats::new(&self.state);
+        let mut repeats = Repeats::new(&mut self.state);
         let mut result = EfsTransactionManager::transaction(self, &mut f);
         while result.is_err() && repeats.pause(&mut self.state) {
             result = match repeats.first_lock() {
@@ -123,6 +124,7 @@ impl EfsSqliteConnection {
                 None => EfsTransactionManager::transaction(self, &mut f),
             };
         }
+        self.state.set_earlier_runs(None);
         result
     }
 

@@ -313,6 +313,30 @@ impl LockError {
         }
     }
 
+    /// The same at the end of several waits that have lasted so long together, with so many attempts
+    /// before the last one.
+    pub(crate) fn after(mut self, all: Duration, earlier: u32) -> Self {
+        match &mut self {
+            Self::Busy {
+                waited, attempts, ..
+            } => {
+                *waited = all.max(*waited);
+                *attempts = attempts.saturating_add(earlier);
+            }
+            Self::FileLocked { waited, .. } => *waited = all.max(*waited),
+            _ => {}
+        }
+        self
+    }
+
+    /// How often the store was asked in vain.
+    pub(crate) fn attempts(&self) -> u32 {
+        match self {
+            Self::Busy { attempts, .. } => *attempts,
+            _ => 0,
+        }
+    }
+
     /// Whether the store did not answer in time.
     pub(crate) fn is_timeout(&self) -> bool {
         matches!(

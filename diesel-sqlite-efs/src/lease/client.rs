@@ -116,7 +116,7 @@ impl LockClientBuilder {
         self
     }
 
-    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 10 seconds by default, long
+    /// How long a lease lasts unless it is renewed: 2 seconds to 1 day; 5 seconds by default, long
     /// against most work and short to wait for after a crash.
     ///
     /// ```
@@ -366,6 +366,11 @@ impl LockClient {
     /// What a request to the store takes at least, as far as is known: the fastest answer so far.
     pub(crate) fn fastest_answer(&self) -> Duration {
         self.registry.times.fastest_answer()
+    }
+
+    /// Whether this process's last put was not answered.
+    pub(crate) fn store_is_silent(&self) -> bool {
+        self.registry.times.is_silent()
     }
 
     /// A transaction is run again.

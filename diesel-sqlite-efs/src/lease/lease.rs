@@ -271,7 +271,7 @@ impl LeaseInner {
     /// How long leases are handed off inside this process before others may have theirs.
     ///
     /// Long against the two round trips at either end, which are all that it saves; short against
-    /// the 3 s that a writer waits by default, where several processes do the same.
+    /// the 10 s that a writer waits by default, where several processes do the same.
     pub(super) const LONGEST_ROUND: Duration = Duration::from_millis(100);
 
     /// A lease that was granted by a put, with the commit record of the item that it replaced.

@@ -1,6 +1,7 @@
 //! What a lease puts and deletes, and what the answers mean. One request at a time for each lease.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub(crate) struct LeaseContext {
 pub(crate) struct StoreTimes {
     pub(crate) server_clock: ServerClock,
     fastest_answer: Mutex<Option<Duration>>,
+    /// The last put was not answered.
+    is_silent: AtomicBool,
 }
 
 /// The parts of an item that differ from put to put.
@@ -170,7 +173,9 @@ impl LeaseContext {
     ) -> Result<PutOutcome, StoreError> {
         let DatedItem { item, sent, began } = dated;
         let asked = Instant::now();
-        let answer = self.ask(|store| store.put(&item, condition, give_up_after))?;
+        let answer = self.ask(|store| store.put(&item, condition, give_up_after));
+        (self.times.is_silent).store(answer.is_err(), Ordering::Relaxed);
+        let answer = answer?;
         self.times.answered_in(asked.elapsed());
         let received = self.clock.now();
         let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
@@ -244,6 +249,11 @@ impl StoreTimes {
     fn answered_in(&self, took: Duration) {
         let mut fastest = (self.fastest_answer.lock()).unwrap_or_else(PoisonError::into_inner);
         *fastest = Some(fastest.map_or(took, |fastest| fastest.min(took)));
+    }
+
+    /// Whether the last put was not answered.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
     }
 
     /// What a request takes at least, as far as is known.

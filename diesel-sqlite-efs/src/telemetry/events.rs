@@ -175,6 +175,25 @@ impl Events<'_> {
         );
     }
 
+    /// Migrations wait for the lock, most likely for who is at the same ones.
+    #[cfg(feature = "migrations")]
+    pub(crate) fn migration_waiting(self, waited: Duration, held_by: Option<&HolderInfo>) {
+        let held_by = held_by.map(ToString::to_string);
+        #[cfg(feature = "tracing")]
+        tracing::event!(
+            name: "migration.waiting",
+            target: "diesel_sqlite_efs::migration",
+            tracing::Level::INFO,
+            key = self.key,
+            holder = self.holder,
+            waited_ms = millis(waited),
+            held_by = held_by.as_deref(),
+            "migration.waiting"
+        );
+        #[cfg(not(feature = "tracing"))]
+        let _ = (self, waited, held_by);
+    }
+
     pub(crate) fn renewal_failed(self, error: &str) {
         event!(WARN, "lock.renewal_failed", self, error = error);
     }

@@ -4,9 +4,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::lock::WriteLock;
+use super::reserve::Purpose;
 use super::state::{BusyReason, HoldState, Poll, State};
 use crate::error::LockError;
-use crate::lease::acquire::{AcquireLimits, Acquisition};
+use crate::lease::acquire::{AcquireLimits, Acquisition, Attempt};
 use crate::lease::backoff::Backoff;
 
 impl WriteLock {
@@ -14,12 +15,14 @@ impl WriteLock {
     pub(crate) fn wait(&self, first: bool) -> bool {
         /// The first pause before file locks are asked for again: another's commit is short.
         const FILE_LOCK_POLL: Duration = Duration::from_millis(1);
-        /// The first pause of a reader before it asks the store again whether it may roll back.
-        const RECOVERY_POLL: Duration = Duration::from_millis(20);
         match self.update(|state| state.take_busy_reason(first)) {
             Some(BusyReason::Lease(acquisition)) => self.wait_for_lease(*acquisition),
+            Some(BusyReason::Unanswered(acquisition, purpose)) => {
+                self.wait_for_answer(*acquisition, purpose)
+            }
             Some(BusyReason::StaleSnapshot) => {
-                if self.update(State::wait_until) <= Instant::now() {
+                // To try again with the lease in hand is no wait.
+                if self.update(State::answer_until) <= Instant::now() {
                     return self.give_up();
                 }
                 self.update(|state| {
@@ -28,16 +31,7 @@ impl WriteLock {
                 });
                 true
             }
-            Some(BusyReason::Recovery(error)) => {
-                self.update(|state| {
-                    let error = in_all(error, state.wait.poll.as_ref());
-                    state.fail(error);
-                });
-                let began = Instant::now();
-                let again = self.pause(RECOVERY_POLL);
-                self.update(|state| state.has_waited(began.elapsed(), !again));
-                again
-            }
+            Some(BusyReason::Recovery(error)) => self.wait_for_recovery(error),
             Some(BusyReason::FileLock) | None => {
                 self.update(|state| state.notices.error = None);
                 self.pause(FILE_LOCK_POLL)
@@ -46,7 +40,57 @@ impl WriteLock {
         }
     }
 
+    /// Goes on with an acquisition that was not answered with SHARED held: one attempt that is given
+    /// time, and then as after any refusal.
+    fn wait_for_answer(&self, mut acquisition: Acquisition, purpose: Purpose) -> bool {
+        let until = self.update(State::answer_until);
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match acquisition.try_once(left) {
+            Ok(Attempt::Granted(lease)) => {
+                self.update(|state| state.install_lease(lease, HoldState::Parked));
+                return true;
+            }
+            Ok(Attempt::Refused { .. }) => acquisition.busy(),
+            Err(error) if error.is_retryable() => self.unless_hurried(error),
+            Err(error) => return self.failed(error),
+        };
+        if purpose == Purpose::Recovery {
+            drop(acquisition);
+            return self.wait_for_recovery(error);
+        }
+        if self.update(State::is_over) {
+            return self.failed(error);
+        }
+        self.update(|state| state.fail(error));
+        self.wait_for_lease(acquisition)
+    }
+
+    fn wait_for_recovery(&self, error: LockError) -> bool {
+        /// The first pause of a reader before it asks the store again whether it may roll back.
+        const RECOVERY_POLL: Duration = Duration::from_millis(20);
+        self.update(|state| {
+            let error = in_all(error, state.wait.poll.as_ref());
+            state.fail(error);
+        });
+        let began = Instant::now();
+        let again = self.pause(RECOVERY_POLL);
+        self.update(|state| state.has_waited(began.elapsed(), !again));
+        again
+    }
+
+    /// The statement fails for this.
+    fn failed(&self, error: LockError) -> bool {
+        self.update(|state| {
+            state.fail(error);
+            state.end_wait();
+        });
+        false
+    }
+
     fn wait_for_lease(&self, mut acquisition: Acquisition) -> bool {
+        if self.update(|state| state.timeout.is_zero()) {
+            return self.failed(acquisition.busy());
+        }
         let limits = AcquireLimits {
             until: self.update(State::wait_until),
             max_attempts: self.max_attempts,
@@ -59,13 +103,7 @@ impl WriteLock {
                 self.update(|state| state.install_lease(lease, HoldState::Parked));
                 true
             }
-            Err(error) => {
-                self.update(|state| {
-                    state.fail(error);
-                    state.end_wait();
-                });
-                false
-            }
+            Err(error) => self.failed(error),
         }
     }
 

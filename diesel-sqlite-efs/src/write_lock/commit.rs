@@ -128,7 +128,12 @@ impl WriteLock {
     /// No lock is held any more: what the journal was is of no concern to the next transaction.
     pub(crate) fn transaction_ended(&self) {
         if self.needs_attention() {
-            self.update(|state| state.own_journal = OwnJournal::None);
+            let unanswered = self.update(|state| {
+                state.own_journal = OwnJournal::None;
+                state.unanswered.take()
+            });
+            // It may send a request.
+            drop(unanswered);
         }
     }
 

@@ -14,12 +14,17 @@ use crate::lease::{Lease, LockClient, ReleaseOutcome};
 
 /// What one connection may do to its database.
 ///
-/// One thread at a time uses it, the one that has its connection.
+/// One thread at a time uses it, the one that has its connection. Only pins may end on another one.
 #[derive(Debug)]
 pub(crate) struct WriteLock {
     pub(super) client: LockClient,
     pub(super) name: Arc<LockName>,
     pub(super) max_attempts: Option<u32>,
+    #[cfg_attr(
+        not(feature = "migrations"),
+        expect(dead_code, reason = "for migrations")
+    )]
+    pub(super) migration_timeout: Duration,
     is_local: bool,
     pub(super) files: OnceLock<Files>,
     state: Mutex<State>,
@@ -38,6 +43,8 @@ pub(super) struct Files {
 pub(crate) struct WriteLockSettings {
     pub(crate) timeout: Duration,
     pub(crate) max_attempts: Option<u32>,
+    /// How long migrations wait.
+    pub(crate) migration_timeout: Duration,
     /// No lock table: `lock=local`.
     pub(crate) is_local: bool,
 }
@@ -56,6 +63,7 @@ impl WriteLock {
             name: client.lock_name(key),
             client,
             max_attempts: settings.max_attempts,
+            migration_timeout: settings.migration_timeout,
             is_local: settings.is_local,
             files: OnceLock::new(),
             state: Mutex::new(State::new(settings.timeout)),
@@ -74,6 +82,7 @@ impl WriteLock {
         let (lease, reason) =
             self.update(|state| (state.take_lease(), state.take_busy_reason(true)));
         drop(reason);
+        self.transaction_ended();
         self.release(lease);
     }
 
@@ -108,7 +117,8 @@ impl WriteLock {
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut state);
-        // Relaxed: one thread at a time uses the lock.
+        // Relaxed: one thread at a time uses the lock; what the end of a pin changes concerns nobody
+        // but who looks at the state itself.
         (self.attention).store(state.attention() as u8, Ordering::Relaxed);
         result
     }
@@ -156,16 +166,22 @@ impl WriteLock {
     }
 
     fn release(&self, lease: Option<Arc<Lease>>) {
-        // Nobody else has it: it is lent in `with_lease` alone.
-        let Some(lease) = lease.and_then(Arc::into_inner) else {
-            return;
-        };
-        match lease.release_with_outcome() {
-            Ok(ReleaseOutcome::Ours) => {}
-            Ok(ReleaseOutcome::NotOurs) => self.update(State::may_have_been_overtaken),
-            // The lease runs out by itself; what was committed stays committed.
-            Err(error) => self.update(|state| state.notices.not_released = Some(error)),
+        // The lease runs out by itself; what was committed stays committed.
+        if let Err(error) = self.try_release(lease) {
+            self.update(|state| state.notices.not_released = Some(error));
         }
+    }
+
+    pub(super) fn try_release(&self, lease: Option<Arc<Lease>>) -> Result<(), LockError> {
+        // It is lent in `with_lease` alone: to this thread, or, where a pin ends on another one, for
+        // a moment; it is released then when it is given back.
+        let Some(lease) = lease.and_then(Arc::into_inner) else {
+            return Ok(());
+        };
+        if lease.release_with_outcome()? == ReleaseOutcome::NotOurs {
+            self.update(State::may_have_been_overtaken);
+        }
+        Ok(())
     }
 }
 

@@ -76,7 +76,7 @@ fn happen(world: &World, lock: &WriteLock, event: Event, pins: &mut u32) {
         Event::Unpin => {
             if *pins > 0 {
                 *pins -= 1;
-                lock.unpin();
+                lock.unpin_current();
             }
         }
         Event::StatementBegins => lock.statement_begins(),
@@ -142,7 +142,7 @@ proptest! {
             }
         }
         while pins > 0 {
-            lock.unpin();
+            lock.unpin_current();
             pins -= 1;
         }
         lock.closed();

@@ -555,11 +555,11 @@ impl Real {
                 Answer::Done
             }
             Event::Pin => match lock.pin(None) {
-                Ok(()) => Answer::Done,
+                Ok(_) => Answer::Done,
                 Err(_) => Answer::Refused,
             },
             Event::Unpin => {
-                lock.unpin();
+                lock.unpin_current();
                 Answer::Done
             }
             Event::Seconds(seconds) => {

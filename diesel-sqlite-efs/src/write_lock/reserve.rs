@@ -1,10 +1,10 @@
 //! The lease for a transaction's first write, and whether the state that it has read may be written
 //! over.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lock::{Busy, WriteLock};
-use super::state::{BusyReason, HoldState, OwnJournal};
+use super::state::{BusyReason, HoldState, OwnJournal, State};
 use crate::error::LockError;
 use crate::files::file_version::{FileState, FileVersion};
 use crate::lease::acquire::{Acquisition, Attempt};
@@ -35,17 +35,18 @@ impl WriteLock {
         if rolled_back.is_some() {
             return self.busy(BusyReason::Fatal);
         }
-        match self.with_lease(|lease| lease.loss()) {
+        let lease = self.update(|state| state.lease_for_transaction());
+        match lease.map(|lease| lease.loss()) {
             Some(None) => {
                 if let Err(error) = self.check_deadline() {
                     return self.give_up_reserving(error);
                 }
-                self.update(|state| state.keep_for(HoldState::Transaction));
                 return Ok(());
             }
             Some(Some(loss)) => {
                 let lost = self.update(|state| {
                     state.lost(loss);
+                    state.keep_for(HoldState::Parked);
                     // Else what was promised to hold over several transactions is broken.
                     (!state.is_pinned()).then(|| state.take_lease())
                 });
@@ -63,17 +64,25 @@ impl WriteLock {
         self.ask_for_lease(purpose)
     }
 
-    /// One attempt at the store.
+    /// One attempt at the store, no longer than it may take with SHARED held.
     fn ask_for_lease(&self, purpose: Purpose) -> Result<(), Busy> {
-        let until = self.update(|state| state.wait_until());
-        let give_up_after = until.saturating_duration_since(Instant::now());
-        let mut acquisition = Box::new(self.client.begin_named(self.name.clone()));
+        let (earlier, until, can_wait) = self.update(|state| {
+            let earlier = state.unanswered.take();
+            (earlier, state.answer_until(), !state.timeout.is_zero())
+        });
+        let mut acquisition =
+            earlier.unwrap_or_else(|| Box::new(self.client.begin_named(self.name.clone())));
+        let Some(longest) = self.time_under_shared(purpose) else {
+            let busy = acquisition.busy();
+            return self.put_off(BusyReason::Unanswered(acquisition, purpose), busy);
+        };
+        let left = until.saturating_duration_since(Instant::now());
         let attempt = match purpose {
-            Purpose::Write { has_read: false } => acquisition.try_in_turn(give_up_after),
-            // What is refused here is not waited for.
-            Purpose::Write { has_read: true } | Purpose::Recovery => {
-                acquisition.try_once(give_up_after)
+            Purpose::Write { has_read: false } if can_wait => {
+                acquisition.try_in_turn(left.min(longest))
             }
+            // What is refused here is not waited for.
+            _ => acquisition.try_once(left.min(longest)),
         };
         match attempt {
             Ok(Attempt::Granted(lease)) => {
@@ -81,25 +90,25 @@ impl WriteLock {
                 Ok(())
             }
             Ok(Attempt::Refused { .. }) => {
+                acquisition.leave_queue();
                 let busy = acquisition.busy();
-                self.put_off(purpose, acquisition, busy)
+                let reason = match purpose {
+                    Purpose::Write { has_read: false } => BusyReason::Lease(acquisition),
+                    Purpose::Write { has_read: true } => BusyReason::Fatal,
+                    Purpose::Recovery => BusyReason::Recovery(busy.clone()),
+                };
+                self.put_off(reason, busy)
             }
             Err(error) if error.is_retryable() => {
-                let hurried = give_up_after < Acquisition::MIN_USEFUL_TIMEOUT && error.is_timeout();
-                let known = self.update(|state| {
-                    let polling = state.wait.poll.as_ref().map(|poll| poll.since);
-                    (state.notices.error.take(), polling)
-                });
-                // What our own impatience has ended says less than what was in the way before.
-                let error = match known {
-                    (Some(busy @ LockError::Busy { .. }), _) if hurried => busy,
-                    (None, Some(since)) if hurried => LockError::FileLocked {
-                        lock: self.name.clone(),
-                        waited: since.elapsed(),
-                    },
-                    _ => error,
+                let error = self.unless_hurried(error);
+                let reason = match purpose {
+                    Purpose::Write { has_read: true } => {
+                        self.update(|state| state.unanswered = Some(acquisition));
+                        BusyReason::Fatal
+                    }
+                    _ => BusyReason::Unanswered(acquisition, purpose),
                 };
-                self.put_off(purpose, acquisition, error)
+                self.put_off(reason, error)
             }
             Err(error) => {
                 self.update(|state| state.fail(error));
@@ -108,20 +117,60 @@ impl WriteLock {
         }
     }
 
-    /// There is no lease at once: what the busy handler is to do, if SQLite calls it.
-    fn put_off(
-        &self,
-        purpose: Purpose,
-        mut acquisition: Box<Acquisition>,
-        error: LockError,
-    ) -> Result<(), Busy> {
-        acquisition.leave_queue();
-        self.update(|state| state.fail(error.clone()));
-        self.busy(match purpose {
-            Purpose::Write { has_read: false } => BusyReason::Lease(acquisition),
-            Purpose::Write { has_read: true } => BusyReason::Fatal,
-            Purpose::Recovery => BusyReason::Recovery(error),
-        })
+    /// How long the store may be asked with SHARED held, which keeps every holder from committing;
+    /// `None` if it is to be asked once SHARED is dropped, in the busy handler.
+    ///
+    /// As long as a fast answer takes, and not at all where an answer takes longer or the last did
+    /// not come. Where SQLite will not call the busy handler there is no other time, so that an answer
+    /// is given what it may take on a busy host, until one has not come.
+    fn time_under_shared(&self, purpose: Purpose) -> Option<Duration> {
+        /// Of the fastest answer so far: nearly all others are faster than this.
+        const OF_FASTEST: u32 = 3;
+        /// The same where answers take a few milliseconds, as they do within a Region: below this
+        /// it is the host that is slow. It is also what the first request of a process is given,
+        /// which may have to set up TLS first: its acquisition goes on in the busy handler.
+        const FLOOR: Duration = Duration::from_millis(50);
+        const LONGEST: Duration = Acquisition::MIN_USEFUL_TIMEOUT;
+        /// For answers from far away.
+        const LONGEST_WITHOUT_HANDLER: Duration = Duration::from_secs(1);
+        let is_silent = self.client.store_is_silent();
+        let fast = (self.client.fastest_answer() * OF_FASTEST).max(FLOOR);
+        match purpose {
+            Purpose::Write { has_read: true } => Some(match is_silent {
+                true => fast.min(LONGEST_WITHOUT_HANDLER),
+                false => fast.clamp(LONGEST, LONGEST_WITHOUT_HANDLER),
+            }),
+            _ => (!is_silent && fast <= LONGEST).then_some(fast),
+        }
+    }
+
+    /// The error of an attempt that was not answered: what our own impatience has ended says less
+    /// than what was in the way before.
+    pub(super) fn unless_hurried(&self, error: LockError) -> LockError {
+        let until = self.update(State::wait_until);
+        let left = until.saturating_duration_since(Instant::now());
+        if left >= Acquisition::MIN_USEFUL_TIMEOUT || !error.is_timeout() {
+            return error;
+        }
+        let known = self.update(|state| {
+            let polling = state.wait.poll.as_ref().map(|poll| poll.since);
+            (state.notices.error.take(), polling)
+        });
+        match known {
+            (Some(busy @ LockError::Busy { .. }), _) => busy,
+            (None, Some(since)) => LockError::FileLocked {
+                lock: self.name.clone(),
+                waited: since.elapsed(),
+            },
+            _ => error,
+        }
+    }
+
+    /// There is no lease at once: what the busy handler is to do, if SQLite calls it, and the error
+    /// if not.
+    fn put_off(&self, reason: BusyReason, error: LockError) -> Result<(), Busy> {
+        self.update(|state| state.fail(error));
+        self.busy(reason)
     }
 
     /// With the lease and RESERVED in hand: whether the state that the transaction has read is

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::reserve::Purpose;
 use super::transaction::Transaction;
 use crate::error::{ConfigError, LockError};
 use crate::files::file_version::FileFormat;
@@ -19,8 +20,13 @@ pub(super) struct State {
     /// No waiting goes on beyond this moment.
     pub(super) deadline: Option<Instant>,
     hold: Option<Hold>,
+    /// How many leases there were before the one in hand.
+    holds: u64,
     pub(super) own_journal: OwnJournal,
     pub(super) wait: Wait,
+    /// What the transaction that holds SHARED has asked the store in vain. Its next attempt goes on
+    /// with it; if there is none, it ends once SHARED is dropped, as that takes a request.
+    pub(super) unanswered: Option<Box<Acquisition>>,
     pub(super) transaction: Transaction,
     pub(super) notices: Notices,
     pub(super) page_cache: PageCache,
@@ -37,6 +43,10 @@ struct Hold {
     /// How many callers want it kept beyond the transaction.
     pins: u32,
 }
+
+/// One pin of one lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PinId(u64);
 
 /// What the lease in hand is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +104,9 @@ pub(super) struct Wait {
 pub(super) enum BusyReason {
     /// Another holds the lease; the acquisition goes on in the busy handler.
     Lease(Box<Acquisition>),
+    /// The store has not answered in the time that can be spent with SHARED held; the acquisition
+    /// goes on in the busy handler.
+    Unanswered(Box<Acquisition>, Purpose),
     /// A hot journal exists and another holds the lease: its owner rolls it back, or our turn comes
     /// when the lease ends. A reader does not queue for the lease.
     Recovery(LockError),
@@ -177,8 +190,10 @@ impl State {
             timeout,
             deadline: None,
             hold: None,
+            holds: 0,
             own_journal: OwnJournal::None,
             wait: Wait::default(),
+            unanswered: None,
             transaction: Transaction::default(),
             notices: Notices::default(),
             page_cache: PageCache::Trusted,
@@ -196,6 +211,7 @@ impl State {
             || self.wait.until.is_some()
             || self.wait.reason.is_some()
             || self.wait.poll.is_some()
+            || self.unanswered.is_some()
             || self.transaction.needs_attention()
             || self.own_journal == OwnJournal::Ended
             || self.page_cache == PageCache::Suspect;
@@ -238,11 +254,18 @@ impl State {
     /// The lease was granted. SQLite's file locks may still be in the way.
     pub(super) fn install_lease(&mut self, lease: Lease, state: HoldState) {
         self.notices.error = None;
+        self.holds += 1;
         self.hold = Some(Hold {
             lease: Arc::new(lease),
             state,
             pins: 0,
         });
+    }
+
+    /// The lease, which a transaction has from here on.
+    pub(super) fn lease_for_transaction(&mut self) -> Option<Arc<Lease>> {
+        self.keep_for(HoldState::Transaction);
+        self.lease()
     }
 
     pub(super) fn keep_for(&mut self, state: HoldState) {
@@ -251,17 +274,38 @@ impl State {
         }
     }
 
-    pub(super) fn pin(&mut self) {
+    /// Keeps the lease in hand beyond the transaction. The pin is of this lease alone.
+    pub(super) fn pin(&mut self) -> PinId {
         if let Some(hold) = &mut self.hold {
             hold.pins += 1;
         }
+        PinId(self.holds)
     }
 
-    /// Nothing to do if the file was closed meanwhile, with all pins.
-    pub(super) fn unpin(&mut self) {
-        if let Some(hold) = &mut self.hold {
-            hold.pins = hold.pins.saturating_sub(1);
+    #[cfg(test)]
+    pub(super) fn current_pin(&self) -> PinId {
+        PinId(self.holds)
+    }
+
+    /// Ends a pin. The lease to be released, if no other pin and no transaction has it; the
+    /// transaction ends with it otherwise. Nothing to do for a pin of an earlier lease.
+    #[must_use]
+    pub(super) fn unpin(&mut self, pin: PinId) -> Option<Arc<Lease>> {
+        let hold = self.hold.as_mut().filter(|_| pin.0 == self.holds)?;
+        hold.pins = hold.pins.saturating_sub(1);
+        let is_free = hold.pins == 0 && hold.state != HoldState::Transaction;
+        is_free.then(|| self.take_lease()).flatten()
+    }
+
+    /// Ends all pins, unless a transaction has the lease.
+    #[cfg(feature = "r2d2")]
+    #[must_use]
+    pub(super) fn unpin_all(&mut self) -> Option<Arc<Lease>> {
+        let hold = self.hold.as_mut()?;
+        if hold.pins == 0 || hold.state == HoldState::Transaction {
+            return None;
         }
+        self.take_lease()
     }
 
     /// The lease, to be released; it is kept, for the next transaction, where it is pinned.
@@ -289,6 +333,26 @@ impl State {
         self.deadline.map_or(until, |deadline| until.min(deadline))
     }
 
+    /// Until when to wait for the first answer of the store: a timeout that is too short for one,
+    /// down to zero, still means an attempt.
+    pub(super) fn answer_until(&mut self) -> Instant {
+        /// As long as one request may take, be it the first of the process.
+        const ONE_ATTEMPT: Duration = Duration::from_secs(1);
+        let until = self.wait_until();
+        let was_answered = matches!(self.notices.error, Some(LockError::Busy { .. }));
+        let is_short = self.timeout < Acquisition::MIN_USEFUL_TIMEOUT && !was_answered;
+        let (true, Some(own)) = (is_short, self.wait.until) else {
+            return until;
+        };
+        let until = own + ONE_ATTEMPT.saturating_sub(self.timeout);
+        self.deadline.map_or(until, |deadline| until.min(deadline))
+    }
+
+    /// Whether the time to wait is over.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.wait_until() <= Instant::now()
+    }
+
     /// What is waited for from here on has its own time.
     pub(super) fn end_wait(&mut self) {
         self.wait.until = None;
@@ -307,7 +371,10 @@ impl State {
     pub(super) fn take_busy_reason(&mut self, first: bool) -> Option<BusyReason> {
         if first {
             self.wait.poll = None;
-            if !matches!(self.wait.reason, Some(BusyReason::Lease(_))) {
+            let asks = |reason: &BusyReason| {
+                matches!(reason, BusyReason::Lease(_) | BusyReason::Unanswered(..))
+            };
+            if !self.wait.reason.as_ref().is_some_and(asks) {
                 // Nothing has been waited for yet; an earlier statement may have set it.
                 self.end_wait();
             }

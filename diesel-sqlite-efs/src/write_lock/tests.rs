@@ -79,6 +79,7 @@ impl World {
     fn settings(&self) -> WriteLockSettings {
         WriteLockSettings {
             timeout: Duration::from_millis(20),
+            migration_timeout: Duration::from_secs(600),
             max_attempts: None,
             is_local: false,
         }
@@ -453,7 +454,7 @@ fn the_lease_is_confirmed_before_anything_is_rolled_back_under_it() {
     assert!(world.journal.exists());
     assert_error!(lock, LeaseLost);
     lock.unlocked();
-    lock.unpin();
+    lock.unpin_current();
     assert_eq!(world.item(), Some(item));
 }
 
@@ -575,7 +576,7 @@ fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
         lock.statement_ended();
         assert!(world.item().is_some());
     }
-    lock.unpin();
+    lock.unpin_current();
     assert!(world.item().is_some());
     assert_eq!(lock.client().stats().acquisitions, 1);
     world.clock.advance(LEASE);
@@ -585,7 +586,7 @@ fn a_pinned_lease_outlives_its_transactions_and_its_loss_is_final() {
         "what was promised is broken"
     );
     assert_error!(lock, LeaseLost);
-    lock.unpin();
+    lock.unpin_current();
     assert_eq!(world.item(), None);
     begin_writing(&lock);
     lock.unlocked();
@@ -820,7 +821,7 @@ fn a_held_lease_does_not_begin_a_transaction_beyond_the_deadline() {
     assert_eq!(lock.try_reserve(FIRST_WRITE), Err(Busy));
     assert_error!(lock, DeadlinePassed);
     assert!(world.item().is_some(), "it is still pinned");
-    lock.unpin();
+    lock.unpin_current();
     assert_eq!(world.item(), None);
 }
 
@@ -830,7 +831,7 @@ fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
     let lock = world.lock_with(Duration::from_millis(100));
     lock.pin(None).unwrap();
     assert_eq!(lock.take_waited(), None, "nobody else is known of");
-    lock.unpin();
+    lock.unpin_current();
     // So long that the others' turn lasts beyond any delay of this test.
     let others = StoredItem {
         lock_id: "another's".to_owned(),
@@ -852,7 +853,7 @@ fn a_lease_that_is_taken_ahead_lets_those_in_first_who_have_waited_longer() {
         lock.take_waited().is_some(),
         "it has had the lease just now, and had to wait for it"
     );
-    lock.unpin();
+    lock.unpin_current();
 }
 
 #[test]
@@ -912,5 +913,5 @@ fn the_end_of_a_journal_is_forgotten_with_its_transaction() {
     // A failure between two transactions is one of the lease that is kept for them.
     lock.operation_failed("reading the database", "stale", Some(Errno::STALE));
     assert_error!(lock, LeaseLost);
-    lock.unpin();
+    lock.unpin_current();
 }

@@ -60,7 +60,10 @@ impl Database {
         samples: bool,
     ) -> Result<(Self, Option<LockName>), OpenError> {
         // A connection of its own: it waits longer than requests should.
-        let patient = config.clone().lock_timeout(MIGRATION_TIMEOUT);
+        let patient = config
+            .clone()
+            .lock_timeout(MIGRATION_TIMEOUT)
+            .lock_migration_timeout(MIGRATION_TIMEOUT);
         let mut conn = EfsSqliteConnection::connect(&patient)?;
         let applied = (conn.run_migrations(MIGRATIONS)).map_err(OpenError::Migration)?;
         for migration in &applied {

@@ -120,6 +120,29 @@ async fn a_pool_reads_writes_and_runs_transactions() {
     fixture.assert_nothing_left();
 }
 
+/// What a closure could not hold: several calls with an await in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_handler_holds_the_lock_over_several_awaits_until_its_guard_is_dropped() {
+    let fixture = HostsFixture::with_table();
+    let pool = pool(&fixture).await;
+    let mut conn = pool.get().await.expect("a connection");
+    let held = conn.spawn_blocking(|conn| conn.hold_write_lock()).await;
+    let held = held.expect("the lock is free");
+    for n in 0..7 {
+        insert(&mut conn, n).await.expect("an insert");
+        assert!(fixture.item().is_some(), "it is held");
+    }
+    drop(held);
+    fixture.assert_nothing_left();
+    // diesel-async's pools do not ask the connection when it comes back: the guard decides alone.
+    let held = conn.spawn_blocking(|conn| conn.hold_write_lock()).await;
+    insert(&mut conn, 7).await.expect("an insert");
+    drop(conn);
+    assert!(fixture.item().is_some(), "it is held");
+    drop(held.expect("the lock was free"));
+    fixture.assert_nothing_left();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_transaction_dropped_between_two_statements_leaves_neither_lock_nor_half_of_it() {
     let fixture = HostsFixture::with_table();

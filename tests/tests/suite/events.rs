@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
@@ -428,6 +428,12 @@ fn the_page_lists_every_event_and_span_and_no_other() -> TestResult {
     conn.revert_migrations(MIGRATIONS, 1)?;
     diesel::sql_query("CREATE TABLE counter (n INTEGER)").execute(&mut conn)?;
     assert!(conn.run_migrations(MIGRATIONS).is_err(), "the table exists");
+    let ends = (SystemTime::now().duration_since(UNIX_EPOCH)? + LONG).as_secs();
+    let others = StoredItem::new("somebody", ends.to_string());
+    store.table.set_item(key, Some(others));
+    let hasty = config.lock_migration_timeout(Duration::from_millis(1));
+    let mut conn = EfsSqliteConnection::connect(&hasty)?;
+    assert!(conn.run_migrations(MIGRATIONS).is_err(), "it is held");
 
     let client = LockClient::builder().lock_store(store.clone()).build()?;
     let expired = StoredItem::new("somebody", "2");

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -601,4 +601,79 @@ fn counts(all: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
 fn print(line: &str) {
     // Nothing is lost if nobody listens.
     let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// What an operator gets who sets nothing: holders are killed with a hot journal, under load, and it
+/// costs the others a wait and no error, readers and those who connect included.
+#[test]
+fn with_every_default_a_killed_holder_costs_others_a_wait_and_no_error() {
+    const KILLS: usize = 3;
+    let fixture = WorkersFixture::new("kills-defaults").with_items();
+    let is_over = AtomicBool::new(false);
+    let done = [const { AtomicU64::new(0) }; 4];
+    let mut longest = Duration::ZERO;
+    thread::scope(|scope| {
+        let (fixture, is_over, done) = (&fixture, &is_over, &done);
+        let commands = [READ, READ, MARK, "execute UPDATE item SET mark = mark"];
+        let users: Vec<_> = (commands.into_iter().enumerate())
+            .map(|(number, command)| {
+                scope.spawn(move || {
+                    let mut process = fixture.open("");
+                    let (mut longest, mut times) = (Duration::ZERO, 0);
+                    while !is_over.load(Ordering::Relaxed) {
+                        let begun = Instant::now();
+                        // One of each kind connects for each statement.
+                        if number % 2 == 1 {
+                            process.ok("reopen");
+                        }
+                        process.ok(command);
+                        longest = longest.max(begun.elapsed());
+                        times += 1;
+                        done[number].fetch_add(1, Ordering::Relaxed);
+                        // Reads without a pause would keep commits out.
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                    (longest, times)
+                })
+            })
+            .collect();
+        let killed = catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..KILLS {
+                let between = proxy();
+                let mut holder = fixture.open_behind(&between, "");
+                persistently(&mut holder, SAME);
+                let confirmation = between.rule(Rule::put_to(Purpose::Record, Action::Silence));
+                holder.tell(WRITE_ITEMS);
+                confirmation.wait_for_hits(1, LONG);
+                holder.kill();
+                assert!(fixture.has_journal(), "it is hot");
+                wait_until(LONG, "somebody has rolled it back", || {
+                    !fixture.has_journal()
+                });
+                // One crash at a time: nobody waits for two.
+                let before = done.each_ref().map(|done| done.load(Ordering::Relaxed));
+                let goes_on = |(before, done): (&u64, &AtomicU64)| {
+                    done.load(Ordering::Relaxed) > *before || is_over.load(Ordering::Relaxed)
+                };
+                wait_until(LONG, "everybody goes on", || {
+                    before.iter().zip(done).all(goes_on)
+                });
+            }
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        for user in users {
+            let (time, times) = user.join().expect("no error");
+            longest = longest.max(time);
+            assert!(times > KILLS, "{times}");
+        }
+        killed.expect("they were killed");
+    });
+    print(&format!(
+        "kills | with every default {KILLS} killed holders have cost others {longest:.1?} at most\n"
+    ));
+    assert!(
+        fixture.open("").ok(READ).starts_with("old|"),
+        "nothing of theirs is there"
+    );
+    fixture.assert_whole();
 }

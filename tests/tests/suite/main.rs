@@ -68,6 +68,7 @@ mod recovery;
 mod retrying;
 mod seed_defects;
 mod settings;
+mod silence;
 mod statements;
 mod surface;
 mod surroundings;

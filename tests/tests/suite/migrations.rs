@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::{BoxableConnection, Connection, SimpleConnection};
 use diesel::migration::{
@@ -103,7 +103,7 @@ fn while_a_dead_processs_lease_runs_the_error_names_it_and_may_be_tried_again() 
     let fixture = WorkersFixture::new("migrations-dead");
     let proxy = proxy();
     let mut process = fixture.open_behind(&proxy, "lock_expiration=60&lock_holder=the-dead-one");
-    let mut next = fixture.open("lock_timeout=1");
+    let mut next = fixture.open("lock_timeout=1&lock_migration_timeout=1");
     let commit = proxy.rule(Rule::put_to(Purpose::Record, Action::Hold).from(2));
     process.tell(&format!("migrate {DIRECTORY}"));
     commit.wait_for_hits(1, LONG);
@@ -112,10 +112,56 @@ fn while_a_dead_processs_lease_runs_the_error_names_it_and_may_be_tried_again() 
     assert!(failure.retryable, "{failure:?}");
     assert!(failure.message.contains("`the-dead-one`"), "{failure:?}");
     fixture.table.delete(&fixture.key()).expect("the item goes");
-    next.ok("query PRAGMA busy_timeout = 20000");
     next.ok(&format!("migrate {DIRECTORY}"));
     drop(next);
     fixture.assert_whole();
+}
+
+/// The first of two processes at 80 ms a request takes longer than a statement would wait.
+#[test]
+fn whoever_comes_second_waits_for_a_process_that_is_at_its_migrations() {
+    let fixture = WorkersFixture::new("migrations-slow");
+    let (far, further) = (proxy(), proxy());
+    // The oldest rule that applies is followed.
+    let commit = far.rule(Rule::put_to(Purpose::Record, Action::Hold).from(2));
+    for proxy in [&far, &further] {
+        proxy.rule(Rule::any(Action::Delay(Duration::from_millis(80))));
+    }
+    let mut first = fixture.open_behind(&far, "lock_expiration=60&lock_holder=the-first");
+    let mut second = fixture.open_behind(&further, "lock_timeout=1");
+    first.tell(&format!("migrate {DIRECTORY}"));
+    commit.wait_for_hits(1, LONG);
+    let asked = further.requests().len();
+    let began = Instant::now();
+    second.tell(&format!("migrate {DIRECTORY}"));
+    wait_until(
+        LONG,
+        "the second has waited for longer than a statement",
+        || further.requests().len() > asked + 4 && began.elapsed() > Duration::from_secs(2),
+    );
+    assert_eq!(second.answered(), None);
+    commit.release();
+    commit.remove();
+    let first = first.answer();
+    let second = second.answer().expect("it waits");
+    assert_eq!(first, Ok(COUNT.to_string()));
+    assert_eq!(second, "0");
+    let mut auditor = fixture.open("");
+    assert_eq!(auditor.ok(RECORDED), COUNT.to_string());
+    drop(auditor);
+    fixture.assert_whole();
+}
+
+/// A table that is silent says nothing about anybody who is alive.
+#[test]
+fn a_table_that_does_not_answer_is_waited_for_no_longer_than_by_a_statement() {
+    let fixture = WorkersFixture::new("migrations-silent");
+    let proxy = proxy();
+    let mut process = fixture.open_behind(&proxy, "lock_timeout=1");
+    proxy.rule(Rule::any(Action::Silence));
+    let failure = process.fails(&format!("migrate {DIRECTORY}"));
+    assert_eq!(failure.kind, "Store", "{failure:?}");
+    assert!(failure.retryable, "{failure:?}");
 }
 
 #[test]

@@ -836,3 +836,128 @@ fn pools_from_url_and_environment_ask_dynamodb_at_most_three_times_for_each_writ
         fixture.assert_whole();
     }
 }
+
+/// What a handler of a real application does: one statement at a time.
+const COMMITS: usize = 7;
+
+#[test]
+fn a_handler_of_seven_commits_sends_9_requests_while_it_holds_the_lock_instead_of_21() {
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
+    let pool = pool(&host, 2);
+    let handle = |conn: &mut Pooled| {
+        for n in 0..COMMITS {
+            insert(conn, n as i64).expect("a write");
+        }
+    };
+    let mut conn = get(&pool);
+    host.store.take_calls();
+    handle(&mut conn);
+    assert_eq!(host.store.take_calls().len(), 3 * COMMITS);
+    let held = conn.hold_write_lock().expect("the lock is free");
+    handle(&mut conn);
+    // Nobody else comes in between.
+    let other = connect(
+        &fixture
+            .host()
+            .config()
+            .lock_timeout(Duration::from_millis(1)),
+    );
+    assert_eq!(drop_refused(other), "Busy");
+    held.release().expect("a release");
+    let calls = host.store.take_calls();
+    assert_eq!(calls.len(), COMMITS + 2, "{calls:?}");
+    fixture.assert_nothing_left();
+}
+
+fn drop_refused(mut other: EfsSqliteConnection) -> &'static str {
+    insert(&mut other, 0).expect_err("it is held");
+    match other.last_lock_error() {
+        Some(LockError::Busy { .. }) => "Busy",
+        _ => "another",
+    }
+}
+
+#[test]
+fn a_hold_ends_at_the_latest_when_its_connection_comes_back_and_its_guard_is_of_no_more_use() {
+    let fixture = HostsFixture::with_table();
+    let pool = pool(&fixture.host(), 1);
+    let mut guards = Vec::new();
+    let given_again = is_given_out_again(&pool, |conn| {
+        guards.push(conn.hold_write_lock().expect("the lock is free"));
+        insert(conn, 1).expect("a write");
+    });
+    assert!(given_again, "it is as good as new");
+    fixture.assert_nothing_left();
+    // The next user's hold is its own.
+    let mut conn = get(&pool);
+    let held = conn.hold_write_lock().expect("the lock is free");
+    drop(guards);
+    assert!(
+        fixture.item().is_some(),
+        "an old guard has ended a hold of somebody else's"
+    );
+    insert(&mut conn, 2).expect("a write");
+    // With Diesel's own manager as well.
+    drop(held);
+    drop(conn);
+    drop(pool);
+    fixture.assert_nothing_left();
+    let manager = diesel::r2d2::ConnectionManager::<EfsSqliteConnection>::new(":memory:");
+    let mut conn = fixture.host().connect();
+    let held = conn.hold_write_lock().expect("the lock is free");
+    assert!(!diesel::r2d2::ManageConnection::has_broken(
+        &manager, &mut conn
+    ));
+    fixture.assert_nothing_left();
+    drop((conn, held));
+}
+
+#[test]
+fn a_hold_ends_with_its_connection_and_on_whatever_thread_its_guard_is_dropped() {
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
+    let held = conn.hold_write_lock().expect("the lock is free");
+    drop(conn);
+    fixture.assert_nothing_left();
+    drop(held);
+    let mut conn = fixture.host().connect();
+    let held = conn.hold_write_lock().expect("the lock is free");
+    thread::spawn(move || drop(held)).join().expect("no panic");
+    fixture.assert_nothing_left();
+    // In the middle of a transaction it ends with that.
+    let held = conn.hold_write_lock().expect("the lock is free");
+    let result = conn.transaction(|conn| {
+        insert(conn, 1)?;
+        drop(held);
+        assert!(fixture.item().is_some());
+        insert(conn, 2)
+    });
+    assert_eq!(result, Ok(1));
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture), [1, 2]);
+    let refused = conn.transaction(|conn| conn.hold_write_lock().map(drop));
+    assert_eq!(refused, Err(diesel::result::Error::AlreadyInTransaction));
+    let mut memory = EfsSqliteConnection::establish(":memory:").expect("a database");
+    memory
+        .hold_write_lock()
+        .expect("nothing to hold")
+        .release()
+        .expect("nothing to do");
+}
+
+/// As a future that is cancelled does: its guard goes while its connection still works.
+#[test]
+fn a_guard_that_is_dropped_while_its_connection_writes_loses_no_write() {
+    let fixture = HostsFixture::with_table();
+    let mut conn = fixture.host().connect();
+    for n in 0..100 {
+        let held = conn.hold_write_lock().expect("the lock is free");
+        thread::scope(|scope| {
+            scope.spawn(move || drop(held));
+            insert(&mut conn, n).expect("a write");
+        });
+    }
+    fixture.assert_nothing_left();
+    assert_eq!(committed(&fixture).len(), 100);
+}

@@ -704,3 +704,46 @@ fn a_timeout_without_end_is_one() {
     assert_eq!((result, runs), (Ok(1), 2));
     assert_eq!(insert(&mut conn, 3), Ok(1));
 }
+
+/// Neither the last run's share of the wait, nor its attempts alone.
+#[test]
+fn an_error_after_several_runs_speaks_of_all_of_them() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let fixture = HostsFixture::with_table();
+    let host = fixture.host();
+    let mut conn = connect(&host.config().lock_timeout(TIMEOUT));
+    fixture.give_lease_to_another();
+    let began = Instant::now();
+    let mut first = None;
+    let result = conn.retrying_transaction(|conn| {
+        select(conn)?;
+        let result = insert(conn, 1);
+        first = first.or(Some(began.elapsed()));
+        result
+    });
+    let elapsed = began.elapsed();
+    let message = result.expect_err("the lease is another's").to_string();
+    let asked = host.store.take_calls().len();
+    assert!(asked > 1, "the first run asks once, the second waits");
+    let (_, gave_up) = message.split_once("after ").expect("how long");
+    let (waited, rest) = gave_up.split_once(" ms").expect("a unit");
+    let waited = Duration::from_millis(waited.parse().expect("a number"));
+    assert!(waited <= elapsed, "{message}, after {elapsed:?}");
+    let since_first = elapsed - first.expect("a run");
+    assert!(
+        waited + Duration::from_millis(100) >= since_first,
+        "{message}, after {elapsed:?}"
+    );
+    assert!(
+        rest.contains(&format!(" {asked} attempt")),
+        "{asked}: {message}"
+    );
+    // And of its own alone once that is over.
+    conn.set_lock_timeout(Duration::from_millis(1));
+    let message = insert(&mut conn, 1).expect_err("it still is").to_string();
+    let asked = host.store.take_calls().len();
+    assert!(
+        message.contains(&format!(" {asked} attempt")),
+        "{asked}: {message}"
+    );
+}

@@ -34,8 +34,7 @@ use tokio::time::timeout;
 use crate::error::{Problem, StoreError, chain};
 
 /// How long a TCP connection with its TLS handshake may take. Inside a VPC without a route to
-/// DynamoDB nothing answers at all, and the lock's default timeout of 3 s must leave time to report
-/// it.
+/// DynamoDB nothing answers at all, and a lock timeout of 3 s must leave time to report it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long an answer may take from when the request is signed, connecting included. DynamoDB
