@@ -337,6 +337,11 @@ impl LockError {
         }
     }
 
+    /// Whether a request may have taken effect that was not answered.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.outcome_unknown())
+    }
+
     /// Whether the store did not answer in time.
     pub(crate) fn is_timeout(&self) -> bool {
         matches!(

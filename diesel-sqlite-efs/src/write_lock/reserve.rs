@@ -73,8 +73,7 @@ impl WriteLock {
         let mut acquisition =
             earlier.unwrap_or_else(|| Box::new(self.client.begin_named(self.name.clone())));
         let Some(longest) = self.time_under_shared(purpose) else {
-            let busy = acquisition.busy();
-            return self.put_off(BusyReason::Unanswered(acquisition, purpose), busy);
+            return self.busy(BusyReason::Unanswered(acquisition, purpose));
         };
         let left = until.saturating_duration_since(Instant::now());
         let attempt = match purpose {
@@ -99,7 +98,8 @@ impl WriteLock {
                 };
                 self.put_off(reason, busy)
             }
-            Err(error) if error.is_retryable() => {
+            // A request that was cut off is repeated where there is time for it.
+            Err(error) if error.is_retryable() || error.is_unanswered() => {
                 let error = self.unless_hurried(error);
                 let reason = match purpose {
                     Purpose::Write { has_read: true } => {
