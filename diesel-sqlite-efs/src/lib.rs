@@ -78,11 +78,10 @@ mod write_lock;
 
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use config::{EfsConfig, ReadCheck, Synchronous};
+pub use connection::hold::HeldWriteLock;
 #[cfg(feature = "r2d2")]
 pub use connection::pool::EfsConnectionManager;
-pub use connection::{
-    EfsCursor, EfsSqliteConnection, EfsTransactionManager, HeldWriteLock, TransactionState,
-};
+pub use connection::{EfsCursor, EfsSqliteConnection, EfsTransactionManager, TransactionState};
 pub use error::{
     ConfigError, ConnectError, HolderInfo, LockError, LockName, Problem, SharedError, StoreError,
 };

@@ -2,7 +2,7 @@
 
 mod cursor;
 pub(crate) mod diagnosis;
-mod hold;
+pub(crate) mod hold;
 #[cfg(feature = "migrations")]
 mod migrations;
 mod open;
@@ -34,7 +34,6 @@ use diesel::sql_types::TypeMetadata;
 use diesel::sqlite::{Sqlite, SqliteConnection};
 
 pub use self::cursor::EfsCursor;
-pub use self::hold::HeldWriteLock;
 use self::open::{Opener, establishing};
 use self::state::ConnectionState;
 pub use self::transaction_manager::EfsTransactionManager;

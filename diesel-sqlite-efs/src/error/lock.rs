@@ -337,9 +337,15 @@ impl LockError {
         }
     }
 
-    /// Whether a request may have taken effect that was not answered.
-    pub(crate) fn is_unanswered(&self) -> bool {
-        matches!(self, Self::Store { source, .. } if source.outcome_unknown())
+    /// Whether no connection to the store could be made or kept, as when a request is cut off.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Store {
+                source: StoreError::Unreachable { .. },
+                ..
+            }
+        )
     }
 
     /// Whether the store did not answer in time.

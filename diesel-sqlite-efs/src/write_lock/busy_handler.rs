@@ -4,8 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::lock::WriteLock;
-use super::reserve::Purpose;
-use super::state::{BusyReason, HoldState, Poll, State};
+use super::state::{BusyReason, HoldState, Poll, Purpose, State};
 use crate::error::LockError;
 use crate::lease::acquire::{AcquireLimits, Acquisition, Attempt};
 use crate::lease::backoff::Backoff;

@@ -27,6 +27,6 @@ mod transaction;
 
 pub(crate) use self::commit::EndOfJournal;
 pub(crate) use self::lock::{Busy, Refused, WriteLock, WriteLockSettings};
-pub(crate) use self::reserve::Purpose;
+pub(crate) use self::state::Purpose;
 pub(crate) use self::state::{PinId, Waited};
 pub(crate) use self::transaction::RolledBackBy;

@@ -4,19 +4,10 @@
 use std::time::{Duration, Instant};
 
 use super::lock::{Busy, WriteLock};
-use super::state::{BusyReason, HoldState, OwnJournal, State};
+use super::state::{BusyReason, HoldState, OwnJournal, Purpose, State};
 use crate::error::LockError;
 use crate::files::file_version::{FileState, FileVersion};
 use crate::lease::acquire::{Acquisition, Attempt};
-
-/// What a transaction wants the lease for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// To write; `has_read` if it has read before, so that SQLite will not call the busy handler.
-    Write { has_read: bool },
-    /// To roll back a hot journal.
-    Recovery,
-}
 
 impl WriteLock {
     /// A request for RESERVED, or for EXCLUSIVE straight from SHARED: asks the store once, unless
@@ -99,7 +90,7 @@ impl WriteLock {
                 self.put_off(reason, busy)
             }
             // A request that was cut off is repeated where there is time for it.
-            Err(error) if error.is_retryable() || error.is_unanswered() => {
+            Err(error) if error.is_retryable() || error.is_unreachable() => {
                 let error = self.unless_hurried(error);
                 let reason = match purpose {
                     Purpose::Write { has_read: true } => {

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::reserve::Purpose;
 use super::transaction::Transaction;
 use crate::error::{ConfigError, LockError};
 use crate::files::file_version::FileFormat;
@@ -42,6 +41,15 @@ struct Hold {
     state: HoldState,
     /// How many callers want it kept beyond the transaction.
     pins: u32,
+}
+
+/// What a transaction wants the lease for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To write; `has_read` if it has read before, so that SQLite will not call the busy handler.
+    Write { has_read: bool },
+    /// To roll back a hot journal.
+    Recovery,
 }
 
 /// One pin of one lease.
