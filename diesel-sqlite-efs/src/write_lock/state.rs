@@ -231,6 +231,7 @@ impl State {
         }
     }
 
+    #[cfg(any(feature = "r2d2", test))]
     pub(super) fn is_broken(&self) -> bool {
         self.condition == Condition::Broken
     }
