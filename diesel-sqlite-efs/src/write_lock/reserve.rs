@@ -118,14 +118,18 @@ impl WriteLock {
         /// Of the fastest answer so far: nearly all others are faster than this.
         const OF_FASTEST: u32 = 3;
         /// The same where answers take a few milliseconds, as they do within a Region: below this
-        /// it is the host that is slow. It is also what the first request of a process is given,
-        /// which may have to set up TLS first: its acquisition goes on in the busy handler.
+        /// it is the host that is slow.
         const FLOOR: Duration = Duration::from_millis(50);
+        /// Also for the first request of a process, which may have to set up TLS: what is cut off
+        /// costs a second put. If the store is silent, it happens once.
         const LONGEST: Duration = Acquisition::MIN_USEFUL_TIMEOUT;
         /// For answers from far away.
         const LONGEST_WITHOUT_HANDLER: Duration = Duration::from_secs(1);
         let is_silent = self.client.store_is_silent();
-        let fast = (self.client.fastest_answer() * OF_FASTEST).max(FLOOR);
+        let fast = match self.client.fastest_answer() {
+            Duration::ZERO => LONGEST,
+            fastest => (fastest * OF_FASTEST).max(FLOOR),
+        };
         match purpose {
             Purpose::Write { has_read: true } => Some(match is_silent {
                 true => fast.min(LONGEST_WITHOUT_HANDLER),

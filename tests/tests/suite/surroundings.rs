@@ -247,6 +247,7 @@ fn an_endpoint_that_is_not_dynamodb() -> TestResult {
         let page = Answer::new(status, "<html>It works!</html>");
         let rule = fixture.proxy.rule(Rule::put(Action::Answer(page)));
         fixture.open("")??;
+        fixture.process.warm_up()?;
         let failure = (fixture.process.execute(INSERT)?).expect_err("no answer of DynamoDB");
         assert_says(
             &failure,
@@ -461,6 +462,8 @@ impl BareFixture {
     /// words, each after one request.
     fn refusal(&mut self, parameters: &str) -> Result<Box<ShownError>, Box<dyn Error>> {
         self.open(parameters)??;
+        // So that a slow host takes no second request for the first one's sake.
+        self.process.warm_up()?;
         self.proxy.forget_requests();
         let failure = (self.process.execute(INSERT)?).expect_err("it is refused");
         let requests = self.proxy.requests();
