@@ -8,6 +8,7 @@
 //! - [`journal_status`], [`check_lock_key_file`]: the files beside a database.
 //! - [`network_file_system`], [`access_problem`], [`leftover_wal`]: what would prevent a connection
 //!   from being opened.
+//! - [`error_chain`]: an error with all its causes, for a person.
 //!
 //! # The database file itself
 //! Nothing here opens it: closing any descriptor of a file drops the process's POSIX locks on it
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::config::url::{Database, OpenMode};
 use crate::config::{EfsConfig, StoreChoice};
 use crate::connection::diagnosis;
+pub use crate::error::error_chain;
 use crate::error::{ConfigError, LockName, Problem, Utc};
 use crate::files::fs_kind;
 pub use crate::files::fs_kind::NetworkFileSystem;

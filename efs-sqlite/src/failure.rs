@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use diesel_sqlite_efs::admin::error_chain;
 use diesel_sqlite_efs::{ConfigError, ConnectError, EfsSqliteConnection, LockError, StoreError};
 
 /// The result of a command that did its work.
@@ -106,21 +107,6 @@ impl From<ConnectError> for Failure {
 pub(crate) fn failure_of(conn: &EfsSqliteConnection, error: &dyn Error) -> Failure {
     match conn.lock_failure() {
         Some(lock) => lock.clone().into(),
-        None => Failure::Broken(chain(error)),
+        None => Failure::Broken(error_chain(error)),
     }
-}
-
-/// An error and its sources in one line, without repetitions.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

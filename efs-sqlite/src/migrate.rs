@@ -12,9 +12,10 @@ use diesel::sql_types::{Bool, Text};
 use diesel::sqlite::Sqlite;
 use diesel_migrations::{FileBasedMigrations, MigrationHarness};
 use diesel_sqlite_efs::EfsSqliteConnection;
+use diesel_sqlite_efs::admin::error_chain;
 
 use crate::args::{Action, Database, Migrate, Revert};
-use crate::failure::{Failure, Outcome, chain, failure_of};
+use crate::failure::{Failure, Outcome, failure_of};
 use crate::output::{Output, counted};
 use crate::target::Target;
 
@@ -205,7 +206,10 @@ fn report<T>(
             let _ = output.line(&format!("  done in {} ms", started.elapsed().as_millis()));
             Ok(())
         }
-        Err(error) => Err(WorkError(format!("{what} {name}: {}", chain(&*error)))),
+        Err(error) => Err(WorkError(format!(
+            "{what} {name}: {}",
+            error_chain(&*error)
+        ))),
     }
 }
 
@@ -225,13 +229,13 @@ struct WorkError(String);
 
 impl From<diesel::result::Error> for WorkError {
     fn from(error: diesel::result::Error) -> Self {
-        Self(chain(&error))
+        Self(error_chain(&error))
     }
 }
 
 impl From<Box<dyn Error + Send + Sync>> for WorkError {
     fn from(error: Box<dyn Error + Send + Sync>) -> Self {
-        Self(chain(&*error))
+        Self(error_chain(&*error))
     }
 }
 

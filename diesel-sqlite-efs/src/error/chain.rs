@@ -9,8 +9,9 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "no message".to_owned())
 }
 
-/// An error and its sources in one line: the SDK hides causes in `source`.
-pub(crate) fn chain(error: &dyn StdError) -> String {
+/// An error and its sources in one line, none of them twice: Diesel and the AWS SDK keep causes in
+/// [`source`](StdError::source).
+pub fn error_chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

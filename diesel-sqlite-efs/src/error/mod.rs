@@ -9,7 +9,8 @@ mod store;
 
 use std::error::Error as StdError;
 
-pub(crate) use self::chain::{chain, panic_message};
+pub use self::chain::error_chain;
+pub(crate) use self::chain::panic_message;
 pub use self::config::ConfigError;
 pub use self::connect::ConnectError;
 pub(crate) use self::lock::Utc;

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chain::chain;
+use super::chain::error_chain;
 use super::problem::Problem;
 
 /// Why a [`LockStore`](crate::LockStore) could not answer.
@@ -212,10 +212,10 @@ impl StoreError {
             .with_remedy("if no writer is running, delete the item"),
             Self::Rejected { source } => Problem::new(format!(
                 "the lock store refused the request: {}",
-                chain(&**source)
+                error_chain(&**source)
             )),
             Self::Other { source } => {
-                Problem::new(format!("the lock store failed: {}", chain(&**source)))
+                Problem::new(format!("the lock store failed: {}", error_chain(&**source)))
             }
             Self::Panicked { message } => {
                 Problem::new(format!("the lock store panicked: {message}"))
@@ -254,7 +254,7 @@ impl StoreError {
         Self::Unreachable {
             service: service.into(),
             endpoint: endpoint.into(),
-            message: chain(&*source),
+            message: error_chain(&*source),
             source: Some(source),
         }
     }
@@ -280,7 +280,7 @@ impl StoreError {
         let source = SharedError::from(cause.into());
         Self::Throttled {
             service: service.into(),
-            message: chain(&*source),
+            message: error_chain(&*source),
             source: Some(source),
         }
     }
@@ -376,7 +376,7 @@ impl fmt::Display for SharedError {
 /// Causes are equal if their texts are.
 impl PartialEq for SharedError {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || chain(&**self) == chain(&**other)
+        Arc::ptr_eq(&self.0, &other.0) || error_chain(&**self) == error_chain(&**other)
     }
 }
 

@@ -282,7 +282,7 @@ impl Acquisition {
         self.context.counters.count(|stats| stats.attempts += 1);
         let asked = Instant::now();
         if let Unanswered::WipedRecord { written, previous } = self.unanswered.clone() {
-            return self.restore_record(asked, turn, &written, *previous, give_up_after);
+            return self.take_over(asked, turn, &written, &previous, give_up_after);
         }
         let outcome = self.put(None, PutCondition::FreeOrOurs, give_up_after)?;
         let current = match outcome.answer {
@@ -315,31 +315,29 @@ impl Acquisition {
                 free_in: Some(Duration::from_secs_f64(free_in)),
             });
         }
-        let takeover = PutCondition::Unchanged(&current);
-        let outcome = self.put(current.committed, takeover, give_up_after)?;
-        match outcome.answer {
-            PutAnswer::Stored { .. } => {
-                self.granted(asked, outcome, Some(current), turn, give_up_after)
-            }
-            PutAnswer::Refused { current, .. } => Ok(self.refused(asked, turn, current)),
-        }
+        self.take_over(asked, turn, &current, &current, give_up_after)
     }
 
-    /// A put of ours has wiped out a commit record, and the next did not bring it back.
-    fn restore_record(
+    /// Puts in the place of the item `found`, with the commit record of `predecessor`: the same, unless
+    /// a put of ours has wiped the record out and the next did not bring it back.
+    fn take_over(
         &mut self,
         asked: Instant,
         turn: Turn,
-        written: &StoredItem,
-        previous: StoredItem,
+        found: &StoredItem,
+        predecessor: &StoredItem,
         give_up_after: Duration,
     ) -> Result<Attempt, StoreError> {
-        let condition = PutCondition::Unchanged(written);
-        let outcome = self.put(previous.committed, condition, give_up_after)?;
+        let condition = PutCondition::Unchanged(found);
+        let outcome = self.put(predecessor.committed, condition, give_up_after)?;
         match outcome.answer {
-            PutAnswer::Stored { .. } => {
-                self.granted(asked, outcome, Some(previous), turn, give_up_after)
-            }
+            PutAnswer::Stored { .. } => self.granted(
+                asked,
+                outcome,
+                Some(predecessor.clone()),
+                turn,
+                give_up_after,
+            ),
             PutAnswer::Refused { current, .. } => Ok(self.refused(asked, turn, current)),
         }
     }

@@ -31,7 +31,7 @@ use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::error::{Problem, StoreError, chain};
+use crate::error::{Problem, StoreError, error_chain};
 
 /// How long a TCP connection with its TLS handshake may take. Inside a VPC without a route to
 /// DynamoDB nothing answers at all, and a lock timeout of 3 s must leave time to report it.
@@ -234,7 +234,11 @@ impl Endpoint {
             return lost;
         }
         let Some(answer) = error.raw_response() else {
-            let message = format!("the request could not be written down: {}", chain(error)).into();
+            let message = format!(
+                "the request could not be written down: {}",
+                error_chain(error)
+            )
+            .into();
             return StoreError::Misconfigured { message };
         };
         let status = answer.status().as_u16();
@@ -404,13 +408,15 @@ async fn attempt<T, E: Error + Send + Sync + 'static>(
             let cause = cause.unwrap_or(&error);
             match observer.was_sent() {
                 true if is_timeout => return Err(Failure::TimedOut),
-                true => chain(cause),
+                true => error_chain(cause),
                 false => return Err(unready(cause)),
             }
         }
         SdkError::TimeoutError(_) => return Err(Failure::TimedOut),
         // The connection broke inside the answer, so it was never read completely.
-        SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => chain(&error),
+        SdkError::ResponseError(answer) if answer.raw().body().bytes().is_none() => {
+            error_chain(&error)
+        }
         _ => return Ok(Err(error)),
     };
     Err(Failure::Dispatched(message, error.into()))
@@ -419,7 +425,7 @@ async fn attempt<T, E: Error + Send + Sync + 'static>(
 /// Before sending, the SDK looks for credentials, then for the endpoint; it has no public types
 /// that say which of the two failed.
 fn unready(error: &(dyn Error + 'static)) -> Failure {
-    let text = chain(error);
+    let text = error_chain(error);
     let is_bad_url = text.starts_with("failed to apply endpoint");
     if !is_bad_url
         && ["credential", "identity"]
