@@ -90,7 +90,7 @@ impl Repeats {
             since,
             attempts: self.attempts,
         };
-        let round_trip = client.fastest_answer();
+        let round_trip = client.fastest_answer().unwrap_or_default();
         let backoff = self.backoff.get_or_insert_with(|| Backoff::new(round_trip));
         let pause = backoff.next_pause(None, &mut fastrand::Rng::new());
         let start = now + pause;

@@ -202,7 +202,9 @@ impl Acquisition {
             let attempts_are_used_up =
                 (limits.max_attempts).is_some_and(|most| self.attempts >= most);
             // The last attempt of all is made as late as its answer allows.
-            let round_trip = self.round_trip.max(self.context.times.fastest_answer());
+            let round_trip = self
+                .round_trip
+                .max(self.context.times.fastest_answer().unwrap_or_default());
             let latest = left.saturating_sub(round_trip * 2);
             if attempts_are_used_up || (self.attempts > 0 && latest.is_zero()) {
                 return Err(self.gave_up());
@@ -517,8 +519,8 @@ impl Acquisition {
     /// Removes what it has left in the table; a commit record stays.
     fn take_back(&self) -> Result<(), StoreError> {
         let context = &self.context;
-        let now = context.clock.now();
         let tombstone = |record, condition: PutCondition<'_>| {
+            let now = context.clock.now();
             let acquired_at = (context.times.server_clock).estimate(&context.clock, now, 0.0);
             context.put_tombstone(&self.lock_id, acquired_at as u64, record, condition)
         };

@@ -364,7 +364,7 @@ impl LockClient {
     }
 
     /// What a request to the store takes at least, as far as is known: the fastest answer so far.
-    pub(crate) fn fastest_answer(&self) -> Duration {
+    pub(crate) fn fastest_answer(&self) -> Option<Duration> {
         self.registry.times.fastest_answer()
     }
 

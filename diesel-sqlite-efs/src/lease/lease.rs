@@ -281,7 +281,7 @@ impl LeaseInner {
         outcome: &PutOutcome,
         record: Option<JournalId>,
     ) -> Self {
-        let (item, validity) = (&outcome.item, outcome.validity());
+        let (item, validity) = (&outcome.item, outcome.validity);
         Self {
             span: context.events().held_span(caller),
             context,
@@ -605,7 +605,7 @@ impl LeaseInner {
             return Ok(Rewritten::Refused);
         }
         self.state().asked_until(end);
-        let shown = outcome.validity();
+        let shown = outcome.validity;
         Ok(
             match self.put_right(outcome, committed, true, until, slot) {
                 Settled::Good(validity) => Rewritten::Stored {
@@ -692,7 +692,7 @@ impl LeaseInner {
                 }
                 Err(failure) => failure,
             };
-            let mut validity = stored.validity();
+            let mut validity = stored.validity;
             if failure.outcome_unknown() {
                 let stored_end = unix_seconds(stored.item.expires_at);
                 validity = stored.validity_until(stored_end.min(end));
@@ -709,7 +709,7 @@ impl LeaseInner {
                 failure,
             };
         }
-        let validity = stored.validity();
+        let validity = stored.validity;
         if stored.end() == ItemEnd::TooSoon {
             return Settled::Failed {
                 validity,

@@ -64,9 +64,9 @@ pub(crate) struct PutOutcome {
     pub(crate) item: LockItem,
     pub(crate) round_trip: Duration,
     pub(crate) received: Timestamp,
-    sent: Timestamp,
-    began: f64,
-    /// The store's time at `sent`, at the latest.
+    /// For how long it is good, if it was stored.
+    pub(crate) validity: Validity,
+    /// The store's time when it was sent, at the latest.
     latest: f64,
     terms: Arc<LeaseTerms>,
 }
@@ -93,20 +93,11 @@ impl PutOutcome {
         matches!(self.answer, PutAnswer::Stored { .. })
     }
 
-    /// For how long it is good, if it was stored.
-    pub(crate) fn validity(&self) -> Validity {
-        self.validity_until(unix_seconds(self.item.expires_at))
-    }
-
-    /// For how long it is good if the item ends at `end`: as long as the store's clock shows, even
-    /// at the latest, that the end has not come within the safety margin.
+    /// For how long it is good if the item ends at `end`.
     pub(crate) fn validity_until(&self, end: u64) -> Validity {
-        let left = Duration::from_secs_f64((end as f64 - self.latest).max(0.0));
-        let good_for = left.min(self.terms.expiration);
         Validity {
-            from: self.sent,
-            began: self.began,
-            good_for: good_for.saturating_sub(self.terms.safety_margin()),
+            good_for: good_for(end, self.latest, &self.terms),
+            ..self.validity
         }
     }
 
@@ -117,7 +108,7 @@ impl PutOutcome {
         let terms = &self.terms;
         let lasts = unix_seconds(self.item.expires_at) as f64 - self.latest;
         let full = terms.expiration - terms.safety_margin();
-        if self.validity().good_for < full / 4 {
+        if self.validity.good_for < full / 4 {
             ItemEnd::TooSoon
         } else if lasts > terms.expiration.as_secs_f64() + TOLERANCE {
             ItemEnd::TooLate
@@ -125,6 +116,14 @@ impl PutOutcome {
             ItemEnd::Good
         }
     }
+}
+
+/// How long a lease is good whose item ends at `end`, both in seconds of the store's clock: as long
+/// as that clock shows, even if it was `latest` when the item was sent, that the end has not come
+/// within the safety margin.
+fn good_for(end: u64, latest: f64, terms: &LeaseTerms) -> Duration {
+    let left = Duration::from_secs_f64((end as f64 - latest).max(0.0));
+    (left.min(terms.expiration)).saturating_sub(terms.safety_margin())
 }
 
 impl LeaseContext {
@@ -179,16 +178,21 @@ impl LeaseContext {
         self.times.answered_in(asked.elapsed());
         let received = self.clock.now();
         let (PutAnswer::Stored { date, .. } | PutAnswer::Refused { date, .. }) = &answer;
-        let latest = (self.times.server_clock).learn(&self.clock, sent, received, *date);
+        // Without any date the hosts' clocks are trusted.
+        let latest = (self.times.server_clock)
+            .learn(&self.clock, sent, received, *date)
+            .unwrap_or(began);
         Ok(PutOutcome {
             answer,
-            item,
             round_trip: received.elapsed_since(sent),
             received,
-            sent,
-            began,
-            // Without any date the hosts' clocks are trusted.
-            latest: latest.unwrap_or(began),
+            validity: Validity {
+                from: sent,
+                began,
+                good_for: good_for(unix_seconds(item.expires_at), latest, &self.terms),
+            },
+            item,
+            latest,
             terms: self.terms.clone(),
         })
     }
@@ -256,12 +260,9 @@ impl StoreTimes {
         self.is_silent.load(Ordering::Relaxed)
     }
 
-    /// What a request takes at least, as far as is known.
-    pub(crate) fn fastest_answer(&self) -> Duration {
-        let fastest = self.fastest_answer.lock();
-        fastest
-            .unwrap_or_else(PoisonError::into_inner)
-            .unwrap_or_default()
+    /// What a request takes at least; `None` while none was answered.
+    pub(crate) fn fastest_answer(&self) -> Option<Duration> {
+        *(self.fastest_answer.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -126,10 +126,8 @@ impl WriteLock {
         /// For answers from far away.
         const LONGEST_WITHOUT_HANDLER: Duration = Duration::from_secs(1);
         let is_silent = self.client.store_is_silent();
-        let fast = match self.client.fastest_answer() {
-            Duration::ZERO => LONGEST,
-            fastest => (fastest * OF_FASTEST).max(FLOOR),
-        };
+        let fast = (self.client.fastest_answer())
+            .map_or(LONGEST, |fastest| (fastest * OF_FASTEST).max(FLOOR));
         match purpose {
             Purpose::Write { has_read: true } => Some(match is_silent {
                 true => fast.min(LONGEST_WITHOUT_HANDLER),
@@ -248,7 +246,7 @@ impl WriteLock {
     fn earliest_end(&self, start: Instant) -> Instant {
         /// To acquire the lease, to confirm the commit, to release.
         const REQUESTS: u32 = 3;
-        start + self.client.fastest_answer() * REQUESTS
+        start + self.client.fastest_answer().unwrap_or_default() * REQUESTS
     }
 
     /// Whether a transaction that begins at this moment can end before the deadline.

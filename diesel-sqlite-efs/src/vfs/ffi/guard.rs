@@ -6,11 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::vfs::sqlite_error::SqliteError;
 
 /// Runs code called by C: no panic may cross into C; it becomes `on_panic`.
+#[inline]
 pub(super) fn guarded<T>(on_panic: T, code: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(code)).unwrap_or(on_panic)
 }
 
 /// The same for code whose result is one of SQLite's codes.
+#[inline]
 pub(super) fn guarded_result(
     on_panic: SqliteError,
     code: impl FnOnce() -> Result<(), SqliteError>,

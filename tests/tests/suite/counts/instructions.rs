@@ -58,7 +58,7 @@ const RATIOS: &[(&Work, &str, f64)] = &[
     (&SELECT, "off", 1.11),
     (&SELECT, "counter", 1.18),
     (&SELECT_IN_TRANSACTION, "off", 1.06),
-    (&UPDATE, "off", 2.13),
+    (&UPDATE, "off", 2.04),
     (&SCAN, "off", 1.01),
     (&SCAN, "counter", 1.04),
     (&ROWS_LOADED, "off", 1.01),
