@@ -196,14 +196,14 @@ impl ConnectionState {
         self.lock_failure.as_ref()
     }
 
-    /// From here on errors speak of these runs as well; `None`: of their own alone.
-    pub(super) fn set_earlier_runs(&mut self, runs: Option<EarlierRuns>) {
-        self.earlier_runs = runs;
-    }
-
     /// The same, if running the transaction again may succeed.
     pub(super) fn retry_cause(&self) -> Option<&LockError> {
         self.lock_failure().filter(|error| error.is_retryable())
+    }
+
+    /// From here on errors speak of these runs as well; `None`: of their own alone.
+    pub(super) fn set_earlier_runs(&mut self, runs: Option<EarlierRuns>) {
+        self.earlier_runs = runs;
     }
 
     /// Ends the holds that are left over from the connection's user.
@@ -396,9 +396,8 @@ impl Pin {
         let pin = lock.pin_while(wanted)?;
         Ok(pin.map(|pin| Self(Some((lock, pin)))))
     }
-}
 
-impl Pin {
+    /// Lets the lease end; why it could not be released, if it was to be.
     pub(super) fn release(mut self) -> Result<(), LockError> {
         (self.0.take()).map_or(Ok(()), |(lock, pin)| lock.try_unpin(pin))
     }

@@ -68,8 +68,13 @@ impl WriteLock {
         /// The first pause of a reader before it asks the store again whether it may roll back.
         const RECOVERY_POLL: Duration = Duration::from_millis(20);
         self.update(|state| {
-            let error = in_all(error, state.wait.poll.as_ref());
-            state.fail(error);
+            // Each attempt, one before the first pause and one after each, is an acquisition of its
+            // own.
+            let polled = (state.wait.poll.as_ref()).map(|poll| (poll.since.elapsed(), poll.pauses));
+            state.fail(match polled {
+                Some((waited, earlier)) => error.after(waited, earlier),
+                None => error,
+            });
         });
         let began = Instant::now();
         let again = self.pause(RECOVERY_POLL);
@@ -141,20 +146,4 @@ impl WriteLock {
         self.release_unless_in_use();
         false
     }
-}
-
-/// Each attempt at a recovery, one before the first pause and one after each, is an acquisition of
-/// its own; the error speaks of all of them.
-fn in_all(mut error: LockError, poll: Option<&Poll>) -> LockError {
-    if let (
-        Some(poll),
-        LockError::Busy {
-            waited, attempts, ..
-        },
-    ) = (poll, &mut error)
-    {
-        *waited = poll.since.elapsed();
-        *attempts = poll.pauses + 1;
-    }
-    error
 }

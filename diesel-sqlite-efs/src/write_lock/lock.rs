@@ -165,7 +165,7 @@ impl WriteLock {
         }));
     }
 
-    fn release(&self, lease: Option<Arc<Lease>>) {
+    pub(super) fn release(&self, lease: Option<Arc<Lease>>) {
         // The lease runs out by itself; what was committed stays committed.
         if let Err(error) = self.try_release(lease) {
             self.update(|state| state.notices.not_released = Some(error));

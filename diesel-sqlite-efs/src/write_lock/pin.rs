@@ -108,12 +108,12 @@ impl WriteLock {
         patience: Patience,
         mut wanted: impl FnMut(&LockError, Duration) -> bool,
     ) -> Result<Option<Lease>, LockError> {
+        const LONGEST_ROUND: Duration = Duration::from_secs(4);
         let Patience {
             limits,
             answer_until,
             mut round,
         } = patience;
-        const LONGEST_ROUND: Duration = Duration::from_secs(4);
         let mut acquisition = self.client.begin_named(self.name.clone());
         let begun = Instant::now();
         let give_up_after = answer_until.saturating_duration_since(begun);
@@ -164,18 +164,10 @@ impl WriteLock {
 
     /// Lets the lease end with the transaction, or now if none is under way.
     pub(crate) fn unpin(&self, pin: PinId) {
-        if let Err(error) = self.try_unpin(pin) {
-            self.update(|state| state.notices.not_released = Some(error));
-        }
+        self.release(self.update(|state| state.unpin(pin)));
     }
 
-    /// Ends one pin of the lease in hand.
-    #[cfg(test)]
-    pub(crate) fn unpin_current(&self) {
-        self.unpin(self.update(|state| state.current_pin()));
-    }
-
-    /// The same; why the lease could not be released, if it was to be.
+    /// As [`unpin`](Self::unpin), but returns why the lease could not be released.
     pub(crate) fn try_unpin(&self, pin: PinId) -> Result<(), LockError> {
         let lease = self.update(|state| state.unpin(pin));
         self.try_release(lease)
@@ -184,9 +176,12 @@ impl WriteLock {
     /// Ends all pins and releases the lease, unless a transaction has it.
     #[cfg(feature = "r2d2")]
     pub(crate) fn unpin_all(&self) {
-        let lease = self.update(State::unpin_all);
-        if let Err(error) = self.try_release(lease) {
-            self.update(|state| state.notices.not_released = Some(error));
-        }
+        self.release(self.update(State::unpin_all));
+    }
+
+    /// Ends one pin of the lease in hand.
+    #[cfg(test)]
+    pub(crate) fn unpin_current(&self) {
+        self.unpin(self.look(State::current_pin));
     }
 }
